@@ -1,0 +1,36 @@
+"""Completion text -> rationale and answer. One parser serves the rewards and the evaluation."""
+
+import re
+from dataclasses import dataclass
+
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+_REASONED = re.compile(r"<think>(.*?)</think>\s*<answer>(.*?)</answer>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a well-formed reasoned completion says."""
+
+    rationale: str
+    answer: str
+
+
+def parse(text: str) -> Parsed | None:
+    """The rationale and the answer of a well-formed reasoned completion, else None.
+
+    Well formed is exactly one `<think>…</think>` followed by exactly one `<answer>…</answer>`,
+    neither of them blank, with nothing but white space around and between them. Stricter than
+    R1-Omni's released format reward, which pays for two answers, nested tags and empty tags.
+    """
+    if any(text.count(tag) != 1 for tag in _TAGS):
+        return None
+    match = _REASONED.fullmatch(text.strip())
+    if match is None:
+        return None
+    rationale, answer = (part.strip() for part in match.groups())
+    return Parsed(rationale, answer) if rationale and answer else None
+
+
+def render(rationale: str, answer: str) -> str:
+    """The reasoned completion that `parse` reads back into `rationale` and `answer`."""
+    return f"<think>{rationale}</think>\n<answer>{answer}</answer>"

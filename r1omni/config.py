@@ -1,0 +1,317 @@
+"""params.yaml as frozen pydantic classes, one per section. Unknown keys are errors.
+
+Imports no torch, so that the command line answers at once. Every default value stands in
+params.yaml and nowhere else.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+Workers = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0)]
+
+
+class ParamsError(ValueError):
+    """params.yaml is not what the program expects; the message names file, line and key."""
+
+
+class Section(BaseModel):
+    """A frozen section of params.yaml that forbids unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class CorpusParams(Section):
+    """Where one corpus lies and how it is read."""
+
+    adapter: Literal["dfew", "mafw", "ravdess", "conversations", "emer"]
+    root: Path
+    fold: Annotated[int, Field(ge=1, le=5)]
+
+
+class RenderParams(Section):
+    """How synthetic clips look and sound."""
+
+    frame_size: Annotated[int, Field(ge=32, multiple_of=2)]
+    fps: Positive
+    min_seconds: Positive
+    max_seconds: Positive
+    attribute_noise: Fraction
+    visual_noise: Fraction
+    audio_noise: Fraction
+    sheet_columns: Count
+
+
+class SyntheticCorpusParams(Section):
+    """One synthetic corpus: how many clips and how confounded."""
+
+    clips: Count
+    shortcut: Fraction
+    label_noise: Fraction
+
+
+class SyntheticParams(Section):
+    """The synthetic corpora; an empty `corpora` means that real files are used."""
+
+    seed: Seed
+    workers: Workers
+    render: RenderParams
+    corpora: dict[
+        Literal["generic", "reasoning", "dfew", "mafw", "ravdess"], SyntheticCorpusParams
+    ]
+
+
+class IngestParams(Section):
+    """How corpora are read."""
+
+    workers: Workers
+    timeout_seconds: Positive
+    missing_audio: Literal["reject", "silence"]
+
+
+class ValidationParams(Section):
+    """The bounds of the Great Expectations suite."""
+
+    min_seconds: Positive
+    max_seconds: Positive
+    min_clips_per_label: Annotated[int, Field(ge=0)]
+    min_clips: Annotated[int, Field(ge=0)]
+
+
+class MediaParams(Section):
+    """How a clip becomes tensors."""
+
+    num_frames: Count
+    image_size: Count
+    aspect_ratio: Literal["pad", "none"]
+    sampling_rate: Count
+    audio_seconds: Positive
+    hop_length: Count
+    n_fft: Count
+    num_mel_bins: Count
+
+
+class VisionParams(Section):
+    """The SigLIP tower."""
+
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    patch_size: Count
+
+
+class AudioParams(Section):
+    """The Whisper encoder."""
+
+    d_model: Count
+    encoder_ffn_dim: Count
+    encoder_layers: Count
+    encoder_attention_heads: Count
+
+
+class GateParams(Section):
+    """The BERT that reads the instruction for the gate."""
+
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+
+
+class TextParams(Section):
+    """The Qwen2 language model."""
+
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    num_key_value_heads: Count
+
+
+class ModelParams(Section):
+    """The size of HumanOmni where it is not loaded from a checkpoint."""
+
+    vision: VisionParams
+    audio: AudioParams
+    gate: GateParams
+    text: TextParams
+    max_vocab_size: Annotated[int, Field(ge=300)]
+
+
+class BaseParams(Section):
+    """The base model: convert a public checkpoint, or align a tiny one."""
+
+    checkpoint: str | None
+    seed: Seed
+    tower_steps: Count
+    tower_batch_size: Count
+    tower_lr: Positive
+    steps: Count
+    batch_size: Count
+    lr: Positive
+    emotion_share: Fraction
+    emotion_label_noise: Fraction
+
+
+class FeaturesParams(Section):
+    """The cache of tower outputs."""
+
+    batch_size: Count
+    workers: Workers
+
+
+class SFTParams(Section):
+    """Supervised fine-tuning: `cold_start` on rationales, `label_sft` on bare labels."""
+
+    seed: Seed
+    epochs: Count
+    batch_size: Count
+    lr: Positive
+    warmup: Fraction
+    weight_decay: Annotated[float, Field(ge=0.0)]
+    max_grad_norm: Positive
+
+
+class GRPOParams(Section):
+    """Group relative policy optimisation (arXiv 2402.03300; R1-Omni: arXiv 2503.05379)."""
+
+    seed: Seed
+    steps: Count
+    clips_per_step: Count
+    group_size: Annotated[int, Field(ge=2)]
+    temperature: Positive
+    max_new_tokens: Count
+    lr: Positive
+    warmup: Fraction
+    weight_decay: Annotated[float, Field(ge=0.0)]
+    max_grad_norm: Positive
+    kl_coef: Annotated[float, Field(ge=0.0)]
+    advantage_eps: Positive
+    reward_weights: dict[Literal["accuracy", "format"], float]
+
+
+class EngineParams(Section):
+    """The DeepSpeed engine that base, SFT and GRPO train in."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    dtype: Literal["fp32", "bf16"]
+    zero_stage: Annotated[int, Field(ge=0, le=3)]
+    processes: Count
+    save_every: Count
+
+
+class PredictParams(Section):
+    """Greedy decoding for evaluation."""
+
+    batch_size: Count
+    max_new_tokens: Count
+
+
+class ScoreParams(Section):
+    """The bootstrap behind the intervals."""
+
+    bootstrap_samples: Count
+    confidence: Annotated[float, Field(gt=0.0, lt=1.0)]
+    seed: Seed
+
+
+class ReportParams(Section):
+    """What the report shows."""
+
+    cards_per_label: Count
+    rollout_groups: Count
+
+
+class TrackingParams(Section):
+    """Where MLflow remembers."""
+
+    uri: str
+    experiment: str
+    system_metrics: bool
+    registered_model: str
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    corpora: dict[str, CorpusParams]
+    synthetic: SyntheticParams
+    ingest: IngestParams
+    validation: ValidationParams
+    media: MediaParams
+    model: ModelParams
+    base: BaseParams
+    features: FeaturesParams
+    cold_start: SFTParams
+    label_sft: SFTParams
+    grpo: GRPOParams
+    engine: EngineParams
+    predict: PredictParams
+    score: ScoreParams
+    report: ReportParams
+    tracking: TrackingParams
+
+
+def read_params(path: Path) -> Params:
+    """The checked contents of `path`.
+
+    Raises ParamsError, naming file, line, key and what was expected, for a file that is missing,
+    is not YAML, or holds an unknown key, a missing key or a value out of range.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not valid YAML: {error}") from error
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(path, node, dict(e)) for e in error.errors()]
+        raise ParamsError("\n".join(lines)) from error
+
+
+def _explain(path: Path, node: yaml.Node | None, error: dict[str, Any]) -> str:
+    keys = [str(k) for k in error["loc"] if k != "[key]"]
+    where = f"{path}:{_line(node, keys)}: {'.'.join(keys) or 'the file'}"
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown key; known here: {', '.join(_known(keys[:-1]))}"
+    if error["type"] == "missing":
+        return f"{where}: is missing"
+    return f"{where}: {error['msg']} (got {error['input']!r})"
+
+
+def _line(node: yaml.Node | None, keys: list[str]) -> int:
+    line = 1
+    for key in keys:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        found = next(((k, v) for k, v in node.value if str(k.value) == key), None)
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line
+
+
+def _known(keys: list[str]) -> list[str]:
+    here: Any = Params
+    for key in keys:
+        if get_origin(here) is dict:
+            here = get_args(here)[1]
+        elif _is_section(here):
+            here = here.model_fields[key].annotation
+    return sorted(here.model_fields) if _is_section(here) else []
+
+
+def _is_section(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseModel)

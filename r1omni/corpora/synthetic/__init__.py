@@ -1,0 +1,1 @@
+"""Synthetic stand-ins for the real corpora, in the real corpora's own file layouts."""
