@@ -4,17 +4,19 @@ Imports no torch, so that the command line answers at once. Every default value 
 params.yaml and nowhere else.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Workers = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0)]
+SyntheticCorpus = Literal["generic", "reasoning", "dfew", "mafw", "ravdess"]
 
 
 class ParamsError(ValueError):
@@ -62,9 +64,7 @@ class SyntheticParams(Section):
     seed: Seed
     workers: Workers
     render: RenderParams
-    corpora: dict[
-        Literal["generic", "reasoning", "dfew", "mafw", "ravdess"], SyntheticCorpusParams
-    ]
+    corpora: dict[SyntheticCorpus, SyntheticCorpusParams]
 
 
 class IngestParams(Section):
@@ -145,21 +145,6 @@ class ModelParams(Section):
     max_vocab_size: Annotated[int, Field(ge=300)]
 
 
-class BaseParams(Section):
-    """The base model: convert a public checkpoint, or align a tiny one."""
-
-    checkpoint: str | None
-    seed: Seed
-    tower_steps: Count
-    tower_batch_size: Count
-    tower_lr: Positive
-    steps: Count
-    batch_size: Count
-    lr: Positive
-    emotion_share: Fraction
-    emotion_label_noise: Fraction
-
-
 class FeaturesParams(Section):
     """The cache of tower outputs."""
 
@@ -179,6 +164,20 @@ class SFTParams(Section):
     max_grad_norm: Positive
 
 
+class BaseParams(Section):
+    """The base model: convert a public checkpoint, or train tiny towers and align them."""
+
+    source: Path
+    seed: Seed
+    workers: Workers
+    tower_steps: Count
+    tower_batch_size: Count
+    tower_lr: Positive
+    emotion_share: Fraction
+    emotion_label_noise: Fraction
+    align: SFTParams
+
+
 class GRPOParams(Section):
     """Group relative policy optimisation (arXiv 2402.03300; R1-Omni: arXiv 2503.05379)."""
 
@@ -194,7 +193,14 @@ class GRPOParams(Section):
     max_grad_norm: Positive
     kl_coef: Annotated[float, Field(ge=0.0)]
     advantage_eps: Positive
-    reward_weights: dict[Literal["accuracy", "format"], float]
+    reward_weights: Mapping[str, Annotated[float, Field(ge=0.0)]]
+
+    @field_validator("reward_weights")
+    @classmethod
+    def _known_rewards(cls, weights: Mapping[str, float]) -> Mapping[str, float]:
+        if unknown := sorted(set(weights) - {"accuracy", "format"}):
+            raise ValueError(f"unknown rewards {unknown}; known: accuracy, format")
+        return weights
 
 
 class EngineParams(Section):
@@ -203,7 +209,7 @@ class EngineParams(Section):
     device: Literal["auto", "cpu", "cuda"]
     dtype: Literal["fp32", "bf16"]
     zero_stage: Annotated[int, Field(ge=0, le=3)]
-    processes: Count
+    threads: Count
     save_every: Count
 
 

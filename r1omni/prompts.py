@@ -39,9 +39,7 @@ def instruction(mode: AnswerMode) -> str:
 
 def user_turn(instruction_text: str) -> str:
     """The user's turn: both modalities' placeholders, then the instruction (HumanOmni's order)."""
-    return (
-        f"<vi_start>{VIDEO}<vi_end>\n<au_start>{AUDIO}<au_end>\n{instruction_text}"
-    )
+    return f"<vi_start>{VIDEO}<vi_end>\n<au_start>{AUDIO}<au_end>\n{instruction_text}"
 
 
 def messages(instruction_text: str) -> list[dict[str, str]]:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
@@ -83,13 +83,8 @@ def write_manifest(clips: Iterable[Clip], path: Path) -> None:
 
 
 def read_manifest(path: Path) -> list[Clip]:
-    """The clips of a manifest. Raises ValueError naming the file for missing columns."""
-    table = pd.read_parquet(path)
-    missing = [f.name for f in fields(Clip) if f.name not in table.columns]
-    if missing:
-        raise ValueError(f"{path}: missing columns {missing}; a manifest has {list(_DTYPES)}")
-    records = table[list(_DTYPES)].astype(object).where(lambda t: t.notna(), None)
-    return [Clip(**row) for row in records.to_dict("records")]
+    """The clips of a manifest. Raises ValueError naming the file if it is none."""
+    return [Clip(**row) for row in _read(path, "manifest", list(_DTYPES))]
 
 
 def write_rejects(rejects: Iterable[Reject], path: Path) -> None:
@@ -100,9 +95,22 @@ def write_rejects(rejects: Iterable[Reject], path: Path) -> None:
 
 
 def read_rejects(path: Path) -> list[Reject]:
-    """The rejects of an ingestion."""
-    records = pd.read_parquet(path).astype(object).where(lambda t: t.notna(), None)
-    return [Reject(**row) for row in records.to_dict("records")]
+    """The rejects of an ingestion. Raises ValueError naming the file if it is none."""
+    return [Reject(**row) for row in _read(path, "rejects table", [f.name for f in fields(Reject)])]
+
+
+def _read(path: Path, kind: str, columns: list[str]) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected a {kind}")
+    try:
+        table = pd.read_parquet(path)
+    except (ValueError, OSError) as error:  # pyarrow raises either for bytes that are no table
+        raise ValueError(f"{path}: not a parquet file; expected a {kind}: {error}") from error
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise ValueError(f"{path}: missing columns {missing}; a {kind} has {columns}")
+    records = table[columns].astype(object).where(lambda t: t.notna(), None)
+    return [{str(k): v for k, v in row.items()} for row in records.to_dict("records")]
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

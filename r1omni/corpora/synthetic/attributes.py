@@ -71,9 +71,7 @@ def prototype(emotion: str) -> dict[str, int]:
     return dict(zip(ATTRIBUTES, (*face, *voice), strict=True))
 
 
-def draw_latent(
-    emotion: str, rng: np.random.Generator, *, noise: float, shortcut: float
-) -> Latent:
+def draw_latent(emotion: str, rng: np.random.Generator, *, noise: float, shortcut: float) -> Latent:
     """A clip's attributes, scene and speaker for `emotion`.
 
     With chance `shortcut` scene and speaker are the emotion's own (together), else uniform.

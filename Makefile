@@ -1,0 +1,39 @@
+# Every target installs what it needs into .venv first. Needs Python 3.11, git and a C++ compiler.
+.PHONY: help install repro test lint bench ui prefect clean
+SHELL := /bin/bash
+PYTHON ?= python3.11
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DO_NOT_TRACK := true
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: .venv/.installed ## Install the tested versions into .venv
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	touch $@
+
+repro: install ## Run the whole pipeline and print Table 1
+	@exec $(BIN)/r1omni repro $(TARGETS)
+
+test: lint ## Lint, then run every test
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: install ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+ui: install ## Open MLflow on 127.0.0.1 and print the link to the registry
+	@exec $(BIN)/r1omni ui
+
+prefect: install ## Start Prefect's server and a worker for grpo-pipeline/default
+	@exec $(BIN)/python -m flows.serve
+
+clean: ## Remove the pipeline's outputs, not the environment
+	rm -rf data .state mlflow.db mlartifacts .prefect .dvc/cache .dvc/tmp

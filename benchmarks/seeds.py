@@ -1,0 +1,140 @@
+"""Table 1 over seeds and shortcut strengths: every row, the bad ones too.
+
+    python benchmarks/seeds.py --seeds 1 2 3 --shortcuts 0 0.5 0.9
+
+Each row is the pipeline itself (`dvc repro score`) in a copy of this project under .sweep/, with
+other values in params.yaml and this project's DVC cache, so what rows have in common is run once.
+A seed is the seed of cold start, label SFT and GRPO (their batches and samples); corpora, towers
+and base are the same for all seeds. Writes benchmarks/SEEDS.md and benchmarks/seeds.json.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+SWEEP = ROOT / ".sweep"
+LEFT_OUT = (".git", ".venv", ".sweep", ".state", ".prefect", "data", "mlartifacts", "mlflow.db*",
+            "__pycache__", "tmp", "cache", ".*_cache", "config.local")  # fmt: skip
+MODELS = ("base", "cold_start", "label_sft", "grpo")
+CORPORA = ("dfew", "mafw", "ravdess")
+WILD = ("dfew", "mafw")
+
+
+def main() -> None:
+    """Run every row that is not there yet, then write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--shortcuts", type=float, nargs="+", default=[0.0, 0.5, 0.9])
+    parser.add_argument("--jobs", type=int, default=2, help="pipelines at the same time")
+    arguments = parser.parse_args()
+    rows = [(s, seed) for s in arguments.shortcuts for seed in arguments.seeds]
+    first_of_each = [(s, arguments.seeds[0]) for s in arguments.shortcuts]
+    others = [row for row in rows if row not in first_of_each]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for group in (first_of_each[:1], first_of_each[1:], others):
+            list(pool.map(lambda row: run_row(*row), group))
+    measured = {f"{s}/{seed}": read_row(s, seed) for s, seed in rows}
+    write(ROOT / "benchmarks/seeds.json", json.dumps(measured, indent=1, sort_keys=True) + "\n")
+    write(ROOT / "benchmarks/SEEDS.md", render(measured, arguments.shortcuts, arguments.seeds))
+
+
+def folder_of(shortcut: float, seed: int) -> Path:
+    """Where a row's copy of the project lies."""
+    return SWEEP / f"shortcut-{shortcut:g}-seed-{seed}"
+
+
+def run_row(shortcut: float, seed: int) -> None:
+    """Reproduce one row's pipeline up to `score` in its own folder."""
+    folder = folder_of(shortcut, seed)
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*LEFT_OUT), dirs_exist_ok=True)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for corpus in WILD:
+        params["synthetic"]["corpora"][corpus]["shortcut"] = shortcut
+    for stage in ("cold_start", "label_sft", "grpo"):
+        params[stage]["seed"] = seed
+    write(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False))
+    write(
+        folder / ".dvc/config.local",
+        f"[core]\n    no_scm = true\n[cache]\n    dir = {ROOT / '.dvc/cache'}\n",
+    )
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    with (folder / "sweep.log").open("a") as log:
+        subprocess.run(
+            ["dvc", "repro", "score"],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=True,
+        )
+    sys.stderr.write(f"shortcut {shortcut:g} seed {seed}: done\n")
+
+
+def read_row(shortcut: float, seed: int) -> dict[str, dict[str, dict[str, object]]]:
+    """What a row's table needs of its metrics.json."""
+    metrics = json.loads((folder_of(shortcut, seed) / "data/reports/metrics.json").read_text())
+    wanted = ("war", "uar", "war_ci", "uar_ci", "n", "format_rate", "gain_over",
+              "rationale_truth", "follows_scene")  # fmt: skip
+    return {
+        model: {c: {k: v for k, v in metrics[model][c].items() if k in wanted} for c in CORPORA}
+        for model in MODELS
+    }
+
+
+def render(measured: dict, shortcuts: list[float], seeds: list[int]) -> str:
+    """All rows, and the means over seeds, as Markdown."""
+    head = "| shortcut | seed | model | DFEW WAR / UAR | MAFW WAR / UAR | RAVDESS WAR / UAR |"
+    lines = [
+        "Percent, greedy decoding, fold 1, calm kept; ± is the half-width of the 95 % bootstrap "
+        "interval of WAR.",
+        "",
+        head,
+        "|--:|--:|---|---|---|---|",
+    ]
+    for s in shortcuts:
+        for seed in seeds:
+            row = measured[f"{s}/{seed}"]
+            for model in MODELS:
+                cells = " | ".join(cell(row[model][corpus]) for corpus in CORPORA)
+                lines.append(f"| {s:g} | {seed} | {model} | {cells} |")
+    lines += ["", "Means over the seeds (WAR, with the standard deviation over seeds):", ""]
+    lines += ["| shortcut | model | DFEW | MAFW | RAVDESS |", "|--:|---|---|---|---|"]
+    for s in shortcuts:
+        for model in MODELS:
+            cells = []
+            for corpus in CORPORA:
+                wars = [100 * measured[f"{s}/{seed}"][model][corpus]["war"] for seed in seeds]
+                spread = statistics.stdev(wars) if len(wars) > 1 else 0.0
+                cells.append(f"{statistics.mean(wars):.1f} (sd {spread:.1f})")
+            lines.append(f"| {s:g} | {model} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(metrics: dict) -> str:
+    """WAR / UAR with WAR's half-width."""
+    low, high = metrics["war_ci"]
+    return f"{100 * metrics['war']:.1f} ± {50 * (high - low):.1f} / {100 * metrics['uar']:.1f}"
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file in one step."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""The flow `grpo-pipeline`: ingest and validate, cold start, GRPO, evaluation, register.
+
+Every DVC stage is one task, so that each has its own state, log and retries in Prefect. What DVC
+need not run again shows as Cached. `python -m flows.serve` runs it as the deployment `default`.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Completed
+from prefect.tasks import Task
+
+from flows.processes import Finished, run_streaming
+from flows.stages import Stage, read_stages
+from r1omni.lifeline import die_with_parent
+
+LOCKED = ("is busy", "Unable to acquire lock")
+SKIPPED = ("didn't change, skipping", "is cached - skipping run")
+LOCK_RETRIES = 20
+LOCK_PAUSE = 15.0  # seconds
+TABLE = Path("data/reports/table1.md")
+CANDIDATE = Path("data/registry/grpo.json")
+
+
+class StageFailed(RuntimeError):
+    """A command failed; the message ends with the last lines that it wrote."""
+
+
+class StageLocked(StageFailed):
+    """DVC was at work on the same files in another process: worth another try."""
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """One line of the run's summary."""
+
+    stage: Stage
+    state: str
+    seconds: float
+
+
+def _was_locked(task: Task[..., object], run: TaskRun, state: State[object]) -> bool:
+    return isinstance(state.result(raise_on_failure=False), StageLocked)
+
+
+@task(
+    name="stage",
+    task_run_name="{stage}",
+    retries=LOCK_RETRIES,
+    retry_delay_seconds=LOCK_PAUSE,
+    retry_condition_fn=_was_locked,
+    cache_policy=NO_CACHE,
+)
+def reproduce(stage: str, force: bool, timeout_seconds: float) -> State[None]:
+    """Completed once DVC has reproduced the stage, by the name of Cached if nothing had to be run.
+
+    Raises StageFailed with the stage's last lines, StageLocked (retried) while DVC is busy.
+    """
+    command = ["dvc", "repro", "--single-item", *(["--force"] if force else []), stage]
+    finished = _run(command, timeout_seconds)
+    text = "\n".join(finished.lines)
+    if finished.code != 0 or finished.timed_out:
+        locked = any(mark in text for mark in LOCKED)
+        why = f"no end after {timeout_seconds:.0f} s" if finished.timed_out else "failed"
+        raise (StageLocked if locked else StageFailed)(f"stage {stage}: {why}\n{text}")
+    if any(mark in text for mark in SKIPPED):
+        return Completed(name="Cached", message="DVC has it already")
+    return Completed()
+
+
+@task(name="Table 1", cache_policy=NO_CACHE)
+def publish_table(path: Path) -> None:
+    """Keeps the report's Table 1 as an artifact of this run."""
+    create_markdown_artifact(
+        path.read_text(encoding="utf-8"), key="table-1", description="Table 1, as measured"
+    )
+
+
+@task(name="summary", cache_policy=NO_CACHE)
+def publish_summary(rows: Sequence[Reproduced]) -> None:
+    """Keeps as an artifact what was run and what was cached, and how long each took."""
+    lines = ["| phase | stage | state | seconds |", "|---|---|---|--:|"]
+    lines += [f"| {r.stage.phase} | {r.stage.name} | {r.state} | {r.seconds:.1f} |" for r in rows]
+    create_markdown_artifact("\n".join(lines), key="stages", description="The stages of this run")
+
+
+@task(name="gate: champion", cache_policy=NO_CACHE)
+def promote(receipt: Path, timeout_seconds: float) -> None:
+    """Lets the alias `champion` move to the new version if it is better out of distribution."""
+    finished = _run([sys.executable, "-m", "r1omni.cli", "promote", str(receipt)], timeout_seconds)
+    text = "\n".join(finished.lines)
+    if finished.code != 0:
+        raise StageFailed(f"gate: failed\n{text}")
+    create_markdown_artifact(text, key="champion", description="What the gate decided")
+
+
+@flow(name="grpo-pipeline")
+def grpo_pipeline(
+    targets: list[str] | None = None, force: bool = False, timeout_minutes: float = 720.0
+) -> None:
+    """Reproduces the pipeline (or `targets` and what they need), shows Table 1, asks the gate.
+
+    `force` runs every stage even if nothing has changed; `timeout_minutes` bounds each stage.
+    """
+    if "PREFECT__FLOW_RUN_ID" in os.environ:  # started by a worker: not to outlive it
+        die_with_parent()
+    log = get_run_logger()
+    stages = read_stages(Path.cwd(), targets)
+    states: dict[str, State[Any]] = {}
+    rows: list[Reproduced] = []
+    phase = ""
+    for stage in stages:
+        if stage.phase != phase:
+            phase = stage.phase
+            log.info("Phase: %s", phase)
+        started = time.monotonic()
+        states[stage.name] = reproduce.with_options(tags=[phase])(
+            stage.name,
+            force,
+            60 * timeout_minutes,
+            wait_for=[states[name] for name in stage.upstream],
+            return_state=True,
+        )
+        state = states[stage.name]
+        rows.append(Reproduced(stage, str(state.name), time.monotonic() - started))
+        if not state.is_completed():
+            publish_summary(rows)
+            state.result()  # raises what the stage raised
+    publish_summary(rows)
+    if "report" in states and TABLE.is_file():
+        publish_table(TABLE)
+    if "register@grpo" in states and CANDIDATE.is_file():
+        promote(CANDIDATE, 600.0)
+
+
+def _run(command: Sequence[str], timeout_seconds: float) -> Finished:
+    log = get_run_logger()
+    return run_streaming(command, cwd=Path.cwd(), timeout_seconds=timeout_seconds, log=log.info)
+
+
+if __name__ == "__main__":
+    grpo_pipeline()

@@ -1,0 +1,174 @@
+"""Prefect on this machine in one command: server, work pool, deployment and worker.
+
+`python -m flows.serve` serves until Ctrl-C; `python -m flows.serve --run` runs the deployment once
+and ends with its exit code (0 completed, 1 failed). Prefect's own files go to .prefect/.
+"""
+
+import argparse
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from flows.processes import start_bound, stop_tree, venv_environment
+
+HOST = "127.0.0.1"
+POOL = "local"
+DEPLOYMENT = "grpo-pipeline/default"
+STARTUP_SECONDS = 180.0
+
+console = Console(stderr=True)
+
+
+class ServeFailed(RuntimeError):
+    """Prefect's server or one of its commands failed; the message ends with its output."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: of the run with --run, else 0 after Ctrl-C, 1 if Prefect does not start."""
+    parser = argparse.ArgumentParser(prog="python -m flows.serve", description=__doc__)
+    parser.add_argument("--port", type=int, default=4200, help="of the server on 127.0.0.1")
+    parser.add_argument("--run", action="store_true", help="run the deployment once, then stop")
+    parser.add_argument(
+        "--param", action="append", default=[], help="such as targets='[\"score\"]'"
+    )
+    options = parser.parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    environment = prefect_environment(Path.cwd(), options.port)
+    try:
+        with ExitStack() as stack:
+            if not answers(environment["PREFECT_API_URL"]):
+                console.print(f"Starting Prefect's server on {HOST}:{options.port} …")
+                stack.enter_context(server(environment, options.port))
+            deploy(environment)
+            worker = stack.enter_context(
+                background("worker", prefect("worker", "start", "--pool", POOL), environment)
+            )
+            if options.run:
+                return run_deployment(environment, options.param)
+            explain(environment, options.port)
+            return worker.wait()
+    except ServeFailed as error:
+        console.print(str(error), style="red", markup=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+        return 130 if options.run else 0
+
+
+def prefect_environment(root: Path, port: int) -> dict[str, str]:
+    """The environment in which every prefect command speaks to the project's own server."""
+    return venv_environment() | {
+        "PREFECT_HOME": str(root / ".prefect"),
+        "PREFECT_API_URL": f"http://{HOST}:{port}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "true",
+    }
+
+
+def prefect(*arguments: str) -> list[str]:
+    """The prefect command of this installation, which asks nothing and installs nothing."""
+    never = ["--install-policy", "never"] if arguments[:2] == ("worker", "start") else []
+    return [sys.executable, "-m", "prefect", "--no-prompt", *arguments, *never]
+
+
+def answers(api: str) -> bool:
+    """Whether a Prefect server is healthy at that address."""
+    try:
+        with urllib.request.urlopen(f"{api}/health", timeout=5) as response:
+            return bool(response.read().strip() == b"true")
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+@contextmanager
+def server(environment: dict[str, str], port: int) -> Iterator[None]:
+    """A healthy Prefect server, stopped afterwards. Raises ServeFailed if it does not start."""
+    command = prefect("server", "start", "--host", HOST, "--port", str(port))
+    with background("server", command, environment) as process:
+        deadline = time.monotonic() + STARTUP_SECONDS
+        while not answers(environment["PREFECT_API_URL"]):
+            if process.poll() is not None or time.monotonic() > deadline:
+                log = log_of("server", environment)
+                lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
+                hint = f"is port {port} taken? choose another with --port"
+                raise ServeFailed(
+                    f"Prefect's server did not start ({hint}); {log}:\n" + "\n".join(lines)
+                )
+            time.sleep(0.3)
+        yield
+
+
+@contextmanager
+def background(
+    name: str, command: Sequence[str], environment: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The command running with its output in .prefect/NAME.log; stopped with all it has started."""
+    log = log_of(name, environment)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        # Its own session: Ctrl-C reaches us alone, and we stop worker and server in that order.
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=start_bound,
+        )
+    try:
+        yield process
+    finally:
+        stop_tree(process.pid, patience=10.0)
+        process.wait()
+
+
+def log_of(name: str, environment: dict[str, str]) -> Path:
+    """Where a background command writes."""
+    return Path(environment["PREFECT_HOME"]) / f"{name}.log"
+
+
+def deploy(environment: dict[str, str]) -> None:
+    """Makes the work pool and all deployments of prefect.yaml. Raises ServeFailed."""
+    for command in (
+        prefect("work-pool", "create", POOL, "--type", "process", "--overwrite"),
+        prefect("deploy", "--all"),
+    ):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise ServeFailed(
+                f"{' '.join(command[2:])}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+            )
+
+
+def run_deployment(environment: dict[str, str], parameters: Sequence[str]) -> int:
+    """Runs the deployment and watches it: 0 completed, 1 failed."""
+    options = [part for parameter in parameters for part in ("--param", parameter)]
+    command = prefect("deployment", "run", DEPLOYMENT, "--watch", *options)
+    return subprocess.run(command, env=environment).returncode
+
+
+def explain(environment: dict[str, str], port: int) -> None:
+    """Tells a person where to look and what to type next."""
+    lines = (
+        f"Prefect:  http://{HOST}:{port}  (Ctrl-C stops it; logs in .prefect/)",
+        "To run the pipeline, in another terminal of this folder:",
+        f"  export PREFECT_HOME={environment['PREFECT_HOME']}",
+        f"  export PREFECT_API_URL={environment['PREFECT_API_URL']}",
+        f"  .venv/bin/prefect deployment run {DEPLOYMENT} --watch",
+    )
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

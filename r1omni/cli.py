@@ -1,0 +1,129 @@
+"""The command line: one command per stage (stages.py) and the verbs that people use.
+
+The only reader of params.yaml. Imports late, so that `r1omni --help` answers at once.
+"""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from r1omni.config import read_params
+from r1omni.lifeline import die_with_parent
+from r1omni.stages import PARAMS, ParamsFile, stages
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=(
+        "R1-Omni (arXiv 2503.05379) end to end: corpora, cold start, GRPO, evaluation.\n\n"
+        "`r1omni repro` runs the whole pipeline through DVC and prints Table 1. Every stage is "
+        "also a command of its own, which dvc.yaml calls with its paths; the numbers come from "
+        "params.yaml. Set R1OMNI_DEBUG=1 to see tracebacks."
+    ),
+)
+app.add_typer(stages)
+PEOPLE = "For people"
+
+
+@app.callback()
+def _start(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+    logging.getLogger("r1omni").setLevel(logging.INFO)
+    if "DVC_STAGE" in os.environ:
+        die_with_parent()
+
+
+@app.command(rich_help_panel=PEOPLE)
+def repro(
+    targets: Annotated[list[str] | None, typer.Argument(help="DVC stages; none: all")] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Run the whole pipeline (dvc repro) and print Table 1; a second run does nothing."""
+    from r1omni.pipeline import run_pipeline
+
+    read_params(params)  # an error here is clearer than one from inside DVC
+    raise typer.Exit(run_pipeline(targets or []))
+
+
+@app.command(rich_help_panel=PEOPLE)
+def predict(
+    clips: Annotated[list[Path], typer.Argument(help="video files")],
+    model: Annotated[Path, typer.Option(help="checkpoint folder")] = Path("data/checkpoints/grpo"),
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Name the emotion in any video file, with the model's rationale."""
+    read = read_params(params)
+    os.environ.setdefault("OMP_NUM_THREADS", str(read.engine.threads))
+    from r1omni.evaluation.answer import answer_files
+
+    failed = False
+    for path, outcome in answer_files(clips, model, read.predict.max_new_tokens):
+        if isinstance(outcome, str):
+            typer.echo(f"{path}: {outcome}", err=True)
+            failed = True
+            continue
+        typer.echo(f"{path}: {outcome.judged.prediction or 'no known emotion'}")
+        typer.echo(f"  {outcome.judged.rationale or outcome.completion}")
+        if outcome.silent:
+            typer.echo("  (the file has no audio: the model heard silence)")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=PEOPLE)
+def table(
+    metrics: Annotated[Path, typer.Argument(help="metrics.json")] = Path(
+        "data/reports/metrics.json"
+    ),
+) -> None:
+    """Print Table 1 as measured, beside the paper's."""
+    from r1omni.pipeline import print_table
+
+    print_table(metrics)
+
+
+@app.command(rich_help_panel=PEOPLE)
+def ui(
+    port: Annotated[int, typer.Option(help="port on this machine")] = 5000,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Serve MLflow on 127.0.0.1 and print the link to the registry."""
+    from r1omni.tracking.ui import run_ui
+
+    run_ui(read_params(params).tracking, port)
+
+
+@app.command(rich_help_panel=PEOPLE)
+def promote(
+    receipt: Annotated[Path, typer.Argument(help="a register stage's receipt")],
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Move the alias `champion` to a registered version if it is better out of distribution."""
+    from r1omni.tracking.promotion import run_promote
+
+    typer.echo(run_promote(receipt, tracking=read_params(params).tracking).reason)
+
+
+def main() -> None:
+    """The console script: a user's mistake is one clear line, not a traceback."""
+    try:
+        app()
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("R1OMNI_DEBUG"):
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

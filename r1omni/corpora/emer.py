@@ -1,0 +1,120 @@
+"""EMER: free-text reasons joined with open-vocabulary labels (Lian et al. 2023, arXiv 2306.15401).
+
+v2 is `final-EMER-reason.csv` with `name,chinese,english`; v1 has
+`names,emotions,subtitles,reasons`. The labels stand in a second table `name,openset`, a Python list
+of one to nine words a clip.
+
+Tables are known by their headers, since nobody agrees on their names.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from r1omni.corpora.clip import Reject
+from r1omni.corpora.lists import CorpusError, Listed, read_csv, read_text, reject, shown
+from r1omni.emotions import EMOTIONS, canonical
+
+_V2 = ("name", "chinese", "english")
+_V1 = ("names", "emotions", "subtitles", "reasons")
+_LABELS = ("name", "openset")
+_FOLDERS = (".", "video", "videos", "clips", "EMER", "data/video", "data/videos", "data/clips")
+_NAME = re.compile(r"[\w-]+(\.(mp4|avi))?", re.IGNORECASE | re.ASCII)
+
+
+def read_rows(root: Path, fold: int) -> Iterator[Listed | Reject]:
+    """Every row of the table of reasons, all train clips; EMER has no folds.
+
+    The label is the first open-vocabulary word that emotions.py knows. Raises CorpusError if a
+    table is missing.
+    """
+    del fold
+    tables = {path: _header(path) for path in sorted(root.glob("*.csv"))}
+    labels_path = _with_columns(tables, _LABELS)
+    reasons_v2, reasons_v1 = _with_columns(tables, _V2), _with_columns(tables, _V1)
+    if reasons_v2 is None and reasons_v1 is None:
+        raise CorpusError(
+            f"{root}: no table of reasons; expected final-EMER-reason.csv with {','.join(_V2)} "
+            f"(or EMER v1's {','.join(_V1)}); found {_found(tables)}"
+        )
+    if labels_path is None and reasons_v2 is not None:
+        raise CorpusError(
+            f"{root}: no table of open-vocabulary labels; expected a csv with "
+            f"{','.join(_LABELS)}; found {_found(tables)}"
+        )
+    opensets = _read_opensets(labels_path) if labels_path else None
+    if reasons_v2 is not None:
+        yield from _read_reasons(reasons_v2, ("name", "english", "chinese"), opensets)
+    elif reasons_v1 is not None:
+        yield from _read_reasons(reasons_v1, ("names", "reasons", "emotions"), opensets)
+
+
+def read_openset(text: str) -> list[str] | None:
+    """The words of a Python list literal of strings, or None if `text` is none."""
+    try:
+        words = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    is_words = isinstance(words, list) and all(isinstance(word, str) for word in words)
+    return words if is_words else None
+
+
+def _read_opensets(path: Path) -> dict[str, str]:
+    rows = (cells for _, cells in read_csv(path, _LABELS) if cells is not None)
+    return {_stem(name): openset for name, openset in rows}
+
+
+def _read_reasons(
+    path: Path, columns: tuple[str, str, str], opensets: dict[str, str] | None
+) -> Iterator[Listed | Reject]:
+    """Rows of name, rationale and a third column: v2's other rationale, or v1's labels."""
+    for line, cells in read_csv(path, columns):
+        where = f"{path.name}:{line}"
+        if cells is None or not cells[0]:
+            yield reject("emer", where, "malformed_row", f"expected {','.join(columns)}")
+            continue
+        name, rationale, other = cells
+        if opensets is None:  # v1 without a second table
+            words = read_openset(other) or re.split(r"[,;/]", other)
+            yield _read_row(name, rationale, words, where)
+            continue
+        openset = opensets.get(_stem(name), "[]")
+        found = read_openset(openset)
+        if found is None:
+            detail = f"openset {shown(openset)}; expected a list like ['happy', 'excited']"
+            yield reject("emer", where, "malformed_row", detail, name)
+            continue
+        yield _read_row(name, rationale or other, found, where)
+
+
+def _read_row(name: str, rationale: str, words: list[str], where: str) -> Listed | Reject:
+    stem = _stem(name)
+    if "/" in name or "\\" in name or ".." in name:
+        return reject("emer", where, "escapes_root", f"{shown(name)} is no bare clip name", name)
+    if _NAME.fullmatch(name) is None or not rationale:
+        detail = f"name {shown(name)}, rationale {shown(rationale)}; expected sample_N and a text"
+        return reject("emer", where, "malformed_row", detail, name)
+    label = next(filter(None, map(canonical, words)), None)
+    if label is None:
+        detail = f"none of {shown(', '.join(words))} is a known label; known: {', '.join(EMOTIONS)}"
+        return reject("emer", where, "unknown_label", detail, name)
+    candidates = tuple(f"{folder}/{stem}{suffix}" for folder in _FOLDERS
+                       for suffix in (".avi", ".mp4"))  # fmt: skip
+    return Listed(f"emer/{stem}", candidates, label, "train", where, rationale=rationale)
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"\.(mp4|avi)$", "", name, flags=re.IGNORECASE)
+
+
+def _header(path: Path) -> list[str]:
+    return [name.strip().strip('"') for name in read_text(path).partition("\n")[0].split(",")]
+
+
+def _with_columns(tables: dict[Path, list[str]], columns: tuple[str, ...]) -> Path | None:
+    return next((path for path, header in tables.items() if set(columns) <= set(header)), None)
+
+
+def _found(tables: dict[Path, list[str]]) -> str:
+    return "; ".join(f"{p.name} with {','.join(h)[:60]}" for p, h in tables.items()) or "no csv"

@@ -1,0 +1,55 @@
+"""A process that opens one clip at a time: a path in, a line of JSON out (`python -m`).
+
+Alone in its process, so that a decoder that hangs or crashes costs one clip and not the run.
+A clip that takes too long ends the process by SIGALRM, even inside a system call.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from r1omni.media import UnreadableMedia, probe
+
+
+def serve(timeout_seconds: float) -> None:
+    """Answer every path on standard input until it is closed."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    answers = os.fdopen(os.dup(1), "w", encoding="ascii")
+    os.dup2(2, 1)  # what a decoder prints must not stand among the answers
+    answers.write('"ready"\n')
+    answers.flush()
+    for line in sys.stdin:
+        signal.setitimer(signal.ITIMER_REAL, timeout_seconds)
+        answer = inspect(Path(json.loads(line)))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """The Finding of `path` as JSON: its fields, or `{"error": why it is unreadable}`."""
+    try:
+        sha256 = _sha256(path)
+        found = probe(path)
+    except (UnreadableMedia, OSError) as error:
+        return {"error": str(error)}
+    return {
+        "duration": float(found.duration),
+        "fps": float(found.fps),
+        "n_frames": int(found.n_frames),
+        "has_audio": bool(found.has_audio),
+        "sha256": sha256,
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    serve(float(sys.argv[1]))

@@ -1,0 +1,173 @@
+"""What must hold for manifests before anything is trained on them, as rules over one table.
+
+A rule looks at one column. What concerns several rows (a subject in two splits, a class that is
+too small) is counted into a column of its own first, so that every failure has its row.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import pandas as pd
+
+from r1omni.config import ValidationParams
+from r1omni.corpora.clip import Clip, Split, read_manifest
+from r1omni.emotions import EMOTIONS, LABELS
+
+SPLITS: Final[tuple[str, ...]] = get_args(Split)
+
+# A corpus with a closed set of labels, and the splits in which each of them must occur.
+_TESTED_SPLITS: Final[Mapping[str, tuple[str, ...]]] = {
+    "dfew": ("train", "test"),
+    "mafw": ("train", "test"),
+    "ravdess": ("test",),
+}
+_OPTIONAL: Final = ("label", "fold", "subject", "rationale")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What `column` must hold: values in `allowed`, values in bounds, or at least `present`."""
+
+    name: str
+    column: str
+    says: str
+    check: Literal["unique", "allowed", "bounds", "present"]
+    allowed: tuple[Any, ...] = ()
+    low: float | None = None
+    high: float | None = None
+
+
+def read_manifests(manifests: Sequence[Path]) -> pd.DataFrame:
+    """All rows, with `manifest` (the file's stem) and the columns that the rules look at.
+
+    Raises ValueError naming the file that is no manifest.
+    """
+    names = manifest_names(manifests)
+    rows = [
+        {"manifest": name} | asdict(clip)
+        for name, path in zip(names, manifests, strict=True)
+        for clip in read_manifest(path)
+    ]
+    columns = ["manifest", *(f.name for f in fields(Clip))]
+    table = pd.DataFrame(rows, columns=columns, dtype=object)
+    for column in ("duration", "fps", "n_frames"):
+        table[column] = pd.to_numeric(table[column], errors="coerce")
+    return _counted(table)
+
+
+def manifest_names(manifests: Sequence[Path]) -> list[str]:
+    """A short name for each manifest: its stem, or its path where two have one stem."""
+    stems = [path.stem for path in manifests]
+    return stems if len(set(stems)) == len(stems) else [str(path) for path in manifests]
+
+
+def build_rules(
+    manifests: Sequence[str], table: pd.DataFrame, validation: ValidationParams, missing_audio: str
+) -> list[Rule]:
+    """The rules, in the order in which they are reported."""
+    rules = [
+        Rule("unique_clip_id", "clip_id", "no clip stands twice", "unique"),
+        Rule("complete", "gaps", "no empty cell where a value is needed", "allowed", ("",)),
+        Rule("known_label", "label_is_known", "labels are the corpus's own, in canonical "
+             "spelling; only conversations may have none", "allowed", (True,)),
+        Rule("known_split", "split", f"splits are {' and '.join(SPLITS)}", "allowed", SPLITS),
+        Rule("path_in_root", "path_is_inside", "paths are relative and stay in the corpus root",
+             "allowed", (True,)),
+        Rule("duration", "duration", f"clips last {validation.min_seconds:g} to "
+             f"{validation.max_seconds:g} s",
+             "bounds", low=validation.min_seconds, high=validation.max_seconds),
+        Rule("has_frames", "n_frames", "clips have frames", "bounds", low=1),
+        Rule("frame_rate", "fps", "clips have a frame rate", "bounds", low=0.1, high=1000),
+        Rule("subject_in_one_split", "splits_of_subject", "no person or film in two splits of "
+             "a corpus", "bounds", high=1),
+        Rule("content_in_one_split", "splits_of_content", "no file's bytes in two splits, of one "
+             "corpus or of two", "bounds", high=1),
+        Rule("one_fold", "fold_is_usual", "a corpus comes from one fold", "allowed", (True,)),
+        Rule("enough_clips_per_label", "clips_of_label", f"labels have at least "
+             f"{validation.min_clips_per_label} clips in each split of a corpus with a closed set "
+             "of labels", "bounds",
+             low=validation.min_clips_per_label),
+        Rule("enough_clips", "clips_of_manifest", f"manifests have at least "
+             f"{validation.min_clips} clips", "bounds",
+             low=validation.min_clips),
+    ]  # fmt: skip
+    if missing_audio == "reject":
+        audio = Rule("has_audio", "has_audio", "clips have sound", "allowed", (True,))
+        rules.insert(8, audio)
+    if validation.min_clips > 0:
+        says = "no manifest is empty"
+        rules.append(Rule("no_empty_manifest", "manifest", says, "present", tuple(manifests)))
+    expected = _expected_classes(table) if validation.min_clips_per_label > 0 else ()
+    if expected:
+        says = "no label of a closed set is absent from a split"
+        rules.append(Rule("every_label_occurs", "label_class", says, "present", expected))
+    return rules
+
+
+def count_clips(names: Sequence[str], table: pd.DataFrame) -> dict[str, Any]:
+    """Clips per manifest, split and label (`none` for captions)."""
+    counts: dict[str, Any] = {}
+    for name in sorted(names):
+        rows = table[table["manifest"] == name]
+        labels = rows["label"].fillna("none")
+        counts[name] = {
+            "clips": len(rows),
+            "corpora": sorted(rows["corpus"].dropna().unique()),
+            "folds": sorted(int(fold) for fold in rows["fold"].dropna().unique()),
+            "splits": {
+                str(split): dict(sorted(labels[rows["split"] == split].value_counts().items()))
+                for split in sorted(rows["split"].dropna().unique())
+            },
+        }
+    return counts
+
+
+def _counted(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the columns that summarise several cells or rows."""
+    needed = [f.name for f in fields(Clip) if f.name not in _OPTIONAL]
+    labels = table["label"].fillna("")
+    closed = table["corpus"].isin(_TESTED_SPLITS.keys())
+    splits = table["split"].fillna("")
+    by_class = table["manifest"] + "/" + splits.astype(str) + "/" + labels.astype(str)
+    usual = table.groupby("corpus")["fold"].transform(_most_common)
+    return table.assign(
+        gaps=[", ".join(c for c in needed if pd.isna(row[c])) for _, row in table.iterrows()],
+        label_is_known=[
+            _is_known(*pair) for pair in zip(table["corpus"], table["label"], strict=True)
+        ],
+        path_is_inside=[_is_inside(path) for path in table["path"]],
+        splits_of_subject=table.groupby(["corpus", "subject"])["split"].transform("nunique"),
+        splits_of_content=table.groupby("sha256")["split"].transform("nunique"),
+        fold_is_usual=table["fold"].fillna(0).eq(usual.fillna(0)),
+        label_class=by_class,
+        clips_of_label=by_class.groupby(by_class).transform("size").where(closed),
+        clips_of_manifest=table.groupby("manifest")["manifest"].transform("size"),
+    )
+
+
+def _is_known(corpus: str, label: str | None) -> bool:
+    if label is None or pd.isna(label):
+        return corpus == "conversations"
+    return label in LABELS.get(corpus, EMOTIONS)
+
+
+def _is_inside(path: object) -> bool:
+    parts = str(path or "/").replace("\\", "/").split("/")
+    return parts[0] != "" and ".." not in parts
+
+
+def _most_common(folds: pd.Series) -> Any:
+    counts = folds.fillna(0).value_counts()
+    return min(counts[counts == counts.max()].index) or None
+
+
+def _expected_classes(table: pd.DataFrame) -> tuple[str, ...]:
+    pairs = table[["manifest", "corpus"]].drop_duplicates().itertuples(index=False)
+    return tuple(
+        f"{manifest}/{split}/{label}"
+        for manifest, corpus in pairs
+        for split in _TESTED_SPLITS.get(corpus, ())
+        for label in LABELS[corpus]
+    )

@@ -1,0 +1,216 @@
+"""Stage `validate`: one Great Expectations suite over all manifests."""
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from r1omni.config import ValidationParams
+from r1omni.corpora.rules import Rule, build_rules, count_clips, manifest_names, read_manifests
+
+_SHOWN_FAILURES = 20
+
+# Data Docs take their style from a CDN; without a network this keeps them readable.
+_OFFLINE_STYLE = """<style>
+body { font-family: system-ui, sans-serif; margin: 1rem; line-height: 1.4; }
+table { border-collapse: collapse; margin: .5rem 0; }
+td, th { border: 1px solid #ccc; padding: .25rem .6rem; text-align: left; vertical-align: top; }
+.fa-check-circle::before { content: "✔"; color: green; }
+.fa-times::before { content: "✘"; color: firebrick; }
+</style>
+"""
+
+
+class ValidationFailed(ValueError):
+    """A broken rule; the message is the table of clips and rules."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One clip (or a manifest's class that has none) that breaks one rule."""
+
+    rule: str
+    manifest: str
+    clip_id: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one rule: rows looked at, and rows that break it."""
+
+    rule: str
+    says: str
+    success: bool
+    evaluated: int
+    unexpected: int
+
+
+def run_validate(
+    manifests: Sequence[Path],
+    summary: Path,
+    docs: Path,
+    *,
+    validation: ValidationParams,
+    missing_audio: str,
+) -> None:
+    """Write the summary (JSON), `failures.csv` beside it, and Data Docs below `docs`.
+
+    Raises ValidationFailed, after writing them, if a rule is broken; ValueError naming the file
+    if a manifest is none.
+    """
+    if not manifests:
+        raise ValueError("no manifests to validate")
+    names = manifest_names(manifests)
+    table = read_manifests(manifests)
+    rules = build_rules(names, table, validation, missing_audio)
+    outcomes, failures = _check(table, rules, docs)
+    content = {
+        "success": not failures,
+        "rules": [asdict(outcome) for outcome in outcomes],
+        "manifests": count_clips(names, table),
+    }
+    _write(summary.with_name("failures.csv"), _as_csv(failures))
+    _write(summary, json.dumps(content, indent=2) + "\n")
+    if failures:
+        raise ValidationFailed(_as_text(failures, summary.with_name("failures.csv")))
+
+
+def _check(
+    table: pd.DataFrame, rules: Sequence[Rule], docs: Path
+) -> tuple[list[Outcome], list[Failure]]:
+    """What Great Expectations says about each rule; its pages are written below `docs`."""
+    import great_expectations as gx  # seconds; and validation is imported for its types elsewhere
+
+    partial = docs.with_name(f".{docs.name}.{os.getpid()}")
+    context = gx.get_context(mode="ephemeral")
+    context.enable_analytics(False)
+    context.variables.progress_bars = {"globally": False}
+    context.add_data_docs_site("site", _site(partial))
+    source = context.data_sources.add_pandas("manifests")
+    batch = source.add_dataframe_asset("clips").add_batch_definition_whole_dataframe("all")
+    suite = context.suites.add(gx.ExpectationSuite("manifests"))
+    for rule in rules:
+        suite.add_expectation(_expectation(rule))
+    definition = gx.ValidationDefinition(name="manifests", data=batch, suite=suite)
+    checkpoint = gx.Checkpoint(
+        name="manifests",
+        validation_definitions=[context.validation_definitions.add(definition)],
+        result_format={
+            "result_format": "COMPLETE",
+            "unexpected_index_column_names": ["manifest", "clip_id", "label_class"],
+        },
+        actions=[gx.checkpoint.UpdateDataDocsAction(name="docs", site_names=["site"])],
+    )
+    run = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": table})
+    _publish(partial, docs)
+    (validated,) = run.run_results.values()
+    results = {r.expectation_config.meta["rule"]: r for r in validated.results}
+    outcomes: list[Outcome] = []
+    failures: list[Failure] = []
+    for rule in rules:
+        broken = _failures(rule, results[rule.name], table)
+        failures += broken
+        success = bool(results[rule.name].success)
+        assert success == (not broken), f"{rule.name}: {results[rule.name]}"
+        outcomes.append(
+            Outcome(rule.name, rule.says, success, _evaluated(rule, table), len(broken))
+        )
+    return outcomes, failures
+
+
+def _expectation(rule: Rule) -> Any:
+    import great_expectations.expectations as gxe
+
+    shared = {
+        "column": rule.column,
+        "description": f"{rule.name}: {rule.says}",
+        "meta": {"rule": rule.name},
+    }
+    if rule.check == "unique":
+        return gxe.ExpectColumnValuesToBeUnique(**shared)
+    if rule.check == "allowed":
+        return gxe.ExpectColumnValuesToBeInSet(value_set=list(rule.allowed), **shared)
+    if rule.check == "bounds":
+        return gxe.ExpectColumnValuesToBeBetween(min_value=rule.low, max_value=rule.high, **shared)
+    return gxe.ExpectColumnDistinctValuesToContainSet(value_set=list(rule.allowed), **shared)
+
+
+def _failures(rule: Rule, result: Any, table: pd.DataFrame) -> list[Failure]:
+    if rule.check == "present":
+        absent = [v for v in rule.allowed if v not in set(table[rule.column])]
+        return [Failure(rule.name, value.split("/")[0], "", f"no clip of {value}")
+                for value in absent]  # fmt: skip
+    rows = result.result.get("unexpected_index_list") or []
+    return [
+        Failure(rule.name, str(row["manifest"]), str(row["clip_id"]), _detail(rule, row))
+        for row in rows
+    ]
+
+
+def _detail(rule: Rule, row: Mapping[str, Any]) -> str:
+    value = row[rule.column]
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    where = f" ({row['label_class']})" if rule.column == "clips_of_label" else ""
+    return f"{rule.column} is {shown}{where}"
+
+
+def _evaluated(rule: Rule, table: pd.DataFrame) -> int:
+    """How many values the rule looked at: empty cells are left to the rule `complete`."""
+    return len(rule.allowed) if rule.check == "present" else int(table[rule.column].count())
+
+
+def _site(folder: Path) -> dict[str, Any]:
+    return {
+        "class_name": "SiteBuilder",
+        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+        "store_backend": {
+            "class_name": "TupleFilesystemStoreBackend",
+            "base_directory": str(folder.absolute()),
+        },
+    }
+
+
+def _publish(partial: Path, docs: Path) -> None:
+    """Put the finished pages in the place of the old ones."""
+    for page in partial.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(text.replace("<head>", f"<head>\n{_OFFLINE_STYLE}", 1), encoding="utf-8")
+    shutil.rmtree(docs, ignore_errors=True)
+    partial.rename(docs)
+
+
+def _as_csv(failures: Sequence[Failure]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Failure.__dataclass_fields__)
+    writer.writerows(asdict(failure).values() for failure in failures)
+    return text.getvalue()
+
+
+def _as_text(failures: Sequence[Failure], path: Path) -> str:
+    """The first failures as a table of clip and rule, then how many each rule has."""
+    rows = [(f.clip_id or f.manifest, f.rule, f.detail) for f in failures[:_SHOWN_FAILURES]]
+    rows = [("clip", "rule", "detail"), *rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    lines = [f"{clip:<{widths[0]}}  {rule:<{widths[1]}}  {detail}" for clip, rule, detail in rows]
+    if len(failures) > _SHOWN_FAILURES:
+        lines.append(f"… and {len(failures) - _SHOWN_FAILURES} more in {path}")
+    counts = Counter(failure.rule for failure in failures)
+    totals = ", ".join(f"{rule} {count}" for rule, count in counts.items())
+    return "\n".join([f"the manifests break {len(counts)} rules: {totals}", *lines])
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

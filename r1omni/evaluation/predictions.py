@@ -1,0 +1,139 @@
+"""The predictions table: one row a clip and model, with the raw completion kept."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from r1omni.completions import parse
+from r1omni.emotions import LABELS, canonical
+from r1omni.prompts import AnswerMode
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a completion says: `prediction` is the canonical label that its answer names."""
+
+    rationale: str | None
+    answer: str | None
+    prediction: str | None
+    well_formed: bool
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one model answered for one clip.
+
+    `rationale`, `answer` and `prediction` are None where the completion is not well formed;
+    `prediction` also where the answer is not exactly one known label. `logprob` is the sum over
+    the `n_tokens` tokens. `silent`: the clip's audio was missing and replaced by silence.
+    """
+
+    model: str
+    corpus: str
+    clip_id: str
+    fold: int | None
+    split: Literal["train", "test"]
+    label: str
+    mode: AnswerMode
+    completion: str
+    finished: bool
+    n_tokens: int
+    logprob: float
+    rationale: str | None
+    answer: str | None
+    prediction: str | None
+    silent: bool
+
+    @property
+    def right(self) -> bool:
+        """Whether the prediction is the label."""
+        return self.prediction == self.label
+
+    @property
+    def well_formed(self) -> bool:
+        """Whether the completion has the form that its mode asks for (see `judge`)."""
+        return judge(self.completion, self.mode).well_formed
+
+
+_DTYPES = {
+    "model": "string", "corpus": "string", "clip_id": "string", "fold": "Int64",
+    "split": "string", "label": "string", "mode": "string", "completion": "string",
+    "finished": "bool", "n_tokens": "int64", "logprob": "float64", "rationale": "string",
+    "answer": "string", "prediction": "string", "silent": "bool",
+}  # fmt: skip
+COLUMNS = tuple(_DTYPES)
+
+
+def judge(completion: str, mode: AnswerMode) -> Judged:
+    """What a completion says when it is read as `mode`.
+
+    reasoned: well formed is what `completions.parse` accepts. direct: the completion is its own
+    answer, and well formed if it is one bare known label.
+    """
+    if mode == "direct":
+        prediction = canonical(completion)
+        return Judged(None, completion.strip() or None, prediction, prediction is not None)
+    parsed = parse(completion)
+    if parsed is None:
+        return Judged(None, None, None, False)
+    return Judged(parsed.rationale, parsed.answer, canonical(parsed.answer), True)
+
+
+def write_predictions(rows: Iterable[Prediction], path: Path) -> None:
+    """Write the table sorted by corpus and clip, atomically."""
+    records = sorted((asdict(row) for row in rows), key=lambda r: (r["corpus"], r["clip_id"]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    table = pd.DataFrame(records, columns=list(COLUMNS)).astype(_DTYPES)
+    table.to_parquet(partial, index=False)
+    partial.replace(path)
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """The rows of a predictions table, judged anew from their raw completions.
+
+    Judging anew makes a changed vocabulary or parser count without generating again. Raises
+    ValueError naming the file, and the row where one is at fault, for missing columns, an unknown
+    corpus, mode or label, and a clip that one model answers twice.
+    """
+    table = pd.read_parquet(path)
+    missing = [name for name in COLUMNS if name not in table.columns]
+    if missing:
+        raise ValueError(f"{path}: missing columns {missing}; predictions have {list(COLUMNS)}")
+    records = table[list(COLUMNS)].astype(object).where(lambda t: t.notna(), None)
+    rows = [_row(path, i, record) for i, record in enumerate(records.to_dict("records"))]
+    clips = Counter((row.model, row.clip_id) for row in rows)
+    twice = sorted(key for key, count in clips.items() if count > 1)
+    if twice:
+        raise ValueError(f"{path}: clip {twice[0][1]!r} has two rows of model {twice[0][0]!r}")
+    return rows
+
+
+def _row(path: Path, index: int, record: dict[Any, Any]) -> Prediction:
+    where = f"{path}: row {index}"
+    empty = [name for name in _REQUIRED if record[name] is None]
+    if empty:
+        raise ValueError(f"{where}: {', '.join(empty)} must not be empty")
+    if record["corpus"] not in LABELS:
+        raise ValueError(f"{where}: unknown corpus {record['corpus']!r}; known: {list(LABELS)}")
+    if record["label"] not in LABELS[record["corpus"]]:
+        known = ", ".join(LABELS[record["corpus"]])
+        raise ValueError(
+            f"{where}: unknown label {record['label']!r} for {record['corpus']}; known: {known}"
+        )
+    if record["mode"] not in ("reasoned", "direct"):
+        raise ValueError(f"{where}: mode {record['mode']!r} is neither 'reasoned' nor 'direct'")
+    judged = judge(record["completion"], record["mode"])
+    said = {"rationale": judged.rationale, "answer": judged.answer, "prediction": judged.prediction}
+    return Prediction(**{str(name): value for name, value in record.items()} | said)
+
+
+_REQUIRED = tuple(
+    f.name
+    for f in fields(Prediction)
+    if f.name not in ("fold", "rationale", "answer", "prediction")
+)

@@ -1,0 +1,142 @@
+"""The report stage: metrics, predictions and training logs -> one page that needs nothing else."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from r1omni.config import ReportParams
+from r1omni.evaluation.predictions import Prediction, read_predictions
+from r1omni.evaluation.report.cards import example_cards
+from r1omni.evaluation.report.curves import Curve, curves_csv, read_curves
+from r1omni.evaluation.report.groups import read_groups
+from r1omni.evaluation.report.paper import CORPORA, ROWS
+from r1omni.evaluation.report.plots import (
+    COLOURS,
+    Plot,
+    confusion_plot,
+    curve_plot,
+    png_uri,
+    war_bars,
+)
+from r1omni.evaluation.report.table1 import (
+    protocol_lines,
+    render_table1_html,
+    render_table1_markdown,
+    table1,
+)
+from r1omni.evaluation.report.tables import (
+    before_after_table,
+    calm_table,
+    gains_table,
+    recall_tables,
+    scenes_table,
+)
+from r1omni.evaluation.report.templates import render
+from r1omni.evaluation.results import Metrics, read_metrics, write_text
+
+STAGES: Final[tuple[str, ...]] = ("base", "cold_start", "label_sft", "grpo")
+GRPO_CURVES: Final[Mapping[str, str]] = {
+    "reward/accuracy": "Accuracy reward, sampled",
+    "reward/format": "Format reward, sampled",
+    "train/kl": "KL to the frozen start",
+    "rollout/completion_length": "Completion length, tokens",
+    "rollout/zero_variance_groups": "Share of groups without reward variance",
+    "rollout/entropy": "Entropy per token, nats",
+    "optim/grad_norm": "Gradient norm",
+}
+
+
+@dataclass(frozen=True)
+class ConfusionRow:
+    """The confusion matrices of one corpus, a plot a model."""
+
+    corpus: str
+    plots: tuple[Plot, ...]
+
+
+def run_report(
+    metrics: Path,
+    predictions: Sequence[Path],
+    training: Path,
+    sheets: Sequence[Path],
+    out: Path,
+    *,
+    report: ReportParams,
+) -> None:
+    """Write report.html, table1.md, table1.html and curves/<stage>.csv into the folder `out`.
+
+    `training` holds a folder per stage with curves.jsonl, and grpo/rollouts.parquet; `sheets` are
+    contact sheets (PNG). Whatever of these is missing is said on the page. The page is one file:
+    plots are embedded, and nothing is loaded from elsewhere.
+    """
+    measured = read_metrics(metrics)
+    rows = [row for path in predictions for row in read_predictions(path)]
+    curves = {stage: read_curves(training / stage / "curves.jsonl") for stage in STAGES}
+    page = render_page(measured, rows, curves, training, sheets, report)
+    write_text(out / "table1.md", render_table1_markdown(measured))
+    write_text(out / "table1.html", render_table1_html(measured))
+    for stage, found in curves.items():
+        if found:
+            write_text(out / "curves" / f"{stage}.csv", curves_csv(list(found.values())))
+    write_text(out / "report.html", page)
+
+
+def render_page(
+    metrics: Metrics,
+    rows: Sequence[Prediction],
+    curves: Mapping[str, Mapping[str, Curve]],
+    training: Path,
+    sheets: Sequence[Path],
+    report: ReportParams,
+) -> str:
+    """The whole page as HTML."""
+    return render(
+        "page.html.jinja",
+        rows=table1(metrics),
+        corpora=list(CORPORA.values()),
+        notes=protocol_lines(metrics),
+        bars=war_bars(metrics),
+        gains=gains_table(metrics),
+        confusions=_confusions(metrics),
+        recalls=recall_tables(metrics),
+        calm=calm_table(metrics),
+        before_after=before_after_table(metrics, curves["grpo"]),
+        scenes=scenes_table(metrics),
+        grpo_plots=_grpo_plots(curves["grpo"]),
+        loss_plots=_loss_plots(curves),
+        viewer=read_groups(training / "grpo" / "rollouts.parquet", report.rollout_groups),
+        cards=example_cards(rows, report.cards_per_label),
+        sheets=[_sheet(path) for path in sheets],
+    )
+
+
+def _confusions(metrics: Metrics) -> list[ConfusionRow]:
+    found = []
+    for corpus, name in CORPORA.items():
+        plots = tuple(
+            confusion_plot(row.model, corpus, metrics[row.model][corpus])
+            for row in ROWS
+            if corpus in metrics.get(row.model, {})
+        )
+        if plots:
+            found.append(ConfusionRow(name, plots))
+    return found
+
+
+def _grpo_plots(curves: Mapping[str, Curve]) -> list[Plot]:
+    return [curve_plot(curves[key], name) for key, name in GRPO_CURVES.items() if key in curves]
+
+
+def _loss_plots(curves: Mapping[str, Mapping[str, Curve]]) -> list[Plot]:
+    return [
+        curve_plot(curve, f"{stage}: {key}", COLOURS[stage])
+        for stage in ("base", "cold_start", "label_sft")
+        for key, curve in curves[stage].items()
+        if key.endswith("/loss")
+    ]
+
+
+def _sheet(path: Path) -> Plot:
+    name = f"Contact sheet {path.stem}: frames of synthetic clips by emotion"
+    return Plot(png_uri(path.read_bytes()), name, path.stem)

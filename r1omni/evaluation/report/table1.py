@@ -1,0 +1,151 @@
+"""Table 1 with intervals, beside the paper's: Markdown, HTML and text for a terminal."""
+
+from dataclasses import dataclass
+
+from r1omni.evaluation.metrics import half_width
+from r1omni.evaluation.report.paper import CORPORA, PAPER_HALF_WIDTHS, ROWS, SOURCE
+from r1omni.evaluation.report.templates import render
+from r1omni.evaluation.results import CorpusMetrics, Metrics, Rates
+
+MISSING = "–"  # noqa: RUF001
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model on one corpus: ours and the paper's, in percent, as text."""
+
+    ours: str
+    paper: str
+    n: str
+    format_rate: str
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One model's cells, in the order of the paper's corpora."""
+
+    name: str
+    model: str
+    cells: tuple[Cell, ...]
+
+
+def table1(metrics: Metrics) -> list[TableRow]:
+    """The paper's four rows filled with our numbers; what was not measured is a dash."""
+    return [
+        TableRow(
+            row.name,
+            row.model,
+            tuple(_cell(metrics.get(row.model, {}).get(c), row.paper[c]) for c in CORPORA),
+        )
+        for row in ROWS
+    ]
+
+
+def rates_text(rates: Rates) -> str:
+    """WAR / UAR in percent with the half-widths of their intervals: "65.8 ± 1.9 / 56.3 ± 2.4"."""
+    war = f"{100 * rates.war:.1f} ± {100 * half_width(rates.war_ci):.1f}"
+    return f"{war} / {100 * rates.uar:.1f} ± {100 * half_width(rates.uar_ci):.1f}"
+
+
+def interval_name(metrics: Metrics) -> str:
+    """What the intervals are: "95 % bootstrap interval"."""
+    levels = sorted({m.confidence for corpora in metrics.values() for m in corpora.values()})
+    percents = [f"{100 * level:g} %" for level in levels]
+    return " ".join([", ".join(percents), "bootstrap interval"]).strip()
+
+
+def protocol_lines(metrics: Metrics) -> list[str]:
+    """What a reader must know to read the numbers, a sentence a line."""
+    tests = []
+    for corpus, name in CORPORA.items():
+        measured = [m[corpus] for m in metrics.values() if corpus in m]
+        if measured:
+            folds = "no folds" if measured[0].fold is None else f"fold {measured[0].fold}"
+            counts = sorted({m.n for m in measured})
+            tests.append(f"{name} n = {', '.join(map(str, counts))} ({folds})")
+    return [
+        f"WAR / UAR in percent, ± half the {interval_name(metrics)} over the test clips.",
+        "Protocol: open vocabulary, after normalisation; an answer that is not exactly one known "
+        "label is wrong. RAVDESS keeps calm as a class, which no model is trained on.",
+        f"Test sets: {'; '.join(tests) or 'none measured'}.",
+        f"Paper: {SOURCE}, on the real corpora. Its own WAR is uncertain by "
+        + ", ".join(f"± {PAPER_HALF_WIDTHS[c]} ({CORPORA[c]})" for c in CORPORA)
+        + ".",
+    ]
+
+
+def render_table1_markdown(metrics: Metrics) -> str:
+    """Table 1 as Markdown: per corpus our numbers and the paper's, then n and format rate."""
+    head = ["model", "checkpoint"]
+    for name in CORPORA.values():
+        head += [name, "paper"]
+    head.append("format rate " + " · ".join(CORPORA.values()))
+    lines = [_pipes(head), _pipes(["---"] * len(head))]
+    for row in table1(metrics):
+        cells = [row.name, f"`{row.model}`"]
+        for cell in row.cells:
+            cells += [cell.ours, cell.paper]
+        cells.append(" · ".join(cell.format_rate for cell in row.cells))
+        lines.append(_pipes(cells))
+    notes = "\n".join(f"- {line}" for line in protocol_lines(metrics))
+    return "\n".join(lines) + "\n\n" + notes + "\n"
+
+
+def render_table1_html(metrics: Metrics) -> str:
+    """Table 1 as a page of its own."""
+    return render(
+        "table1.html.jinja",
+        rows=table1(metrics),
+        corpora=list(CORPORA.values()),
+        notes=protocol_lines(metrics),
+    )
+
+
+def render_table1_text(metrics: Metrics) -> str:
+    """Table 1 for a terminal, at most 100 columns wide: a line of ours, a line of the paper's.
+
+    `format` is the format rate in percent over all test clips.
+    """
+    head = ["", *(_head(metrics, corpus) for corpus in CORPORA), "format"]
+    lines: list[list[str]] = []
+    for row in table1(metrics):
+        ours = [cell.ours.replace(" ± ", "±") for cell in row.cells]
+        lines.append([row.model, *ours, _overall_format(metrics, row.model)])
+        lines.append([f"  paper: {row.name}", *(cell.paper for cell in row.cells), ""])
+    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
+    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+    body = [_padded(line, widths) for line in lines]
+    title = f"Table 1 · WAR / UAR in %, ± half the {interval_name(metrics)} · calm kept"
+    return "\n".join([title, rule, _padded(head, widths), rule, *body, rule]) + "\n"
+
+
+def _cell(measured: CorpusMetrics | None, paper: tuple[float, float]) -> Cell:
+    theirs = f"{paper[0]:.2f} / {paper[1]:.2f}"
+    if measured is None:
+        return Cell(MISSING, theirs, MISSING, MISSING)
+    return Cell(
+        rates_text(measured), theirs, str(measured.n), f"{100 * measured.format_rate:.1f} %"
+    )
+
+
+def _head(metrics: Metrics, corpus: str) -> str:
+    counts = sorted({m[corpus].n for m in metrics.values() if corpus in m})
+    return f"{CORPORA[corpus]} (n {'/'.join(map(str, counts))})" if counts else CORPORA[corpus]
+
+
+def _overall_format(metrics: Metrics, model: str) -> str:
+    measured = list(metrics.get(model, {}).values())
+    if not measured:
+        return MISSING
+    n = sum(m.n for m in measured)
+    return f"{100 * sum(m.format_rate * m.n for m in measured) / n:.1f}"
+
+
+def _padded(cells: list[str], widths: list[int]) -> str:
+    first, *rest = zip(cells, widths, strict=True)
+    aligned = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
+    return "  ".join(aligned).rstrip()
+
+
+def _pipes(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"

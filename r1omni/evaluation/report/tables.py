@@ -1,0 +1,165 @@
+"""The report's smaller tables: gains, recall, calm, before and after GRPO, scenes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from r1omni.emotions import LABELS
+from r1omni.evaluation.metrics import CALM_POLICIES
+from r1omni.evaluation.report.curves import Curve
+from r1omni.evaluation.report.paper import CORPORA, ROWS
+from r1omni.evaluation.report.table1 import MISSING, interval_name, rates_text
+from r1omni.evaluation.results import CorpusMetrics, Metrics
+
+BEFORE, AFTER = "cold_start", "grpo"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A table cell: its text, and how strongly it is shaded (0 to 1) or None for not at all."""
+
+    text: str
+    shade: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a caption; a row is its name and its cells."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Shown, ...]], ...]
+
+
+def gains_table(metrics: Metrics) -> Table:
+    """What each model gained over another on the same clips, with paired half-widths."""
+    pairs = [
+        (row.model, other)
+        for row in ROWS
+        for other in dict.fromkeys(
+            o for m in metrics.get(row.model, {}).values() for o in m.gain_over
+        )
+    ]
+    rows = tuple(
+        (
+            f"{other} → {model}",
+            tuple(_gain(metrics[model].get(corpus), other) for corpus in CORPORA),
+        )
+        for model, other in pairs
+    )
+    caption = (
+        f"Gain in WAR / UAR, points, ± half the paired {interval_name(metrics)} (one resampling of "
+        "the clips serves both models). Shaded: both gains are larger than their half-widths."
+    )
+    return Table(caption, ("step", *CORPORA.values()), rows)
+
+
+def recall_tables(metrics: Metrics) -> list[Table]:
+    """Per corpus, the recall of every class for every model, in percent."""
+    tables = []
+    for corpus, name in CORPORA.items():
+        measured = [(m, metrics[m][corpus]) for m in _models(metrics) if corpus in metrics[m]]
+        rows = tuple(
+            (model, tuple(_recall(found, label) for label in LABELS[corpus]))
+            for model, found in measured
+        )
+        if rows:
+            support = measured[0][1].confusion
+            counts = {r: sum(c) for r, c in zip(support.rows, support.counts, strict=True)}
+            head = (name, *(f"{label} ({counts[label]})" for label in LABELS[corpus]))
+            tables.append(Table(f"Recall on {name}, percent; clips in brackets.", head, rows))
+    return tables
+
+
+def calm_table(metrics: Metrics) -> Table | None:
+    """RAVDESS under the three policies for calm; None where it was not measured."""
+    found = [
+        (model, calm)
+        for model in _models(metrics)
+        if (measured := metrics[model].get("ravdess")) and (calm := measured.calm)
+    ]
+    if not found:
+        return None
+    words = {"keep": "kept (Table 1)", "merge": "merged into neutral", "drop": "dropped"}
+    head = tuple(f"{words[policy]}, n {found[0][1][policy].n}" for policy in CALM_POLICIES)
+    rows = tuple(
+        (model, tuple(Shown(rates_text(calm[policy])) for policy in CALM_POLICIES))
+        for model, calm in found
+    )
+    caption = "WAR / UAR in percent by what is done with calm, which no model is trained on."
+    return Table(caption, ("RAVDESS", *head), rows)
+
+
+def before_after_table(metrics: Metrics, grpo: Mapping[str, Curve]) -> Table:
+    """Zero-variance groups, format rate and truth of the rationales, before and after GRPO."""
+    rows: list[tuple[str, tuple[Shown, ...]]] = []
+    if (curve := grpo.get("rollout/zero_variance_groups")) is not None:
+        label = "groups without reward variance (first and last tenth of the steps)"
+        rows.append((label, (_percent(curve.start), _percent(curve.end))))
+    for corpus, name in CORPORA.items():
+        pair = [metrics.get(model, {}).get(corpus) for model in (BEFORE, AFTER)]
+        rows.append((f"format rate, {name}", tuple(_percent(_format(m)) for m in pair)))
+    for corpus, name in CORPORA.items():
+        pair = [metrics.get(model, {}).get(corpus) for model in (BEFORE, AFTER)]
+        if any(m and m.rationale_truth for m in pair):
+            words = f"true statements in the rationales, face / voice, {name}"
+            rows.append((words, tuple(_truth(m) for m in pair)))
+    caption = (
+        "Percent. Format rate and rationales are of the greedy answers to the test clips; "
+        "truth is against the side file of what each clip was rendered from."
+    )
+    return Table(caption, ("", f"before ({BEFORE})", f"after ({AFTER})"), tuple(rows))
+
+
+def scenes_table(metrics: Metrics) -> Table | None:
+    """How often each model follows a scene that contradicts the label; None without side files."""
+    rows = []
+    for model in _models(metrics):
+        found = [metrics[model].get(corpus) for corpus in CORPORA]
+        if any(m and m.follows_scene for m in found):
+            rows.append((model, tuple(_scene(m) for m in found)))
+    caption = (
+        "Percent of the clips whose background is another emotion's own on which the model "
+        "answers that other emotion; clips in brackets."
+    )
+    return Table(caption, ("model", *CORPORA.values()), tuple(rows)) if rows else None
+
+
+def _models(metrics: Metrics) -> Sequence[str]:
+    known = [row.model for row in ROWS if row.model in metrics]
+    return known + sorted(set(metrics) - set(known))
+
+
+def _percent(value: float | None) -> Shown:
+    return Shown(MISSING if value is None else f"{100 * value:.1f}")
+
+
+def _format(measured: CorpusMetrics | None) -> float | None:
+    return None if measured is None else measured.format_rate
+
+
+def _gain(measured: CorpusMetrics | None, other: str) -> Shown:
+    if measured is None or other not in measured.gain_over:
+        return Shown(MISSING)
+    gain = measured.gain_over[other]
+    war = f"{100 * gain.war:+.1f} ± {100 * gain.war_half_width:.1f}"
+    uar = f"{100 * gain.uar:+.1f} ± {100 * gain.uar_half_width:.1f}"
+    clear = gain.war > gain.war_half_width and gain.uar > gain.uar_half_width
+    return Shown(f"{war} / {uar}", 0.5 if clear else None)
+
+
+def _recall(measured: CorpusMetrics, label: str) -> Shown:
+    recall = measured.recall.get(label)
+    return Shown(MISSING if recall is None else f"{100 * recall:.0f}", recall)
+
+
+def _truth(measured: CorpusMetrics | None) -> Shown:
+    truth = measured.rationale_truth if measured else None
+    if truth is None:
+        return Shown(MISSING)
+    sides = " / ".join(_percent(side).text for side in (truth.face, truth.voice))
+    return Shown(f"{sides} of {truth.n_statements}")
+
+
+def _scene(measured: CorpusMetrics | None) -> Shown:
+    follows = measured.follows_scene if measured else None
+    return Shown(MISSING) if follows is None else Shown(f"{100 * follows.share:.1f} ({follows.n})")

@@ -1,0 +1,120 @@
+"""metrics.json: what is known about each model on each test corpus, typed."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from r1omni.prompts import AnswerMode
+
+PROTOCOL: Final[str] = "open vocabulary, after normalisation"
+
+Interval = tuple[float, float]
+
+
+class Result(BaseModel):
+    """A frozen part of metrics.json that forbids unknown keys. Numbers are fractions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Rates(Result):
+    """WAR and UAR with their bootstrap intervals, and the recall of every class present."""
+
+    war: float
+    uar: float
+    war_ci: Interval
+    uar_ci: Interval
+    n: int
+    recall: dict[str, float]
+
+
+class ConfusionCounts(Result):
+    """counts[i][j]: how often a clip of rows[i] was answered columns[j]; "none" comes last."""
+
+    rows: list[str]
+    columns: list[str]
+    counts: list[list[int]]
+
+
+class RationaleTruth(Result):
+    """The share of true statements about face and voice in the rationales; None if none is made."""
+
+    face: float | None
+    voice: float | None
+    n_statements: int
+
+
+class SceneFollowing(Result):
+    """How often the prediction is the emotion that a contradicting scene belongs to."""
+
+    share: float
+    n: int
+
+
+class GainOver(Result):
+    """How much WAR and UAR rose over another model, with paired bootstrap half-widths."""
+
+    war: float
+    war_half_width: float
+    uar: float
+    uar_half_width: float
+
+
+class CorpusMetrics(Rates):
+    """Everything about one model on one test corpus. The rates at the top keep calm as a class.
+
+    Absent: `calm` where the corpus has none, `rationale_truth` for models that answer directly,
+    both it and `follows_scene` where no side file says what a clip truly shows.
+    """
+
+    fold: int | None
+    mode: AnswerMode
+    confidence: float
+    protocol: str
+    calm_policy: Literal["keep"]
+    format_rate: float
+    finished_rate: float
+    silent: int
+    confusion: ConfusionCounts
+    gain_over: dict[str, GainOver]
+    calm: dict[Literal["keep", "merge", "drop"], Rates] | None = None
+    rationale_truth: RationaleTruth | None = None
+    follows_scene: SceneFollowing | None = None
+
+
+Metrics = Mapping[str, Mapping[str, CorpusMetrics]]
+_FILE = TypeAdapter(dict[str, dict[str, CorpusMetrics]])
+
+
+def read_metrics(path: Path) -> Metrics:
+    """The contents of metrics.json: {model: {corpus: metrics}}.
+
+    Raises ValueError naming the file and the key for anything else.
+    """
+    try:
+        return _FILE.validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{path}: {where}: {first['msg']}") from error
+
+
+def write_metrics(metrics: Metrics, path: Path) -> None:
+    """Write metrics.json with sorted keys, atomically."""
+    tree = {
+        model: {corpus: m.model_dump(exclude_defaults=True) for corpus, m in corpora.items()}
+        for model, corpora in metrics.items()
+    }
+    write_text(path, json.dumps(tree, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` in one step: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

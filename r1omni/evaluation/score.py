@@ -1,0 +1,184 @@
+"""Predictions -> metrics.json and DVC's plots. Fast; needs no model and imports no torch."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from r1omni.config import ScoreParams
+from r1omni.emotions import LABELS
+from r1omni.evaluation.metrics import (
+    CALM_POLICIES,
+    NONE,
+    bootstrap_intervals,
+    confusion,
+    paired_gain,
+    rate,
+    recalls,
+    uar,
+    war,
+    with_calm,
+)
+from r1omni.evaluation.predictions import Prediction, read_predictions
+from r1omni.evaluation.results import (
+    PROTOCOL,
+    ConfusionCounts,
+    CorpusMetrics,
+    GainOver,
+    Metrics,
+    Rates,
+    write_metrics,
+    write_text,
+)
+from r1omni.evaluation.truth import Truth, rationale_truth, read_truth, scene_following
+
+# Which models a model's gain is measured over: its start, and the rival that saw the same labels.
+COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
+    "cold_start": ("base",),
+    "label_sft": ("base",),
+    "grpo": ("cold_start", "label_sft"),
+}
+
+Rows = Sequence[Prediction]
+Answers = Mapping[str, Mapping[str, Rows]]  # model -> corpus -> rows sorted by clip
+
+
+def run_score(
+    predictions: Sequence[Path],
+    truth: Sequence[Path],
+    out: Path,
+    plots: Path,
+    *,
+    score: ScoreParams,
+) -> None:
+    """Write metrics.json to `out`, and into `plots` a confusion table per model and corpus.
+
+    `truth` are the synthetic corpora's side files; real corpora have none. Raises ValueError for
+    predictions that cannot be judged together (see `read_answers`).
+    """
+    answers = read_answers(predictions)
+    metrics = judge_all(answers, read_truth(truth), score)
+    for model, corpora in answers.items():
+        for corpus, rows in corpora.items():
+            write_text(plots / f"confusion-{model}-{corpus}.csv", _confusion_csv(rows))
+    write_metrics(metrics, out)
+
+
+def read_answers(paths: Sequence[Path]) -> Answers:
+    """The predictions by model and corpus. Raises ValueError for a clip of a training split, for
+    two folds in one test set (folds overlap), and for a model that stands in two files."""
+    answers: dict[str, dict[str, list[Prediction]]] = {}
+    origin: dict[str, Path] = {}
+    for path in paths:
+        for row in read_predictions(path):
+            if origin.setdefault(row.model, path) != path:
+                raise ValueError(f"{path}: model {row.model!r} stands in {origin[row.model]} too")
+            if row.split != "test":
+                raise ValueError(f"{path}: clip {row.clip_id!r} is not of the test split")
+            rows = answers.setdefault(row.model, {}).setdefault(row.corpus, [])
+            if rows and rows[0].fold != row.fold:
+                raise ValueError(
+                    f"{path}: clip {row.clip_id!r} is of fold {row.fold}, "
+                    f"others of {row.corpus} are of fold {rows[0].fold}; folds must not be mixed"
+                )
+            rows.append(row)
+    return {
+        model: {c: sorted(rows, key=lambda row: row.clip_id) for c, rows in corpora.items()}
+        for model, corpora in answers.items()
+    }
+
+
+def judge_all(answers: Answers, truth: Mapping[str, Truth], score: ScoreParams) -> Metrics:
+    """The metrics of every model on every corpus."""
+    return {
+        model: {
+            corpus: _judge(rows, truth, _gains(answers, model, corpus, score), score)
+            for corpus, rows in corpora.items()
+        }
+        for model, corpora in answers.items()
+    }
+
+
+def _judge(
+    rows: Rows, truth: Mapping[str, Truth], gain_over: dict[str, GainOver], score: ScoreParams
+) -> CorpusMetrics:
+    classes = LABELS[rows[0].corpus]
+    labels, answers = _columns(rows)
+    calm = {policy: _rates(*with_calm(policy, labels, answers), score) for policy in CALM_POLICIES}
+    return CorpusMetrics(
+        **calm["keep"].model_dump(),
+        fold=rows[0].fold,
+        mode=rows[0].mode,
+        confidence=score.confidence,
+        protocol=PROTOCOL,
+        calm_policy="keep",
+        calm=calm if "calm" in classes else None,
+        format_rate=rate(row.well_formed for row in rows),
+        finished_rate=rate(row.finished for row in rows),
+        silent=sum(row.silent for row in rows),
+        confusion=ConfusionCounts(
+            rows=list(classes),
+            columns=[*classes, NONE],
+            counts=confusion(labels, answers, classes).tolist(),
+        ),
+        gain_over=gain_over,
+        rationale_truth=rationale_truth(rows, truth),
+        follows_scene=scene_following(rows, truth, classes),
+    )
+
+
+def _columns(rows: Rows) -> tuple[list[str], list[str | None]]:
+    return [row.label for row in rows], [row.prediction for row in rows]
+
+
+def _rates(labels: list[str], answers: list[str | None], score: ScoreParams) -> Rates:
+    intervals = bootstrap_intervals(
+        labels,
+        answers,
+        samples=score.bootstrap_samples,
+        confidence=score.confidence,
+        seed=score.seed,
+    )
+    return Rates(
+        war=war(labels, answers),
+        uar=uar(labels, answers),
+        war_ci=intervals.war,
+        uar_ci=intervals.uar,
+        n=len(labels),
+        recall=recalls(labels, answers),
+    )
+
+
+def _gains(answers: Answers, model: str, corpus: str, score: ScoreParams) -> dict[str, GainOver]:
+    """The gains over the models that answered exactly the same clips."""
+    rows = answers[model][corpus]
+    gains = {}
+    for other in COMPARED.get(model, ()):
+        rival = answers.get(other, {}).get(corpus, [])
+        if [(r.clip_id, r.label) for r in rival] != [(r.clip_id, r.label) for r in rows]:
+            continue
+        labels, after = _columns(rows)
+        gain = paired_gain(
+            labels,
+            _columns(rival)[1],
+            after,
+            samples=score.bootstrap_samples,
+            confidence=score.confidence,
+            seed=score.seed,
+        )
+        gains[other] = GainOver(**asdict(gain))
+    return gains
+
+
+def _confusion_csv(rows: Rows) -> str:
+    """A line per clip, for DVC's confusion template."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["actual", "predicted"])
+    known = LABELS[rows[0].corpus]
+    writer.writerows(
+        (row.label, row.prediction if row.prediction in known else NONE) for row in rows
+    )
+    return text.getvalue()

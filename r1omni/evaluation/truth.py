@@ -1,0 +1,82 @@
+"""The side file of the synthetic corpora against what a model said. Only evaluation reads it."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from r1omni.corpora.synthetic.attributes import ATTRIBUTES, FACE
+from r1omni.corpora.synthetic.texts import statements
+from r1omni.emotions import EMOTIONS
+from r1omni.evaluation.predictions import Prediction
+from r1omni.evaluation.results import RationaleTruth, SceneFollowing
+
+COLUMNS: Final[tuple[str, ...]] = ("clip_id", "emotion", "label", "scene", *ATTRIBUTES)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a clip truly shows: its levels by attribute, and the scene behind it."""
+
+    emotion: str
+    scene: int
+    levels: Mapping[str, int]
+
+
+def read_truth(paths: Iterable[Path]) -> dict[str, Truth]:
+    """The side files' rows by clip id. Raises ValueError naming the file for missing columns."""
+    truth: dict[str, Truth] = {}
+    for path in paths:
+        table = pd.read_parquet(path)
+        missing = [name for name in COLUMNS if name not in table.columns]
+        if missing:
+            raise ValueError(f"{path}: missing columns {missing}; a side file has {list(COLUMNS)}")
+        for row in table.to_dict("records"):
+            levels = {name: int(row[name]) for name in ATTRIBUTES}
+            truth[str(row["clip_id"])] = Truth(str(row["emotion"]), int(row["scene"]), levels)
+    return truth
+
+
+def rationale_truth(
+    rows: Iterable[Prediction], truth: Mapping[str, Truth]
+) -> RationaleTruth | None:
+    """The share of the rationales' statements that agree with the side file, by face and voice.
+
+    None where no row is reasoned or none stands in the side file. A completion without a
+    well-formed rationale states nothing.
+    """
+    known = [row for row in rows if row.mode == "reasoned" and row.clip_id in truth]
+    if not known:
+        return None
+    agree: dict[str, list[bool]] = {"face": [], "voice": []}
+    for row in known:
+        for attribute, level in statements(row.rationale or "").items():
+            side = "face" if attribute in FACE else "voice"
+            agree[side].append(truth[row.clip_id].levels[attribute] == level)
+    face, voice = agree["face"], agree["voice"]
+    return RationaleTruth(face=_share(face), voice=_share(voice), n_statements=len(face + voice))
+
+
+def scene_following(
+    rows: Iterable[Prediction], truth: Mapping[str, Truth], labels: Collection[str]
+) -> SceneFollowing | None:
+    """How often a prediction is the emotion whose own scene stands behind another emotion's clip.
+
+    Counts the clips whose scene belongs to one of the corpus's `labels` other than the annotated
+    one; scene i is emotion i's own. None where there are no such clips.
+    """
+    follows = [
+        row.prediction == scene_emotion
+        for row in rows
+        if row.clip_id in truth
+        and (scene_emotion := EMOTIONS[truth[row.clip_id].scene]) != row.label
+        and scene_emotion in labels
+    ]
+    share = _share(follows)
+    return None if share is None else SceneFollowing(share=share, n=len(follows))
+
+
+def _share(flags: list[bool]) -> float | None:
+    return sum(flags) / len(flags) if flags else None

@@ -1,0 +1,12 @@
+"""HumanOmni in transformers' conventions; importing it registers the Auto classes."""
+
+from r1omni.model.configuration import HumanOmniConfig, build_config
+from r1omni.model.modelling import HumanOmniForConditionalGeneration
+from r1omni.model.processor import HumanOmniProcessor
+
+__all__ = [
+    "HumanOmniConfig",
+    "HumanOmniForConditionalGeneration",
+    "HumanOmniProcessor",
+    "build_config",
+]

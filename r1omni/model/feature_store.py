@@ -1,0 +1,133 @@
+"""Tower outputs on disk: shards of half-precision tensors, and the index that finds a clip's row.
+
+A folder holds `index.parquet` (clip_id, key, shard, row, has_audio, towers) and the shards that it
+names. Shapes: `B` clips, `F` frames, `N` patches, `A` audio tokens, `Dv`/`Da` tower widths.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+INDEX: Final = "index.parquet"
+COLUMNS: Final = ("clip_id", "key", "shard", "row", "has_audio", "towers")
+
+
+@dataclass(frozen=True)
+class FeatureBatch:
+    """The features of some clips, in the order in which they were asked for.
+
+    `vision` float32 (B, F, N, Dv), `audio` float32 (B, A, Da), `has_audio` bool (B,): a clip
+    without audio has the towers' output for silence.
+    """
+
+    vision: Tensor
+    audio: Tensor
+    has_audio: Tensor
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file's rows: `keys` says what each row is, the tensors are half precision."""
+
+    keys: tuple[str, ...]
+    vision: Tensor  # (K, F, N, Dv)
+    audio: Tensor  # (K, A, Da)
+    has_audio: Tensor  # bool (K,)
+
+
+def write_shard(shard: Shard, path: Path) -> None:
+    """Write a shard atomically; equal shards become equal bytes."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    tensors = {"vision": shard.vision, "audio": shard.audio, "has_audio": shard.has_audio}
+    save_file(tensors, partial, metadata={"keys": json.dumps(shard.keys)})
+    partial.replace(path)
+
+
+def read_shard(path: Path) -> Shard:
+    """A shard whose tensors are memory-mapped: only the rows that are used are read.
+
+    Raises ValueError naming the file where it is missing or no shard.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = json.loads((file.metadata() or {})["keys"])
+            vision, audio, has_audio = map(file.get_tensor, ("vision", "audio", "has_audio"))
+    except (SafetensorError, OSError, KeyError) as error:
+        raise ValueError(f"{path}: not a shard of features: {error}") from error
+    return Shard(tuple(keys), vision, audio, has_audio)
+
+
+class FeatureStore:
+    """The features of every clip in some folders, read when asked for.
+
+    Shards are opened at first use and stay mapped, so that the operating system's page cache is the
+    only cache: a small corpus is served from memory, and a large one takes no more than there is.
+    Raises ValueError, naming the folder, for one without features, for a clip in two folders and
+    for folders made by different towers.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = [str(folder) for folder in folders]
+        self._places: dict[str, tuple[Path, int]] = {}
+        self._shards: dict[Path, Shard] = {}
+        towers: dict[str, Path] = {}
+        for folder in folders:
+            index = _read_index(folder)
+            for clip_id, shard, row in zip(index.clip_id, index.shard, index.row, strict=True):
+                if clip_id in self._places:
+                    first = self._places[clip_id][0].parent
+                    raise ValueError(f"{folder}: clip {clip_id!r} has features in {first} too")
+                self._places[clip_id] = (folder / shard, int(row))
+            for fingerprint in index.towers.unique():
+                towers.setdefault(fingerprint, folder)
+        if len(towers) > 1:
+            made = ", ".join(f"{folder} by {name}" for name, folder in towers.items())
+            raise ValueError(
+                f"features of different towers do not mix: {made}; run the stage again"
+            )
+
+    def __contains__(self, clip_id: object) -> bool:
+        return clip_id in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def load(self, clip_ids: Sequence[str]) -> FeatureBatch:
+        """The clips' features. Raises KeyError, naming clip and folders, for one without any."""
+        vision, audio, has_audio = [], [], []
+        for clip_id in clip_ids:
+            shard, row = self._find(clip_id)
+            vision.append(shard.vision[row])
+            audio.append(shard.audio[row])
+            has_audio.append(shard.has_audio[row])
+        return FeatureBatch(
+            torch.stack(vision).float(), torch.stack(audio).float(), torch.stack(has_audio)
+        )
+
+    def _find(self, clip_id: str) -> tuple[Shard, int]:
+        if clip_id not in self._places:
+            raise KeyError(f"clip {clip_id!r} has no features in {', '.join(self._folders)}")
+        path, row = self._places[clip_id]
+        if path not in self._shards:
+            self._shards[path] = read_shard(path)
+        return self._shards[path], row
+
+
+def _read_index(folder: Path) -> pd.DataFrame:
+    path = folder / INDEX
+    try:
+        index = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}; run the features stage") from error
+    if missing := [name for name in COLUMNS if name not in index.columns]:
+        raise ValueError(f"{path}: missing columns {missing}; an index has {list(COLUMNS)}")
+    return index

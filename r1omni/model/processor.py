@@ -1,0 +1,236 @@
+"""What stands between a clip, an instruction and the model: media settings and two tokenizers.
+
+A prompt is prompts.messages rendered through prompts.CHAT_TEMPLATE, in training, evaluation and
+`predict` alike. Shapes: `F` frames, `H` x `W` pixels, `S` audio samples, `M` mel bins, `T` mel
+frames, `L` prompt ids, `I` ids of the instruction.
+"""
+
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from transformers import AutoProcessor, BertTokenizerFast, PreTrainedTokenizerFast, Qwen2Tokenizer
+
+from r1omni import prompts
+from r1omni.config import MediaParams
+from r1omni.media import (
+    Floats,
+    Frames,
+    Media,
+    MediaSettings,
+    frames_to_pixels,
+    waveform_to_mel,
+)
+from r1omni.model.configuration import HumanOmniConfig
+from r1omni.model.conversion import tower_directory
+from r1omni.model.tokenizers import train_gate_tokenizer, train_tokenizer
+from r1omni.model.weights import find_directory, read_json
+
+__all__ = ["HumanOmniProcessor", "build_processor", "train_gate_tokenizer", "train_tokenizer"]
+
+SENTINELS: Final = {prompts.VIDEO: -201, prompts.AUDIO: -202}  # HumanOmni's, outside the vocabulary
+PROCESSOR_FILE: Final = "processor_config.json"
+GATE_FOLDER: Final = "gate_tokenizer"
+_GATE_MAX_LENGTH: Final = 512  # BERT's positions
+_PLACEHOLDER = re.compile("(" + "|".join(map(re.escape, SENTINELS)) + ")")
+_BICUBIC: Final = 3
+
+
+class HumanOmniProcessor:
+    """Clips and texts to what the model takes, and its tokens back to text.
+
+    `tokenizer` is the language model's, `gate_tokenizer` the one of the BERT that reads the
+    instruction. Raises ValueError where `tokenizer` lacks the end-of-turn or the padding token.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        gate_tokenizer: BertTokenizerFast,
+        media: MediaSettings,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.gate_tokenizer = gate_tokenizer
+        self.media = media
+        self.eos_token_id = self._token_id(prompts.END_OF_TURN)
+        self.pad_token_id = self._token_id(prompts.PAD)
+
+    def __call__(self, instruction: str, media: Media) -> dict[str, torch.Tensor]:
+        """The model's inputs for one clip, as a batch of one."""
+        prompt = self.encode_prompt(instruction)
+        gate_ids, gate_mask = self.encode_gate(instruction)
+        return {
+            "input_ids": torch.tensor([prompt]),
+            "attention_mask": torch.ones(1, len(prompt), dtype=torch.long),
+            "pixel_values_videos": torch.from_numpy(self.frames_to_pixels(media.frames))[None],
+            "input_features": torch.from_numpy(self.waveform_to_mel(media.waveform))[None],
+            "gate_input_ids": torch.tensor([gate_ids]),
+            "gate_attention_mask": torch.tensor([gate_mask]),
+        }
+
+    def frames_to_pixels(self, frames: Frames) -> Floats:
+        """uint8 (F, H, W, 3) -> float32 (F, 3, H', W'), as SigLIP takes them."""
+        return frames_to_pixels(frames, self.media)
+
+    def waveform_to_mel(self, waveform: Floats | None) -> Floats:
+        """(S,), or None for silence -> float32 (M, T), as Whisper takes it."""
+        return waveform_to_mel(waveform, self.media)
+
+    def encode_prompt(self, instruction: str) -> list[int]:
+        """The prompt's ids (L,), one sentinel per modality, up to where the model is to answer.
+
+        Raises ValueError for an instruction that names a placeholder itself.
+        """
+        if _PLACEHOLDER.search(instruction):
+            raise ValueError(
+                f"the instruction {instruction!r} contains {' or '.join(SENTINELS)}, which stand "
+                "for the clip itself: leave them out"
+            )
+        text = self.tokenizer.apply_chat_template(
+            prompts.messages(instruction),
+            chat_template=prompts.CHAT_TEMPLATE,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        return self.splice_sentinels(text)
+
+    def splice_sentinels(self, text: str) -> list[int]:
+        """The ids of `text`, every placeholder as its sentinel, without any added special token."""
+        ids: list[int] = []
+        for piece in _PLACEHOLDER.split(text):
+            ids += [SENTINELS[piece]] if piece in SENTINELS else self._encode(piece)
+        return ids
+
+    def encode_gate(self, instruction: str) -> tuple[list[int], list[int]]:
+        """The instruction alone for the gate's BERT: ids (I,), [CLS] to [SEP], and mask (I,)."""
+        encoded = self.gate_tokenizer(instruction, truncation=True, max_length=_GATE_MAX_LENGTH)
+        return list(encoded["input_ids"]), list(encoded["attention_mask"])
+
+    def encode_completion(self, text: str) -> list[int]:
+        """The completion's ids and the end-of-turn id, which it is trained to finish with."""
+        return [*self._encode(text), self.eos_token_id]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a completion's ids, special tokens left out and nothing else changed."""
+        return str(
+            self.tokenizer.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def save_pretrained(self, save_directory: str | PathLike[str], **_: Any) -> None:
+        """Write both tokenizers and processor_config.json, that one last, each by a rename."""
+        directory = Path(save_directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        settings = {"processor_class": type(self).__name__, "media": asdict(self.media)}
+        with tempfile.TemporaryDirectory(prefix=".processor-", dir=directory) as name:
+            partial = Path(name)
+            self.tokenizer.save_pretrained(partial)
+            self.gate_tokenizer.save_pretrained(partial / GATE_FOLDER)
+            written = sorted(path for path in partial.rglob("*") if path.is_file())
+            (partial / PROCESSOR_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+            for path in (*written, partial / PROCESSOR_FILE):
+                target = directory / path.relative_to(partial)
+                target.parent.mkdir(exist_ok=True)
+                path.replace(target)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any
+    ) -> "HumanOmniProcessor":
+        """The processor in a directory or hub repository, ours or an original HumanOmni's.
+
+        Raises ValueError naming the file that is missing or is not what was expected.
+        """
+        directory = find_directory(pretrained_model_name_or_path, kwargs, weights=False)
+        file = directory / PROCESSOR_FILE
+        if not file.is_file():
+            return cls._from_original(directory)
+        try:
+            media = TypeAdapter(MediaSettings).validate_python(read_json(file).get("media"))
+        except ValidationError as error:
+            raise ValueError(f"{file}: not a HumanOmni processor's settings: {error}") from error
+        gate_tokenizer = BertTokenizerFast.from_pretrained(directory / GATE_FOLDER)
+        return cls(_read_tokenizer(directory), gate_tokenizer, media)
+
+    @classmethod
+    def _from_original(cls, directory: Path) -> "HumanOmniProcessor":
+        config = read_json(directory / "config.json")
+        gate_folder = tower_directory(directory, config, "gate", weights=False)
+        gate_tokenizer = BertTokenizerFast.from_pretrained(gate_folder)
+        return cls(_read_tokenizer(directory), gate_tokenizer, read_original_media(directory))
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _token_id(self, token: str) -> int:
+        found = self.tokenizer.get_vocab().get(token)
+        if found is None:
+            raise ValueError(f"the tokenizer has no {token!r}, which HumanOmni's prompts need")
+        return int(found)
+
+
+def build_processor(
+    media: MediaParams, tokenizer: PreTrainedTokenizerFast, gate_tokenizer: BertTokenizerFast
+) -> HumanOmniProcessor:
+    """The processor of a model that is built from params."""
+    settings = media.model_dump(exclude={"audio_seconds"})
+    n_samples = round(media.audio_seconds * media.sampling_rate)
+    return HumanOmniProcessor(
+        tokenizer, gate_tokenizer, MediaSettings(**settings, n_samples=n_samples)
+    )
+
+
+def read_original_media(directory: Path) -> MediaSettings:
+    """The media settings of an original HumanOmni: its own and its towers' preprocessor configs.
+
+    Raises ValueError naming the file for pictures that are resized otherwise than bicubically.
+    """
+    config = read_json(directory / "config.json")
+    vision_file, audio_file = (
+        tower_directory(directory, config, tower, weights=False) / "preprocessor_config.json"
+        for tower in ("vision", "audio")
+    )
+    vision, audio = read_json(vision_file), read_json(audio_file)
+    for file, settings, keys in (
+        (vision_file, vision, ("resample", "size", "image_mean", "image_std")),
+        (audio_file, audio, ("sampling_rate", "chunk_length", "n_fft", "hop_length")),
+    ):
+        if absent := [key for key in keys if key not in settings]:
+            raise ValueError(f"{file}: {absent[0]} is missing")
+    side = vision["size"].get("height")
+    if vision["resample"] != _BICUBIC or side is None or vision["size"].get("width") != side:
+        raise ValueError(
+            f"{vision_file}: expected a square size and resample {_BICUBIC} (bicubic), got "
+            f"{vision['size']} and {vision['resample']}"
+        )
+    return MediaSettings(
+        num_frames=config.get("num_frames", 8),
+        image_size=side,
+        aspect_ratio="pad" if config.get("image_aspect_ratio", "pad") == "pad" else "none",
+        sampling_rate=audio["sampling_rate"],
+        n_samples=audio["chunk_length"] * audio["sampling_rate"],
+        n_fft=audio["n_fft"],
+        hop_length=audio["hop_length"],
+        num_mel_bins=audio.get("feature_size", 80),  # transformers' own default
+        image_mean=tuple(vision["image_mean"]),
+        image_std=tuple(vision["image_std"]),
+    )
+
+
+def _read_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+    if (directory / "tokenizer.json").is_file():
+        return PreTrainedTokenizerFast.from_pretrained(directory)
+    if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+        return Qwen2Tokenizer.from_pretrained(directory)
+    raise ValueError(f"{directory}: expected tokenizer.json, or vocab.json and merges.txt")
+
+
+AutoProcessor.register(HumanOmniConfig, HumanOmniProcessor, exist_ok=True)

@@ -1,0 +1,103 @@
+"""Tokenizers trained on our own text: Qwen's kind for the language model, BERT's for the gate."""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
+from transformers import BertTokenizerFast, PreTrainedTokenizerFast
+
+from r1omni import prompts
+
+TURN_START: Final = "<|im_start|>"
+# One token each, but ordinary text: they must survive a decoding that skips special tokens.
+TAGS: Final = ("<think>", "</think>", "<answer>", "</answer>")
+_TAG = re.compile("|".join(map(re.escape, TAGS)))
+_SPECIAL: Final = (prompts.PAD, TURN_START, prompts.END_OF_TURN)
+_GATE_SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+# How Qwen2 cuts text into words (the public tokenizer's own expression).
+_WORDS: Final = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def train_tokenizer(texts: Iterable[str], max_vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer as Qwen2's, of at most `max_vocab_size` tokens in all.
+
+    The tags <think>, </think>, <answer>, </answer> are one token each. The prompts' own wording
+    counts once per text, which is how often a model reads it. The same texts give the same
+    tokenizer. Raises ValueError for a vocabulary without room for the 256 bytes.
+    """
+    smallest = 256 + len(_SPECIAL) + len(TAGS)
+    if max_vocab_size < smallest:
+        raise ValueError(f"a vocabulary of {max_vocab_size} is too small: {smallest} at least")
+    backend = Tokenizer(models.BPE())
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=max_vocab_size - len(TAGS),
+        special_tokens=list(_SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_pieces(texts), trainer)
+    backend.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=prompts.PAD,
+        eos_token=prompts.END_OF_TURN,
+        chat_template=prompts.CHAT_TEMPLATE,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def train_gate_tokenizer(texts: Iterable[str], max_vocab_size: int = 1024) -> BertTokenizerFast:
+    """A WordPiece tokenizer as BERT's: the texts' words whole, others spelt in ASCII characters.
+
+    Deterministic: the more frequent words first, then by alphabet, `max_vocab_size` at most.
+    """
+    characters = [c for c in string.printable if not c.isspace() and not c.isupper()]
+    pieces = [*_GATE_SPECIAL, *characters, *(f"##{c}" for c in characters)]
+    splitter = pre_tokenizers.BertPreTokenizer()
+    normalizer = normalizers.BertNormalizer()
+    counts: Counter[str] = Counter()
+    for text in texts:
+        words = splitter.pre_tokenize_str(normalizer.normalize_str(text))
+        counts.update(word for word, _ in words)
+    for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        if word not in pieces and len(pieces) < max_vocab_size:
+            pieces.append(word)
+    return BertTokenizerFast(vocab={piece: i for i, piece in enumerate(pieces)})
+
+
+def _pieces(texts: Iterable[str]) -> Iterator[str]:
+    """The texts and, for each, a prompt, cut at tags and placeholders, which take no merges."""
+    wording = [
+        text
+        for mode in ("reasoned", "direct")
+        for message in prompts.messages(prompts.instruction(mode))
+        for text in re.split(f"{prompts.VIDEO}|{prompts.AUDIO}", message["content"])
+    ]
+    for text in texts:
+        yield from _TAG.split(text)
+        yield from wording

@@ -1,0 +1,107 @@
+"""Where a checkpoint lies, and its tensors: no pickle, and errors that name the file.
+
+Safetensors are preferred; .bin files go through `torch.load(weights_only=True)` and nothing else.
+"""
+
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+SAFETENSORS = ("model.safetensors.index.json", "model.safetensors")
+PICKLED = ("pytorch_model.bin.index.json", "pytorch_model.bin")
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
+
+
+def find_directory(
+    path: str | PathLike[str], options: Mapping[str, Any], *, weights: bool = True
+) -> Path:
+    """The local folder of a checkpoint; a hub repository is downloaded (`weights`: with tensors).
+
+    Raises ValueError for what is neither a folder nor the form of a hub id.
+    """
+    if Path(path).is_dir():
+        return Path(path) / (options.get("subfolder") or "")
+    if not HUB_ID.fullmatch(str(path)):
+        raise ValueError(f"{path}: no such folder, nor the form of a hub repository (owner/name)")
+    hub = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+    patterns = ["*.json", "*.txt"] + ["*.safetensors"] * weights
+    directory = Path(snapshot_download(str(path), allow_patterns=patterns, **hub))
+    if weights and not any((directory / name).exists() for name in SAFETENSORS):
+        patterns = ["*.json", "*.txt", "*.bin"]
+        directory = Path(snapshot_download(str(path), allow_patterns=patterns, **hub))
+    return directory / (options.get("subfolder") or "")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ValueError, naming the file, for anything else."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{file}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def read_weights(directory: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Every tensor of a checkpoint folder, and the name of the file that each came from.
+
+    Raises ValueError, naming the file, for one that is missing, truncated or no plain tensor file,
+    and for a tensor that stands in two files.
+    """
+    tensors: dict[str, Tensor] = {}
+    files: dict[str, str] = {}
+    for file in _weight_files(directory):
+        for name, tensor in _read_file(file).items():
+            if name in tensors:
+                raise ValueError(f"{file}: tensor {name} stands in {files[name]} too")
+            tensors[name], files[name] = tensor, file.name
+    return tensors, files
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    for index, single in (SAFETENSORS, PICKLED):
+        if (directory / index).exists():
+            shards = read_json(directory / index).get("weight_map")
+            if not isinstance(shards, dict) or not shards:
+                raise ValueError(f"{directory / index}: expected a weight_map of tensor to file")
+            names = sorted({str(name) for name in shards.values()})
+            for name in names:
+                if Path(name).name != name:
+                    raise ValueError(f"{directory / index}: {name} is not the name of a file here")
+            return [directory / name for name in names]
+        if (directory / single).exists():
+            return [directory / single]
+    raise ValueError(f"{directory}: no weights; expected {SAFETENSORS[1]} or {PICKLED[1]}")
+
+
+def _read_file(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            # copied: a mapped tensor lies at the file's alignment, where CPU kernels sum in another
+            # order, and the same weights from two files would give logits that differ by 1e-5
+            return {name: tensor.clone() for name, tensor in load_file(file).items()}
+        values = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read: {error}") from error
+    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{file}: truncated, or not a plain file of tensors: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: expected names and tensors, found {type(values).__name__}")
+    for name, value in values.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{file}: entry {name!r} is a {type(value).__name__}, not a tensor")
+    return values

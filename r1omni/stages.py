@@ -1,0 +1,310 @@
+"""One command per pipeline stage, called by dvc.yaml with its paths. Imports late."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from r1omni.config import Params, SyntheticCorpus, read_params
+
+if TYPE_CHECKING:
+    from r1omni.prompts import AnswerMode
+    from r1omni.training.journal import TrainingPaths
+
+stages = typer.Typer(pretty_exceptions_enable=False)
+STAGES = "Stages (dvc.yaml calls them with their paths)"
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="The file with every number.")]
+PARAMS = Path("params.yaml")
+
+
+@stages.command(rich_help_panel=STAGES)
+def synthesize(
+    corpus: Annotated[SyntheticCorpus, typer.Argument(help="which corpus to render")],
+    out: Annotated[Path, typer.Argument(help="the corpus's root folder")],
+    truth: Annotated[Path, typer.Option(help="side file with each clip's true attributes")],
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Render a synthetic corpus as mp4 files in the real corpus's layout."""
+    from r1omni.corpora.synthetic.synthesize import run_synthesize
+
+    run_synthesize(out, truth, corpus=corpus, synthetic=read_params(params).synthetic)
+
+
+@stages.command(rich_help_panel=STAGES)
+def ingest(
+    corpus: Annotated[str, typer.Option(help="dfew, mafw, ravdess, conversations or emer")],
+    root: Annotated[Path, typer.Option(help="where the corpus lies; never written to")],
+    manifest: Annotated[Path, typer.Option(help="parquet file to write: one clip a row")],
+    rejects: Annotated[Path, typer.Option(help="parquet file to write: what was left out and why")],
+    fold: Annotated[int, typer.Option(help="the official fold, 1 to 5")] = 1,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Read a corpus in its own layout: clips to the manifest, the rest to the rejects."""
+    from r1omni.corpora.ingest import run_ingest
+
+    run_ingest(root, manifest, rejects, corpus=corpus, fold=fold, ingest=read_params(params).ingest)
+
+
+@stages.command(rich_help_panel=STAGES)
+def validate(
+    manifests: Annotated[list[Path], typer.Argument(help="manifests of all corpora")],
+    summary: Annotated[Path, typer.Option(help="JSON file to write")],
+    docs: Annotated[Path, typer.Option(help="folder to write: Great Expectations' Data Docs")],
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Check the manifests against one Great Expectations suite; fail on a broken rule."""
+    from r1omni.corpora.validation import run_validate
+
+    read = read_params(params)
+    run_validate(
+        manifests,
+        summary,
+        docs,
+        validation=read.validation,
+        missing_audio=read.ingest.missing_audio,
+    )
+
+
+@stages.command(rich_help_panel=STAGES)
+def base(
+    source: Annotated[Path, typer.Argument(help="a generic corpus, or a checkpoint to convert")],
+    checkpoint: Annotated[Path, typer.Argument(help="checkpoint folder to write")],
+    reasoning: Annotated[Path, typer.Option(help="manifest of the reasoned clips")],
+    training: Annotated[Path, typer.Option(help="folder to write: curves")],
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Make the base model: convert a public checkpoint, or train a tiny one on generic clips."""
+    read = _training_params(params)
+    from r1omni.tracking.runs import open_run
+    from r1omni.training.base import run_base
+
+    paths = _training_paths(checkpoint, training)
+    with open_run(
+        "base",
+        tracking=read.tracking,
+        params=read.model_dump(mode="json", include={"base", "model", "media", "engine"}),
+        datasets=[reasoning],
+        state=paths.state.with_suffix(".run.json"),
+    ) as run:
+        run_base(
+            source,
+            reasoning,
+            paths,
+            base=read.base,
+            model=read.model,
+            media=read.media,
+            engine=read.engine,
+            log=run.log,
+        )
+        run.finish(checkpoint, training)
+
+
+@stages.command(rich_help_panel=STAGES)
+def features(
+    manifest: Annotated[Path, typer.Argument(help="the corpus's manifest")],
+    root: Annotated[Path, typer.Option(help="the corpus's root")],
+    checkpoint: Annotated[Path, typer.Option(help="whose frozen towers to run")],
+    out: Annotated[Path, typer.Option(help="folder to write")],
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Run the frozen towers once per clip and keep their outputs."""
+    read = _training_params(params)
+    from r1omni.model.features import run_features
+
+    run_features(manifest, root, checkpoint, out, features=read.features)
+
+
+Manifests = Annotated[list[Path], typer.Option("--manifest", help="manifest; repeatable")]
+FeatureFolders = Annotated[
+    list[Path], typer.Option("--features", help="cached tower outputs; repeatable")
+]
+Parent = Annotated[Path, typer.Argument(help="checkpoint to start from")]
+CheckpointOut = Annotated[Path, typer.Argument(help="checkpoint folder to write")]
+TrainingOut = Annotated[Path, typer.Option(help="folder to write: curves and rollouts")]
+
+
+@stages.command("cold-start", rich_help_panel=STAGES)
+def cold_start(
+    parent: Parent,
+    checkpoint: CheckpointOut,
+    manifest: Manifests,
+    features: FeatureFolders,
+    training: TrainingOut,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Fine-tune the base on reasoned clips (the paper's EMER-SFT)."""
+    _sft("cold_start", "reasoned", parent, checkpoint, manifest, features, training, params)
+
+
+@stages.command("label-sft", rich_help_panel=STAGES)
+def label_sft(
+    parent: Parent,
+    checkpoint: CheckpointOut,
+    manifest: Manifests,
+    features: FeatureFolders,
+    training: TrainingOut,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Fine-tune the base on bare labels (the paper's MAFW-DFEW-SFT)."""
+    _sft("label_sft", "direct", parent, checkpoint, manifest, features, training, params)
+
+
+@stages.command(rich_help_panel=STAGES)
+def grpo(
+    parent: Parent,
+    checkpoint: CheckpointOut,
+    manifest: Manifests,
+    features: FeatureFolders,
+    training: TrainingOut,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Train the cold start by GRPO with verifiable rewards (R1-Omni)."""
+    read = _training_params(params)
+    from r1omni.tracking.runs import open_run
+    from r1omni.training.grpo import run_grpo
+
+    paths = _training_paths(checkpoint, training)
+    with open_run(
+        "grpo",
+        tracking=read.tracking,
+        params=read.model_dump(mode="json", include={"grpo", "engine"}),
+        datasets=manifest,
+        state=paths.state.with_suffix(".run.json"),
+    ) as run:
+        run_grpo(parent, manifest, features, paths, grpo=read.grpo, engine=read.engine, log=run.log)
+        run.finish(checkpoint, training)
+
+
+@stages.command("predict-corpora", rich_help_panel=STAGES)
+def predict_corpora(
+    checkpoint: Annotated[Path, typer.Argument(help="the model to ask")],
+    out: Annotated[Path, typer.Argument(help="parquet file to write: one test clip a row")],
+    manifest: Manifests,
+    features: FeatureFolders,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Answer every test clip by greedy decoding and keep the raw completions."""
+    read = _training_params(params)
+    from r1omni.evaluation.predict import run_predict
+
+    run_predict(checkpoint, manifest, features, out, predict=read.predict)
+
+
+@stages.command(rich_help_panel=STAGES)
+def score(
+    predictions: Annotated[list[Path], typer.Argument(help="predictions of all models")],
+    out: Annotated[Path, typer.Option(help="metrics.json to write")],
+    plots: Annotated[Path, typer.Option(help="folder to write: CSV files for DVC's plots")],
+    truth: Annotated[
+        Path | None, typer.Option(help="folder with the synthetic corpora's side files")
+    ] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Judge predictions: WAR, UAR, recall, confusion, intervals, calm policies."""
+    from r1omni.evaluation.score import run_score
+
+    run_score(predictions, _within(truth, "*.parquet"), out, plots, score=read_params(params).score)
+
+
+@stages.command(rich_help_panel=STAGES)
+def report(
+    metrics: Annotated[Path, typer.Argument(help="metrics.json")],
+    predictions: Annotated[list[Path], typer.Argument(help="predictions of all models")],
+    training: Annotated[Path, typer.Option(help="folder with each stage's curves")],
+    out: Annotated[Path, typer.Option(help="folder to write")],
+    truth: Annotated[
+        Path | None, typer.Option(help="folder with the synthetic corpora's contact sheets")
+    ] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Draw the report: Table 1 beside the paper's, curves, confusion, example clips."""
+    from r1omni.evaluation.report.report import run_report
+
+    run_report(
+        metrics,
+        predictions,
+        training,
+        _within(truth, "*.png"),
+        out,
+        report=read_params(params).report,
+    )
+
+
+@stages.command(rich_help_panel=STAGES)
+def register(
+    name: Annotated[str, typer.Argument(help="base, cold_start, label_sft or grpo")],
+    checkpoint: Annotated[Path, typer.Option(help="the checkpoint to register")],
+    metrics: Annotated[Path, typer.Option(help="metrics.json")],
+    training: Annotated[Path, typer.Option(help="the stage's curves and rollouts")],
+    predictions: Annotated[Path, typer.Option(help="the model's predictions")],
+    receipt: Annotated[Path, typer.Option(help="JSON file to write")],
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Register a checkpoint in MLflow, once per content hash, by reference to its files."""
+    from r1omni.tracking.registry import run_register
+
+    run_register(
+        checkpoint,
+        metrics,
+        training,
+        predictions,
+        receipt,
+        name=name,
+        tracking=read_params(params).tracking,
+    )
+
+
+def _sft(
+    stage: str,
+    mode: "AnswerMode",
+    parent: Path,
+    checkpoint: Path,
+    manifests: list[Path],
+    features: list[Path],
+    training: Path,
+    params: Path,
+) -> None:
+    read = _training_params(params)
+    from r1omni.tracking.runs import open_run
+    from r1omni.training.sft import run_sft
+
+    paths = _training_paths(checkpoint, training)
+    with open_run(
+        stage,
+        tracking=read.tracking,
+        params=read.model_dump(mode="json", include={stage, "engine"}),
+        datasets=manifests,
+        state=paths.state.with_suffix(".run.json"),
+    ) as run:
+        run_sft(
+            parent,
+            manifests,
+            features,
+            paths,
+            mode=mode,
+            sft=read.cold_start if stage == "cold_start" else read.label_sft,
+            engine=read.engine,
+            log=run.log,
+        )
+        run.finish(checkpoint, training)
+
+
+def _training_params(path: Path) -> Params:
+    """The params, with the thread count set before torch is first imported."""
+    params = read_params(path)
+    os.environ.setdefault("OMP_NUM_THREADS", str(params.engine.threads))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return params
+
+
+def _training_paths(checkpoint: Path, training: Path) -> "TrainingPaths":
+    from r1omni.training.journal import TrainingPaths
+
+    return TrainingPaths(checkpoint, training, Path(".state") / checkpoint.name)
+
+
+def _within(folder: Path | None, pattern: str) -> list[Path]:
+    """The matching files of a folder that only the synthetic corpora have."""
+    return sorted(folder.glob(pattern)) if folder is not None and folder.is_dir() else []

@@ -1,0 +1,83 @@
+"""Curves on their way to MLflow: in batches, each point of a curve once."""
+
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+Row = tuple[int, Mapping[str, float]]
+
+# MLflow takes at most this many metrics in one transaction.
+BATCH = 1000
+
+
+class Curves:
+    """The curves of one MLflow run: what the store has already, and how the rest gets there."""
+
+    def __init__(self, client: Any, run_id: str) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._last = {
+            key: max(point.step for point in client.get_metric_history(run_id, key))
+            for key in client.get_run(run_id).data.metrics
+            if not key.startswith(("system/", "eval/"))
+        }
+
+    def deliver(self, rows: Iterable[Row]) -> int:
+        """How many points were new to the store.
+
+        A point at or before its curve's last step is skipped: a training that was killed repeats
+        the steps since its last saved state, with the same numbers. A value that is not finite is
+        sent as NaN, which MLflow draws as a gap.
+        """
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        sent = 0
+        for batch in _batches(rows, self._last):
+            metrics = [Metric(key, value, now, step) for step, key, value in batch]
+            self._client.log_batch(self._run_id, metrics=metrics)
+            self._last.update({key: step for step, key, _ in batch})
+            sent += len(batch)
+        return sent
+
+
+def read_curves(path: Path) -> list[Row]:
+    """The rows of a curves.jsonl, in order; none if the file does not exist.
+
+    Raises ValueError, naming file and line, for a line that is not {"step": int, key: number}.
+    """
+    if not path.is_file():
+        return []
+    rows: list[Row] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            values = json.loads(line)
+            step = int(values.pop("step"))
+            metrics = {k: math.nan if v is None else float(v) for k, v in values.items()}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f'{path}:{number}: expected {{"step": int, key: number}}') from error
+        rows.append((step, metrics))
+    return rows
+
+
+def _batches(
+    rows: Iterable[Row], last: Mapping[str, int]
+) -> Iterator[list[tuple[int, str, float]]]:
+    batch: list[tuple[int, str, float]] = []
+    reached = dict(last)
+    for step, metrics in rows:
+        new = [
+            (step, key, float(value) if math.isfinite(value) else math.nan)
+            for key, value in metrics.items()
+            if key not in reached or step > reached[key]
+        ]
+        if len(batch) + len(new) > BATCH:
+            yield batch
+            batch = []
+        batch += new
+        reached.update({key: step for _, key, _ in new})
+    if batch:
+        yield batch

@@ -1,0 +1,83 @@
+"""Where a run's numbers come from: files by content, code by commit, stage by name."""
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from r1omni.tracking.store import project_root
+
+
+def file_hash(path: Path) -> str:
+    """The SHA-256 of the file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_hash(folder: Path) -> str:
+    """The SHA-256 over the relative names and bytes of all files under `folder`.
+
+    Raises ValueError if there are none.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        raise ValueError(f"{folder}: expected a checkpoint folder with files in it")
+    lines = [f"{path.relative_to(folder).as_posix()} {file_hash(path)}\n" for path in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def fingerprint(*parts: object) -> str:
+    """A short hash of anything that JSON can write."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The leaves of nested params as ("grpo.reward_weights.format", "1.0")."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(value)
+
+
+def code_tags() -> dict[str, str]:
+    """The git commit, and the DVC stage and experiment, as far as they are known."""
+    names = {"dvc_stage": "DVC_STAGE", "dvc_experiment": "DVC_EXP_NAME"}
+    tags = {tag: os.environ[name] for tag, name in names.items() if os.environ.get(name)}
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=project_root(),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):  # no git, no repository, or no commit yet
+        return tags
+    return tags | {"mlflow.source.git.commit": found.stdout.strip()}
+
+
+def dataset_inputs(manifests: Sequence[Path]) -> list[Any]:
+    """One MLflow DatasetInput per manifest: its name, content digest, path and number of rows."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    return [
+        DatasetInput(
+            Dataset(
+                name=path.stem,
+                digest=file_hash(path)[:32],  # MLflow allows 36 characters
+                source_type="local",
+                source=json.dumps({"uri": str(path)}),
+                profile=json.dumps({"num_rows": pq.read_metadata(path).num_rows}),
+            ),
+            [InputTag("mlflow.data.context", "training")],
+        )
+        for path in manifests
+    ]

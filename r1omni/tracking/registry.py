@@ -1,0 +1,238 @@
+"""The registry: every checkpoint once, by its content, with where it came from."""
+
+import json
+import logging
+import os
+import shutil
+import time
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from r1omni.config import TrackingParams
+from r1omni.tracking.provenance import code_tags, content_hash
+from r1omni.tracking.runs import Description, create_run, deliver_training
+from r1omni.tracking.store import locked, open_client, reaching
+
+CHECKPOINT = "checkpoint"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What `register` hands on: which version of which registered model a checkpoint is."""
+
+    model: str
+    registered_model: str
+    version: int
+    run_id: str
+    content_hash: str
+
+
+def run_register(
+    checkpoint: Path,
+    metrics: Path,
+    training: Path,
+    predictions: Path,
+    receipt: Path,
+    *,
+    name: str,
+    tracking: TrackingParams,
+) -> None:
+    """Writes the receipt (JSON) of the checkpoint's model version; a leaf stage.
+
+    `name`: base, cold_start, label_sft or grpo. All are versions of the one registered model
+    `tracking.registered_model`, so that the registry's compare page can set them side by side. The
+    same content is the same version, however often it is registered. No alias moves here.
+    What the store still lacks of the training (it may have been unreachable) is delivered first.
+    Raises StoreUnreachable; ValueError for a checkpoint or metrics that are not as expected.
+    """
+    evaluation = dict(_evaluation(metrics, name))
+    tags = _provenance(checkpoint, name) | {"content_hash": content_hash(checkpoint)}
+    client, experiment = open_client(tracking)
+    with locked(tracking.uri), reaching(tracking.uri):
+        version = _find_version(client, tracking.registered_model, tags["content_hash"])
+        run_id = version.run_id if version else _find_run(client, experiment, tags["content_hash"])
+        if run_id is None:
+            description = Description(name, json.loads(tags.get("params", "{}")), (), tags)
+            run_id = create_run(client, experiment, description)
+            client.set_terminated(run_id)
+        deliver_training(client, run_id, training)
+        _log_evaluation(client, run_id, evaluation)
+        _store_files(client, run_id, predictions, "predictions")
+        _store_files(client, run_id, checkpoint, CHECKPOINT)
+        if version is None:
+            version = _create_version(client, tracking.registered_model, run_id, tags)
+        for key, value in evaluation.items():
+            if key.endswith(("/war", "/uar")):
+                number = f"{value:.4f}"
+                client.set_model_version_tag(version.name, version.version, key, number)
+    write_receipt(
+        receipt,
+        Receipt(name, version.name, int(version.version), run_id, tags["content_hash"]),
+    )
+
+
+def write_receipt(path: Path, receipt: Receipt) -> None:
+    """Writes it as JSON, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(asdict(receipt), indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_receipt(path: Path) -> Receipt:
+    """The receipt at `path`. Raises ValueError, naming the file, if it is none."""
+    try:
+        return Receipt(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: expected a receipt of `r1omni register`: {error}") from error
+
+
+def model_directory(uri: str, tracking: TrackingParams) -> Path:
+    """The folder of a registered checkpoint, ready for `from_pretrained`.
+
+    `uri`: "models:/name@alias" or "models:/name/version".
+    Raises ValueError for any other form or a version that is not there; StoreUnreachable.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    client, _ = open_client(tracking)
+    version = find_model_version(client, uri)
+    folder = _local_path(version.source)
+    if folder is None:
+        with reaching(tracking.uri):
+            folder = Path(
+                download_artifacts(artifact_uri=version.source, tracking_uri=tracking.uri)
+            )
+    if not folder.is_dir():
+        raise ValueError(f"{uri}: its files should be in {folder}, which does not exist")
+    return folder
+
+
+def find_model_version(client: Any, uri: str) -> Any:
+    """The MLflow ModelVersion that `uri` names. Raises ValueError if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    plain, _, number = name.rpartition("/")
+    if not uri.startswith("models:/") or (not at and not (plain and number.isdecimal())):
+        raise ValueError(f"{uri}: expected models:/NAME@ALIAS or models:/NAME/VERSION")
+    try:
+        if at:
+            return client.get_model_version_by_alias(name, alias)
+        return client.get_model_version(plain, number)
+    except MlflowException as error:
+        raise ValueError(f"{uri}: not in the registry: {error}") from error
+
+
+def _find_version(client: Any, model: str, digest: str) -> Any:
+    found = client.search_model_versions(f"name = '{model}' and tags.content_hash = '{digest}'")
+    return min(found, key=lambda version: int(version.version), default=None)
+
+
+def _find_run(client: Any, experiment: str, digest: str) -> str | None:
+    found = client.search_runs(
+        [experiment], f"tags.content_hash = '{digest}'", max_results=1, order_by=["start_time DESC"]
+    )
+    return str(found[0].info.run_id) if found else None
+
+
+def _create_version(client: Any, model: str, run_id: str, tags: Mapping[str, str]) -> Any:
+    if not client.search_registered_models(f"name = '{model}'", max_results=1):
+        client.create_registered_model(model, description="base, cold_start, label_sft and grpo")
+    source = f"{client.get_run(run_id).info.artifact_uri}/{CHECKPOINT}"
+    description = f"{tags['model']}, answers {tags.get('mode', 'as it was made')}"
+    return client.create_model_version(
+        model, source, run_id, tags=dict(tags), description=description
+    )
+
+
+def _provenance(checkpoint: Path, name: str) -> dict[str, str]:
+    """Tags of run and version, from provenance.json and the code's own place."""
+    path = checkpoint / "provenance.json"
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: expected the checkpoint's provenance: {error}") from error
+    tags = {"model": name, **code_tags()}
+    for key in ("stage", "mode", "fold", "seed"):
+        if kept.get(key) is not None:
+            tags[key] = str(kept[key])
+    for key in ("params", "parent", "trained_on"):
+        if kept.get(key):
+            tags[key] = json.dumps(kept[key], sort_keys=True)[:5000]
+    return tags
+
+
+def _evaluation(path: Path, name: str) -> Iterator[tuple[str, float]]:
+    """("eval/dfew/war", 0.61) and so on for one model of metrics.json."""
+    try:
+        corpora = json.loads(path.read_text(encoding="utf-8"))[name]
+        for corpus, values in corpora.items():
+            for key in ("war", "uar", "format_rate", "n"):
+                if values.get(key) is not None:
+                    yield f"eval/{corpus}/{key}", float(values[key])
+            for key in ("war_ci", "uar_ci"):
+                for side, value in zip(("low", "high"), values.get(key) or (), strict=False):
+                    yield f"eval/{corpus}/{key}_{side}", float(value)
+            for label, value in (values.get("recall") or {}).items():
+                if value is not None:
+                    yield f"eval/{corpus}/recall/{label}", float(value)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        message = f"{path}: expected {{{name!r}: {{corpus: {{'war': …}}}}}}, got {error!r}"
+        raise ValueError(message) from error
+
+
+def _log_evaluation(client: Any, run_id: str, evaluation: Mapping[str, float]) -> None:
+    from mlflow.entities import Metric
+
+    known = client.get_run(run_id).data.metrics
+    new = {key: value for key, value in evaluation.items() if known.get(key) != value}
+    step = 0
+    if known.keys() & new.keys():  # scored anew: MLflow shows the highest step
+        changed = known.keys() & new.keys()
+        step = 1 + max(p.step for k in changed for p in client.get_metric_history(run_id, k))
+    now = int(time.time() * 1000)
+    client.log_batch(run_id, metrics=[Metric(k, v, now, step) for k, v in new.items()])
+
+
+def _store_files(client: Any, run_id: str, source: Path, folder: str) -> None:
+    """Puts a file, or all files of a directory, into the run's artifacts without a second copy.
+
+    They are hardlinked where the artifacts lie on the same disk; DVC has committed them by now, so
+    they are the ones in its cache. A tracking server with its own artifact store gets a copy.
+    """
+    target = _local_path(client.get_run(run_id).info.artifact_uri)
+    if target is None:
+        upload = client.log_artifacts if source.is_dir() else client.log_artifact
+        upload(run_id, str(source), folder)
+        return
+    files = sorted(source.rglob("*")) if source.is_dir() else [source]
+    root = source if source.is_dir() else source.parent
+    for path in (p for p in files if p.is_file()):
+        _link(path.resolve(), target / folder / path.relative_to(root))
+
+
+def _link(source: Path, target: Path) -> None:
+    if target.exists() and target.samefile(source):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{target.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.hardlink_to(source)
+    except OSError as error:
+        logger.info("%s: copied, not linked: %s", target, error)
+        shutil.copy2(source, temporary)
+    temporary.replace(target)
+
+
+def _local_path(uri: str) -> Path | None:
+    parts = urllib.parse.urlsplit(uri)
+    if parts.scheme not in ("", "file"):
+        return None
+    return Path(urllib.parse.unquote(parts.path))

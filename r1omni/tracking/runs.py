@@ -1,0 +1,244 @@
+"""One MLflow run per checkpoint, opened at the edge of a training stage.
+
+The truth about a training is what its stage writes: curves.jsonl and rollouts.parquet. MLflow gets
+a live copy. While the store cannot be reached, training goes on and the points wait in memory; what
+is still missing at the end is delivered from the files by the `register` stage.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from r1omni.config import TrackingParams
+from r1omni.tracking.curves import Curves, Row, read_curves
+from r1omni.tracking.provenance import (
+    code_tags,
+    content_hash,
+    dataset_inputs,
+    file_hash,
+    fingerprint,
+    flatten,
+)
+from r1omni.tracking.store import StoreUnreachable, open_client, reaching
+
+FLUSH_ROWS = 50
+FLUSH_SECONDS = 10.0
+FIRST_PAUSE = 30.0  # seconds before a store that failed is tried again; doubles up to LONGEST_PAUSE
+LONGEST_PAUSE = 600.0
+ROLLOUTS_SHOWN = 512
+# MLflow's own bounds.
+PARAM_LENGTH = 6000
+PARAMS_AT_ONCE = 100
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a run says about itself before the first step."""
+
+    stage: str
+    params: Mapping[str, Any]
+    datasets: Sequence[Path]
+    tags: Mapping[str, str]
+
+    def fingerprint(self) -> str:
+        """Equal for two trainings that would give the same numbers."""
+        data = [(path.stem, file_hash(path)) for path in self.datasets]
+        return fingerprint(self.stage, self.params, data, self.tags)
+
+
+@dataclass
+class Run:
+    """A training's line to its MLflow run; give `log` to the training loop."""
+
+    description: Description
+    tracking: TrackingParams
+    state: Path
+    _rows: list[Row] = field(default_factory=list)
+    _client: Any = None
+    _run_id: str | None = None
+    _curves: Curves | None = None
+    _monitor: Any = None
+    _flushed_at: float = field(default_factory=time.monotonic)
+    _retry_at: float = 0.0
+    _pause: float = FIRST_PAUSE
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Keeps the point; sends what is kept every 50 steps or 10 seconds. Never raises for an
+        unreachable store.
+        """
+        self._rows.append((step, dict(metrics)))
+        now = time.monotonic()
+        if len(self._rows) >= FLUSH_ROWS or now - self._flushed_at >= FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self, *, at_once: bool = False) -> bool:
+        """True if everything logged so far is in the store."""
+        if time.monotonic() < self._retry_at and not at_once:
+            return False
+        self._flushed_at = time.monotonic()
+        try:
+            curves = self._connect()
+            with reaching(self.tracking.uri):
+                curves.deliver(self._rows)
+        except StoreUnreachable as error:
+            self._postpone(error)
+            return False
+        self._rows.clear()
+        self._pause = FIRST_PAUSE
+        return True
+
+    def finish(self, checkpoint: Path, training: Path) -> None:
+        """Completes the run from what the stage has written, and ties it to the checkpoint."""
+        if not self.flush(at_once=True) or self._run_id is None:
+            return
+        try:
+            with reaching(self.tracking.uri):
+                deliver_training(self._client, self._run_id, training)
+                self._client.set_tag(self._run_id, "content_hash", content_hash(checkpoint))
+        except StoreUnreachable as error:
+            self._postpone(error)
+
+    def close(self, status: str) -> None:
+        """Ends the run as FINISHED, FAILED or KILLED; only a finished one is never continued."""
+        if self._monitor is not None:
+            self._monitor.finish()
+        if not self.flush(at_once=True):
+            return
+        try:
+            with reaching(self.tracking.uri):
+                self._client.set_terminated(self._run_id, status)
+        except StoreUnreachable as error:
+            self._postpone(error)
+            return
+        if status == "FINISHED":
+            self.state.unlink(missing_ok=True)
+
+    def _postpone(self, error: StoreUnreachable) -> None:
+        logger.warning("training goes on without MLflow for %.0f s: %s", self._pause, error)
+        self._retry_at = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _connect(self) -> Curves:
+        if self._curves is not None:
+            return self._curves
+        client, experiment = open_client(self.tracking)
+        mark = self.description.fingerprint()
+        with reaching(self.tracking.uri):
+            run_id = _continued(client, self.state, mark)
+            resumed = run_id is not None
+            if run_id is None:
+                run_id = create_run(client, experiment, self.description)
+                _write_state(self.state, run_id, mark)
+            curves = Curves(client, run_id)
+            if self.tracking.system_metrics:
+                self._monitor = _start_monitor(client.tracking_uri, run_id, resumed)
+        self._client, self._run_id, self._curves = client, run_id, curves
+        return curves
+
+
+@contextmanager
+def open_run(
+    stage: str,
+    *,
+    tracking: TrackingParams,
+    params: Mapping[str, Any],
+    datasets: Sequence[Path] = (),
+    tags: Mapping[str, str] | None = None,
+    state: Path,
+) -> Iterator[Run]:
+    """The MLflow run of one training stage, closed with the status in which the block is left.
+
+    `params`: nested, such as {"grpo": {...}}. `datasets`: manifests (parquet). `state`: a small
+    file, outside DVC's outs, where the run's id outlives a kill. The run is continued if stage,
+    params, manifests and tags are the same as when it was opened; otherwise a new one begins.
+    An unreachable store costs a warning, nothing else.
+    """
+    run = Run(Description(stage, params, datasets, dict(tags or {})), tracking, state)
+    run.flush()
+    try:
+        yield run
+    except KeyboardInterrupt:
+        run.close("KILLED")
+        raise
+    except BaseException:
+        run.close("FAILED")
+        raise
+    run.close("FINISHED")
+
+
+def create_run(client: Any, experiment: str, description: Description) -> str:
+    """The id of a new run that has its name, tags, params and dataset inputs."""
+    from mlflow.entities import Param
+
+    tags = {
+        "stage": description.stage,
+        "mlflow.source.name": f"r1omni {description.stage}",
+        **code_tags(),
+        **description.tags,
+    }
+    run = client.create_run(experiment, tags=tags, run_name=description.stage)
+    run_id = str(run.info.run_id)
+    params = [Param(k, v[:PARAM_LENGTH]) for k, v in flatten(description.params)]
+    for start in range(0, len(params), PARAMS_AT_ONCE):
+        client.log_batch(run_id, params=params[start : start + PARAMS_AT_ONCE])
+    if description.datasets:
+        client.log_inputs(run_id, dataset_inputs(description.datasets))
+    return run_id
+
+
+def deliver_training(client: Any, run_id: str, training: Path) -> int:
+    """How many points of curves.jsonl the run still lacked; rollout samples are added once."""
+    sent = Curves(client, run_id).deliver(read_curves(training / "curves.jsonl"))
+    rollouts = training / "rollouts.parquet"
+    present = {item.path for item in client.list_artifacts(run_id)}
+    if rollouts.is_file() and "rollouts.json" not in present:
+        table = pd.read_parquet(rollouts)
+        # Whole groups, first and last ones, so that one sees what training has changed.
+        if len(table) > ROLLOUTS_SHOWN:
+            half = ROLLOUTS_SHOWN // 2
+            table = pd.concat([table.head(half), table.tail(half)])
+        client.log_table(run_id, table, "rollouts.json")
+    return sent
+
+
+def _continued(client: Any, state: Path, mark: str) -> str | None:
+    from mlflow.exceptions import MlflowException
+
+    if not state.is_file():
+        return None
+    kept = json.loads(state.read_text(encoding="utf-8"))
+    if kept["fingerprint"] != mark:
+        return None
+    try:
+        client.update_run(kept["run_id"], status="RUNNING")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None  # another store, or a new one
+    return str(kept["run_id"])
+
+
+def _write_state(state: Path, run_id: str, mark: str) -> None:
+    state.parent.mkdir(parents=True, exist_ok=True)
+    temporary = state.with_name(f"{state.name}.{os.getpid()}")
+    temporary.write_text(json.dumps({"run_id": run_id, "fingerprint": mark}), encoding="utf-8")
+    temporary.replace(state)
+
+
+def _start_monitor(uri: str, run_id: str, resumed: bool) -> Any:
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+    monitor = SystemMetricsMonitor(run_id, resume_logging=resumed, tracking_uri=uri)
+    monitor.start()
+    return monitor

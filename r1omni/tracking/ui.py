@@ -1,0 +1,124 @@
+"""MLflow's pages on this machine, and where to look in them."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from r1omni.config import TrackingParams
+from r1omni.tracking.store import SQLITE, artifact_root, ensure_store, project_root
+
+HOST = "127.0.0.1"
+STARTUP_SECONDS = 120.0
+PAGES = {
+    "Report": "data/reports/report.html",
+    "Data Docs": "data/validation/docs/index.html",
+}
+
+
+class PortTaken(ValueError):
+    """Something else listens on the port; the message says how to choose another."""
+
+
+def run_ui(tracking: TrackingParams, port: int) -> None:
+    """Serves MLflow on 127.0.0.1:`port` until Ctrl-C, and shows the links that matter.
+
+    Raises PortTaken; RuntimeError with the server's last lines if it does not start.
+    """
+    console = Console()
+    console.print("Starting MLflow (about 10 seconds; Ctrl-C stops it) …")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        with serving(tracking, port) as server:
+            for name, link in links(port).items():
+                console.print(f"{name + ':':<11}{link}", soft_wrap=True, highlight=False)
+            server.wait()
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+
+
+def links(port: int) -> dict[str, str]:
+    """Title and address of every page there is to look at now."""
+    found = {
+        "Models": f"http://{HOST}:{port}/#/models",
+        "Runs": f"http://{HOST}:{port}/#/experiments",
+    }
+    for title, page in PAGES.items():
+        path = project_root() / page
+        if path.is_file():
+            found[title] = path.as_uri()
+    return found
+
+
+@contextmanager
+def serving(tracking: TrackingParams, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A healthy MLflow server on 127.0.0.1:`port`, stopped with all its workers afterwards."""
+    _check_port(port)
+    uri = ensure_store(tracking.uri)
+    folder = artifact_root(uri).parent if uri.startswith(SQLITE) else project_root()
+    log = folder / ".state" / "mlflow-ui.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", uri]
+    command += ["--default-artifact-root", artifact_root(uri).as_uri()]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with log.open("wb") as output:
+        # A session of its own: Ctrl-C reaches us alone, and we stop the server with its workers.
+        server = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_healthy(server, port, log)
+        yield server
+    finally:
+        _stop(server)
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            message = f"port {port} on {HOST} is taken ({error.strerror}); choose another: --port"
+            raise PortTaken(message) from error
+
+
+def _wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + STARTUP_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+    raise RuntimeError(f"MLflow's server did not start; the end of {log}:\n{tail}")
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(server.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            server.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            continue

@@ -1,0 +1,1 @@
+"""Training: pure losses, rollouts, the DeepSpeed engine, and one module per stage."""

@@ -1,0 +1,181 @@
+"""The base model, HumanOmni before any emotion was taught to it.
+
+Paper profile: convert a public checkpoint. Embedded default: a tiny HumanOmni whose towers are
+trained on generic clips and whose connector and language model learn to describe them, with a few
+noisily answered emotion questions among the captions (a generalist has seen such questions).
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from r1omni import completions, prompts
+from r1omni.config import BaseParams, EngineParams, MediaParams, ModelParams
+from r1omni.corpora.clip import read_manifest
+from r1omni.decoding import decode_clips
+from r1omni.emotions import EMOTIONS
+from r1omni.media import TowerInputs
+from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.model.configuration import build_config
+from r1omni.model.feature_store import FeatureBatch
+from r1omni.model.processor import build_processor, train_gate_tokenizer, train_tokenizer
+from r1omni.training.checkpoints import freeze, save_checkpoint
+from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
+from r1omni.training.sft import Example, train_supervised
+from r1omni.training.towers import ANNOTATIONS, GenericClip, read_generic, train_towers
+
+logger = logging.getLogger(__name__)
+
+
+def run_base(
+    source: Path,
+    reasoning: Path,
+    paths: TrainingPaths,
+    *,
+    base: BaseParams,
+    model: ModelParams,
+    media: MediaParams,
+    engine: EngineParams,
+    log: Log,
+) -> None:
+    """Convert the checkpoint in `source`, or train a tiny base on the generic corpus there.
+
+    The reasoning manifest lends its vocabulary to the tiny base's tokenizer.
+    """
+    if (source / "config.json").is_file():
+        _convert(source, paths, base=base)
+        return
+    clips = read_generic(source)
+    recipe = fingerprint([base, model, media, engine], [source / ANNOTATIONS, reasoning])
+    open_state(paths.state, recipe)
+    torch.manual_seed(base.seed)
+    spoken = [c.rationale for c in read_manifest(reasoning) if c.rationale is not None]
+    captions = [clip.caption for clip in clips]
+    built, processor = build_untrained(captions, spoken, model=model, media=media)
+    files = [source / clip.path for clip in clips]
+    inputs = decode_clips(files, processor.media, base.workers)
+    decoded = dict(zip((clip.clip_id for clip in clips), inputs, strict=True))
+    _tower_weights(built, paths.state, lambda: _train_towers(built, clips, decoded, paths, base))
+    freeze(built)
+    train_supervised(
+        built,
+        processor,
+        _tower_outputs(built, decoded),
+        alignment_examples(clips, base),
+        paths,
+        sft=base.align,
+        engine=engine,
+        log=log,
+        recipe=recipe,
+    )
+    save_checkpoint(
+        built, processor, paths, stage_params=base, mode="direct", parent=None, clips=[]
+    )
+
+
+def _convert(source: Path, paths: TrainingPaths, *, base: BaseParams) -> None:
+    open_state(paths.state, fingerprint([base], []))
+    model = HumanOmniForConditionalGeneration.from_pretrained(source)
+    processor = HumanOmniProcessor.from_pretrained(source)
+    save_checkpoint(
+        model, processor, paths, stage_params=base, mode="direct", parent=None, clips=[]
+    )
+
+
+def build_untrained(
+    captions: Sequence[str], rationales: Sequence[str], *, model: ModelParams, media: MediaParams
+) -> tuple[HumanOmniForConditionalGeneration, HumanOmniProcessor]:
+    """A randomly initialised HumanOmni, and tokenizers trained on all the text that we use."""
+    questions = [
+        prompts.CAPTION_QUESTION,
+        *(prompts.instruction(m) for m in ("reasoned", "direct")),
+    ]
+    answers = [completions.render("", label) for label in EMOTIONS]
+    turns = [m["content"] for q in questions for m in prompts.messages(q)]
+    tokenizer = train_tokenizer(
+        [*turns, *captions, *rationales, *answers, *EMOTIONS], model.max_vocab_size
+    )
+    gate_tokenizer = train_gate_tokenizer(questions)
+    processor = build_processor(media, tokenizer, gate_tokenizer)
+    config = build_config(
+        model,
+        media,
+        vocab_size=len(tokenizer),
+        gate_vocab_size=len(gate_tokenizer),
+        eos_token_id=processor.eos_token_id,
+        pad_token_id=processor.pad_token_id,
+    )
+    return HumanOmniForConditionalGeneration(config).eval(), processor
+
+
+def alignment_examples(clips: Sequence[GenericClip], base: BaseParams) -> list[Example]:
+    """Every generic clip with its caption, and a share of them asked for the emotion too.
+
+    Such an answer is the clip's label or, with chance `emotion_label_noise`, any emotion.
+    """
+    rng = np.random.default_rng(base.seed)
+    examples = [Example(clip.clip_id, prompts.CAPTION_QUESTION, clip.caption) for clip in clips]
+    question = prompts.instruction("direct")
+    for clip in clips:
+        if rng.random() < base.emotion_share:
+            random_emotion = str(rng.choice(EMOTIONS))
+            answer = random_emotion if rng.random() < base.emotion_label_noise else clip.emotion
+            examples.append(Example(clip.clip_id, question, answer))
+    return examples
+
+
+def _train_towers(
+    model: HumanOmniForConditionalGeneration,
+    clips: Sequence[GenericClip],
+    decoded: dict[str, TowerInputs],
+    paths: TrainingPaths,
+    base: BaseParams,
+) -> None:
+    (paths.state / "towers.jsonl").unlink(missing_ok=True)
+    curves = Curves(paths.state / "towers.jsonl", lambda _step, _metrics: None)
+    pairs = [(decoded[clip.clip_id], clip.targets) for clip in clips]
+    train_towers(model, pairs, base=base, log=curves.log)
+
+
+def _tower_weights(
+    model: HumanOmniForConditionalGeneration, state: Path, train: Callable[[], None]
+) -> None:
+    """Load the towers that an earlier, killed run finished, or train them and keep them."""
+    path = state / "towers.safetensors"
+    towers = torch.nn.ModuleDict(
+        {"vision": model.model.vision_tower, "audio": model.model.audio_tower}
+    )
+    if path.is_file():
+        towers.load_state_dict(load_file(path))
+        return
+    train()
+    partial = path.with_suffix(".partial")
+    save_file({k: v.contiguous() for k, v in towers.state_dict().items()}, partial)
+    partial.replace(path)
+
+
+@torch.no_grad()
+def _tower_outputs(
+    model: HumanOmniForConditionalGeneration, decoded: dict[str, TowerInputs]
+) -> Callable[[Sequence[str]], FeatureBatch]:
+    """What a FeatureStore would give, straight from memory."""
+    order = sorted(decoded)
+    vision, audio = [], []
+    for start in range(0, len(order), 64):
+        batch = [decoded[clip_id] for clip_id in order[start : start + 64]]
+        vision.append(model.encode_vision(torch.from_numpy(np.stack([d.pixels for d in batch]))))
+        audio.append(model.encode_audio(torch.from_numpy(np.stack([d.mel for d in batch]))))
+    all_vision, all_audio = torch.cat(vision).half().float(), torch.cat(audio).half().float()
+    rows = {clip_id: i for i, clip_id in enumerate(order)}
+
+    def load(clip_ids: Sequence[str]) -> FeatureBatch:
+        index = torch.tensor([rows[clip_id] for clip_id in clip_ids])
+        return FeatureBatch(
+            all_vision[index], all_audio[index], torch.ones(len(index), dtype=torch.bool)
+        )
+
+    return load

@@ -1,0 +1,87 @@
+"""A checkpoint in, a checkpoint out: what every training stage loads, and what it leaves behind."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from r1omni.corpora.clip import Clip
+from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.prompts import AnswerMode
+from r1omni.training.journal import TrainingPaths, commit_folder, read_provenance, write_provenance
+
+
+def load_parent(
+    checkpoint: Path,
+) -> tuple[HumanOmniForConditionalGeneration, HumanOmniProcessor]:
+    """The checkpoint's model, with what the paper doesn't train frozen, and its processor."""
+    model = HumanOmniForConditionalGeneration.from_pretrained(checkpoint)
+    freeze(model)
+    return model.eval(), HumanOmniProcessor.from_pretrained(checkpoint)
+
+
+def freeze(model: HumanOmniForConditionalGeneration) -> None:
+    """Freeze the towers (arXiv 2503.05379 trains the rest) and BERT's pooler, which is not read."""
+    for part in (model.model.vision_tower, model.model.audio_tower, model.model.bert_model.pooler):
+        part.requires_grad_(False)
+
+
+def one_fold(clips: Sequence[Clip], parent: Path | None) -> int | None:
+    """The fold of all clips and of the parent; None where no corpus has folds.
+
+    Raises ValueError where folds are mixed: every test clip of one fold is a training clip of the
+    others (facts/datasets.md).
+    """
+    folds = {clip.fold for clip in clips if clip.fold is not None}
+    inherited = read_provenance(parent).get("fold") if parent is not None else None
+    if inherited is not None:
+        folds.add(int(inherited))
+    if len(folds) > 1:
+        raise ValueError(
+            f"folds {sorted(folds)} are mixed (parent checkpoint: {parent}); a test clip of one "
+            "fold is a training clip of the others: use one fold per run"
+        )
+    return next(iter(folds), None)
+
+
+def save_checkpoint(
+    model: HumanOmniForConditionalGeneration,
+    processor: HumanOmniProcessor,
+    paths: TrainingPaths,
+    *,
+    stage_params: BaseModel,
+    mode: AnswerMode,
+    parent: Path | None,
+    clips: Sequence[Clip],
+) -> None:
+    """Write the checkpoint and the training record, each in one step, and drop the state."""
+    counts: dict[str, int] = {}
+    for clip in clips:
+        if clip.split == "train":
+            counts[clip.corpus] = counts.get(clip.corpus, 0) + 1
+    record: dict[str, Any] = {
+        "stage": paths.checkpoint.name,
+        "mode": mode,
+        "fold": one_fold(clips, parent),
+        "seed": getattr(stage_params, "seed", None),
+        "params": stage_params.model_dump(mode="json"),
+        "parent": read_provenance(parent) if parent is not None else None,
+        "trained_on": counts,
+    }
+    model.config.answer_mode = mode
+    partial = paths.state / "checkpoint"
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    processor.save_pretrained(partial)
+    write_provenance(partial, record)
+    training = paths.state / "training"
+    shutil.rmtree(training, ignore_errors=True)
+    training.mkdir()
+    for name in ("curves.jsonl", "rollouts.parquet"):
+        if (paths.state / name).exists():
+            shutil.copy2(paths.state / name, training / name)
+    commit_folder(training, paths.training)
+    commit_folder(partial, paths.checkpoint)
+    shutil.rmtree(paths.state)

@@ -1,0 +1,111 @@
+"""What a training stage has written so far: its curves, and where a killed run continues."""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+Log = Callable[[int, Mapping[str, float]], None]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingPaths:
+    """Where a training stage writes: its checkpoint, its curves, and its state until it is done.
+
+    The state lies outside DVC's outputs, which DVC deletes before a stage runs.
+    """
+
+    checkpoint: Path
+    training: Path
+    state: Path
+
+
+def fingerprint(sections: Iterable[BaseModel], inputs: Iterable[Path]) -> str:
+    """A hash of a stage's params and input files: a changed recipe must not resume an old state."""
+    digest = hashlib.sha256()
+    for section in sections:
+        digest.update(section.model_dump_json().encode())
+    for path in inputs:
+        for file in sorted(
+            p for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file()
+        ):
+            digest.update(file.name.encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def open_state(folder: Path, recipe: str) -> bool:
+    """True if `folder` holds the unfinished state of this recipe; another recipe's is removed."""
+    note = folder / "recipe"
+    if note.is_file() and note.read_text(encoding="utf-8") == recipe:
+        return True
+    if folder.exists():
+        logger.info("the recipe or its inputs changed: starting afresh instead of resuming")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    note.write_text(recipe, encoding="utf-8")
+    return False
+
+
+class Curves:
+    """Metrics by step in a JSON-lines file: {"step": 1, "train/loss": 0.7, …}."""
+
+    def __init__(self, path: Path, log: Log) -> None:
+        self._path = path
+        self._log = log
+
+    def rewind(self, step: int) -> None:
+        """Drop what was written after `step`, and tell the log what stays."""
+        rows = [row for row in read_curves(self._path) if row["step"] <= step]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(self._path)
+        for row in rows:
+            self._log(int(row["step"]), {k: v for k, v in row.items() if k != "step"})
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one step's metrics and hand them on."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._log(step, metrics)
+
+
+def read_curves(path: Path) -> list[dict[str, float]]:
+    """The rows of a curves file; a last line cut short by a kill is left out."""
+    if not path.is_file():
+        return []
+    rows: list[dict[str, float]] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def write_provenance(checkpoint: Path, record: Mapping[str, Any]) -> None:
+    """Write provenance.json: which stage, mode, fold, seed, params and parent made a checkpoint."""
+    text = json.dumps(record, indent=2, sort_keys=True) + "\n"
+    (checkpoint / "provenance.json").write_text(text, encoding="utf-8")
+
+
+def read_provenance(checkpoint: Path) -> dict[str, Any]:
+    """The provenance of a checkpoint; empty for one that another program made."""
+    path = checkpoint / "provenance.json"
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return record
+
+
+def commit_folder(partial: Path, final: Path) -> None:
+    """Put a finished folder in its place in one step; what stood there goes."""
+    shutil.rmtree(final, ignore_errors=True)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial.rename(final)

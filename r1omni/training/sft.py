@@ -1,0 +1,151 @@
+"""Supervised fine-tuning: the cold start on rationales, and label SFT on bare labels.
+
+arXiv 2503.05379, section 3.1: cold start (EMER-SFT) on 580 reasoned clips gives the model its
+form; MAFW-DFEW-SFT, the paper's control, sees the same clips as GRPO with labels only.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.progress import Progress
+
+from r1omni import completions, prompts
+from r1omni.config import EngineParams, SFTParams
+from r1omni.corpora.clip import Clip, read_manifest
+from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.model.feature_store import FeatureBatch, FeatureStore
+from r1omni.model.prompting import prefill_prompts
+from r1omni.model.sampling import score_completions
+from r1omni.training.batches import batch_at
+from r1omni.training.checkpoints import load_parent, save_checkpoint
+from r1omni.training.engine import Engine, cosine_decay
+from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
+from r1omni.training.losses import sft_loss
+
+
+@dataclass(frozen=True)
+class Example:
+    """A clip, what is asked of it, and the completion to learn."""
+
+    clip_id: str
+    instruction: str
+    completion: str
+
+
+def examples_from(clips: Sequence[Clip], mode: prompts.AnswerMode) -> list[Example]:
+    """What SFT learns from labelled training clips: reasoned completions, or bare labels.
+
+    Raises ValueError naming the clip for one without a label, or without a rationale where the
+    mode is reasoned.
+    """
+    question = prompts.instruction(mode)
+    examples = []
+    for clip in clips:
+        if clip.split != "train":
+            continue
+        if clip.label is None:
+            raise ValueError(f"{clip.clip_id}: has no label to learn from")
+        if mode == "direct":
+            examples.append(Example(clip.clip_id, question, clip.label))
+        elif clip.rationale is None:
+            raise ValueError(f"{clip.clip_id}: has no rationale, which the cold start needs")
+        else:
+            text = completions.render(clip.rationale, clip.label)
+            examples.append(Example(clip.clip_id, question, text))
+    return examples
+
+
+def run_sft(
+    parent: Path,
+    manifests: Sequence[Path],
+    features: Sequence[Path],
+    paths: TrainingPaths,
+    *,
+    mode: prompts.AnswerMode,
+    sft: SFTParams,
+    engine: EngineParams,
+    log: Log,
+) -> None:
+    """Fine-tune the parent checkpoint on the training clips of the manifests."""
+    clips = [clip for path in manifests for clip in read_manifest(path)]
+    store = FeatureStore(list(features))
+    examples = examples_from(clips, mode)
+    recipe = fingerprint([sft, engine], [parent, *manifests])
+    open_state(paths.state, recipe)
+    model, processor = load_parent(parent)
+    train_supervised(
+        model,
+        processor,
+        store.load,
+        examples,
+        paths,
+        sft=sft,
+        engine=engine,
+        log=log,
+        recipe=recipe,
+    )
+    save_checkpoint(
+        model, processor, paths, stage_params=sft, mode=mode, parent=parent, clips=clips
+    )
+
+
+def train_supervised(
+    model: HumanOmniForConditionalGeneration,
+    processor: HumanOmniProcessor,
+    load: Callable[[Sequence[str]], FeatureBatch],
+    examples: Sequence[Example],
+    paths: TrainingPaths,
+    *,
+    sft: SFTParams,
+    engine: EngineParams,
+    log: Log,
+    recipe: str,
+) -> None:
+    """Train in place on `examples`, continuing from the newest state of the same recipe."""
+    steps = -(-len(examples) * sft.epochs // sft.batch_size)
+    trainer = Engine(
+        model,
+        engine,
+        lr=sft.lr,
+        schedule=cosine_decay(steps, sft.warmup),
+        weight_decay=sft.weight_decay,
+        max_grad_norm=sft.max_grad_norm,
+    )
+    first = trainer.resume(paths.state, recipe) + 1
+    curves = Curves(paths.state / "curves.jsonl", log)
+    curves.rewind(first - 1)
+    with Progress(transient=True) as progress:
+        task = progress.add_task(f"{paths.training.name} ({len(examples)} examples)", total=steps)
+        for step in range(first, steps + 1):
+            batch = batch_at(examples, step, sft.batch_size, sft.seed)
+            loss = _batch_loss(model, processor, load, batch)
+            metrics = trainer.step(loss)
+            curves.log(step, {"train/loss": loss.item(), **metrics})
+            if step % engine.save_every == 0 and step < steps:
+                trainer.save(paths.state, recipe)
+            progress.update(task, completed=step, description=f"loss {loss.item():.3f}")
+
+
+def _batch_loss(
+    model: HumanOmniForConditionalGeneration,
+    processor: HumanOmniProcessor,
+    load: Callable[[Sequence[str]], FeatureBatch],
+    batch: Sequence[Example],
+) -> torch.Tensor:
+    features = load([example.clip_id for example in batch])
+    prefix = prefill_prompts(model, processor, features, [e.instruction for e in batch])
+    token_ids, mask = pad_completions(
+        [processor.encode_completion(e.completion) for e in batch], processor.eos_token_id
+    )
+    logprobs, _ = score_completions(model, prefix, token_ids[:, None], mask[:, None])
+    return sft_loss(logprobs.flatten(0, 1), mask)
+
+
+def pad_completions(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded token ids and completion mask: (N, T), (N, T)."""
+    length = max(map(len, rows))
+    ids = torch.tensor([[*row, *[pad] * (length - len(row))] for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
+    return ids, mask

@@ -1,0 +1,148 @@
+"""The tiny towers of the embedded default: SigLIP and Whisper trained to see and hear.
+
+The public towers were trained on everything; ours learn from generic clips, by regressing what
+each clip shows (face, voice, and also scene and speaker, since real towers see those too). Then
+they are frozen, as in the paper.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor, nn
+from torch.nn import functional
+
+from r1omni.config import BaseParams
+from r1omni.corpora.paths import resolve_clip
+from r1omni.corpora.synthetic.attributes import ATTRIBUTES, FACE, SCENES, SPEAKERS, VOICE
+from r1omni.media import TowerInputs
+from r1omni.model import HumanOmniForConditionalGeneration
+from r1omni.training.batches import batch_at
+from r1omni.training.engine import cosine_decay
+from r1omni.training.journal import Log
+
+Targets = Mapping[str, int]
+ANNOTATIONS = "annotations.json"
+UNSEEN = -1  # a target that cannot be seen: studio clips show no scene
+
+
+@dataclass(frozen=True)
+class GenericClip:
+    """A clip of the generic corpus: what it shows, in words and as classes."""
+
+    clip_id: str
+    path: str  # relative to the corpus root
+    caption: str
+    emotion: str
+    targets: Targets  # attribute -> 0..2, scene (or UNSEEN), speaker
+
+
+def read_generic(root: Path) -> list[GenericClip]:
+    """The clips of a generic corpus (our own, so it is read here and not by an adapter).
+
+    Raises ValueError naming file and entry where one lacks what a tower learns from.
+    """
+    path = root / ANNOTATIONS
+    if not path.is_file():
+        raise ValueError(
+            f"{root}: neither a checkpoint (no config.json) nor a generic corpus (no {ANNOTATIONS})"
+        )
+    clips = []
+    for i, entry in enumerate(json.loads(path.read_text(encoding="utf-8"))):
+        try:
+            shown = entry["attributes"]
+            targets = {name: int(shown[name]) + 1 for name in ATTRIBUTES}
+            targets["speaker"] = int(shown["speaker"])
+            targets["scene"] = int(shown["scene"]) if entry["style"] == "wild" else UNSEEN
+            video = resolve_clip(root, entry["video"]).relative_to(root.resolve())
+            clips.append(
+                GenericClip(
+                    clip_id=video.with_suffix("").as_posix(),
+                    path=video.as_posix(),
+                    caption=entry["conversations"][1]["value"],
+                    emotion=entry["emotion"],
+                    targets=targets,
+                )
+            )
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(
+                f"{path}:[{i}]: lacks {error}; expected a video with its caption, "
+                "'emotion' and 'attributes'"
+            ) from error
+    return clips
+
+
+class AttributeHeads(nn.Module):
+    """One linear classifier per attribute over all of a tower's tokens, so that place counts."""
+
+    def __init__(self, width: int, classes: Mapping[str, int]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in classes.items()})
+
+    def forward(self, tokens: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Summed cross-entropy and mean accuracy: (B, N, D), {name: (B,)} -> (), ().
+
+        A target of -1 does not count.
+        """
+        flat = tokens.flatten(1)
+        losses, hits = [], []
+        for name, head in self.heads.items():
+            known = targets[name] >= 0
+            logits, wanted = head(flat[known]), targets[name][known]
+            losses.append(functional.cross_entropy(logits, wanted))
+            hits.append((logits.argmax(dim=-1) == wanted).float().mean())
+        return torch.stack(losses).sum(), torch.stack(hits).mean()
+
+
+def train_towers(
+    model: HumanOmniForConditionalGeneration,
+    clips: Sequence[tuple[TowerInputs, Targets]],
+    *,
+    base: BaseParams,
+    log: Log,
+) -> None:
+    """Train both towers in place by attribute regression; what they output is read at the layer
+    that the projectors read."""
+    config = model.config
+    vision_heads = AttributeHeads(
+        config.patch_grid**2 * config.vision_config.hidden_size,
+        {**dict.fromkeys(FACE, 3), "scene": SCENES},
+    )
+    audio_heads = AttributeHeads(
+        config.audio_tokens * config.audio_config.d_model,
+        {**dict.fromkeys(VOICE, 3), "speaker": SPEAKERS},
+    )
+    trained = [
+        *model.model.vision_tower.parameters(),
+        *model.model.audio_tower.parameters(),
+        *vision_heads.parameters(),
+        *audio_heads.parameters(),
+    ]
+    optimizer = torch.optim.AdamW(trained, lr=base.tower_lr, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_decay(base.tower_steps, 0.05))
+    with Progress(transient=True) as progress:
+        task = progress.add_task("towers", total=base.tower_steps)
+        for step in range(1, base.tower_steps + 1):
+            batch = batch_at(clips, step, base.tower_batch_size, base.seed)
+            targets = {name: torch.tensor([t[name] for _, t in batch]) for name in batch[0][1]}
+            pixels = torch.from_numpy(np.stack([d.pixels for d, _ in batch]))
+            mels = torch.from_numpy(np.stack([d.mel for d, _ in batch]))
+            seen, seen_right = vision_heads(model.encode_vision(pixels).mean(dim=1), targets)
+            heard, heard_right = audio_heads(model.encode_audio(mels), targets)
+            loss = seen + heard
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            metrics = {
+                "towers/loss": loss.item(),
+                "towers/vision_accuracy": float(seen_right),
+                "towers/audio_accuracy": float(heard_right),
+            }
+            if step % 10 == 0 or step == base.tower_steps:
+                log(step, metrics)
+            progress.update(task, completed=step, description=f"towers {loss.item():.2f}")

@@ -1,0 +1,98 @@
+"""Conversation JSON: reasoned answers, bare labels, captions, and what is none of them."""
+
+import json
+
+import pytest
+
+from r1omni.corpora import read_clips
+from r1omni.corpora.lists import CorpusError
+
+
+def entry(video, answer, **extra):
+    turns = [{"from": "human", "value": "<video>\n<audio>\nWhich emotion?"}]
+    return {"video": video, "conversations": [*turns, {"from": "gpt", "value": answer}], **extra}
+
+
+def test_three_kinds_of_answers_become_clips(root, place, annotate):
+    for name in ("a.mp4", "b.avi", "c.mp4", "d.mp4"):
+        place(f"MER24/{name}")
+    annotate(
+        "annotations.json",
+        json.dumps(
+            [
+                entry("MER24/a.mp4", "<think>Low brows.</think>\n<answer>Worried</answer>", id=1),
+                entry("MER24/b.mp4", "Anger."),
+                entry("./MER24/c.mp4", "Raised brows; a loud voice."),
+                entry("MER24\\d.mp4", "happy"),
+            ]
+        ),
+    )
+    clips, rejects = read_clips("conversations", root, workers=1)
+    assert rejects == []
+    assert [(c.clip_id, c.path, c.label, c.rationale) for c in clips] == [
+        ("conversations/MER24/a", "MER24/a.mp4", "anxious", "Low brows."),
+        ("conversations/MER24/b", "MER24/b.avi", "angry", None),
+        ("conversations/MER24/c", "MER24/c.mp4", None, "Raised brows; a loud voice."),
+        ("conversations/MER24/d", "MER24/d.mp4", "happy", None),
+    ]
+    assert {(c.split, c.fold, c.subject) for c in clips} == {("train", None, None)}
+
+
+def test_each_bad_entry_is_rejected_with_its_reason_and_index(root, place, annotate):
+    place("a.mp4")
+    bad = {
+        "unknown_label": [
+            entry("a.mp4", "<think>x</think><answer>bored</answer>"),
+            entry("a.mp4", "bored"),
+        ],
+        "malformed_row": [
+            "a.mp4", {"video": "a.mp4"}, {"conversations": []}, entry("a", "happy"),
+            entry("a.mp4", 3), entry("a.mp4", " "), entry("a.mp4", "<think>x</think>"),
+            entry("a.mp4", "<think>x</think><answer>sad</answer><answer>sad</answer>"),
+            entry("a.mp4", "\ud800 happy"), entry("\ud800.mp4", "happy"),
+            {"video": "a.mp4", "conversations": [{"from": "human", "value": "?"}, None]},
+        ],
+        "escapes_root": [
+            entry("../a.mp4", "happy"), entry("/etc/a.mp4", "happy"), entry("C:\\a.mp4", "happy"),
+            entry("b/../../a.mp4", "happy"), entry("", "happy"), entry("a\0.mp4", "happy"),
+        ],
+        "missing_file": [entry("b.mp4", "happy"), entry("x" * 300 + ".mp4", "happy")],
+        "duplicate": [entry("a.avi", "sad")],
+    }  # fmt: skip
+    entries = [entry("a.mp4", "happy")] + [e for listed in bad.values() for e in listed]
+    annotate("annotations.json", json.dumps(entries))
+    clips, rejects = read_clips("conversations", root, workers=1)
+    assert [c.clip_id for c in clips] == ["conversations/a"]
+    reasons = [reason for reason, listed in bad.items() for _ in listed]
+    assert [r.reason for r in rejects] == reasons
+    assert [r.where for r in rejects] == [f"annotations.json:[{i}]" for i in range(1, len(entries))]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[\n{"video": }]', r"annotations.json:2: not JSON"),
+        ("", r"annotations.json:1: not JSON"),
+        ("{}", r"annotations.json:1: expected a JSON list of .*found dict"),
+        ("[]", r"annotations.json:1: expected a JSON list of .*found an empty list"),
+        ("[" * 100_000, r"annotations.json: nested too deeply|not JSON"),
+        (b"\x00\xff", r"annotations.json:1: byte 0xff is no UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_list_names_file_line_and_expectation(root, annotate, content, message):
+    annotate("annotations.json", content)
+    with pytest.raises(CorpusError, match=message):
+        read_clips("conversations", root)
+
+
+def test_a_folder_without_json_says_what_was_expected(root):
+    with pytest.raises(CorpusError, match=r"no annotations.json; expected a JSON list of"):
+        read_clips("conversations", root)
+
+
+def test_without_annotations_json_every_json_file_is_read(root, place, annotate):
+    for name in ("a", "b"):
+        place(f"{name}.mp4")
+        annotate(f"{name}.json", json.dumps([entry(f"{name}.mp4", "happy")]))
+    clips, _ = read_clips("conversations", root, workers=1)
+    assert [c.clip_id for c in clips] == ["conversations/a", "conversations/b"]

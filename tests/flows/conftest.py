@@ -1,0 +1,91 @@
+"""A small real DVC repository, and one real Prefect server for all tests of the flows."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ["DO_NOT_TRACK"] = "true"
+
+REPOSITORY = Path(__file__).parents[2]
+PIPELINE = """
+stages:
+  ingest:
+    foreach: [dfew, mafw]
+    do:
+      cmd: python -c "print('ingesting ${item}'); open('${item}', 'w').write('${item}')"
+      outs: ["${item}"]
+  validate:
+    cmd: python -c "open('valid', 'w').write(open('dfew').read() + open('mafw').read())"
+    deps: [dfew, mafw]
+    outs: [valid]
+  grpo:
+    cmd: python train.py
+    deps: [valid, train.py]
+    outs: [policy]
+  report:
+    cmd: python -c "import shutil; shutil.copy('policy', 'data/reports/table1.md')"
+    deps: [policy]
+    outs: [data/reports/table1.md]
+  aside:
+    cmd: python aside.py
+    outs: [aside]
+"""
+WRITE_POLICY = "open('policy', 'w').write('# Table 1')\n"
+WRITE_ASIDE = "open('aside', 'w').write('beside the phases')\n"
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository before anything has been run."""
+    root = tmp_path_factory.mktemp("template")
+    commands = ("git init -q", f"{sys.executable} -m dvc init -q")
+    for command in (*commands, f"{sys.executable} -m dvc config core.analytics false"):
+        subprocess.run(command.split(), cwd=root, check=True)
+    (root / "dvc.yaml").write_text(PIPELINE)
+    (root / "train.py").write_text(WRITE_POLICY)
+    (root / "aside.py").write_text(WRITE_ASIDE)
+    (root / "data" / "reports").mkdir(parents=True)
+    shutil.copy(REPOSITORY / "prefect.yaml", root)
+    shutil.copytree(REPOSITORY / "flows", root / "flows")
+    return root
+
+
+@pytest.fixture
+def toy(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of its own; the current directory."""
+    root = tmp_path / "toy"
+    shutil.copytree(template, root)
+    for name in ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    scripts = str(Path(sys.executable).parent)
+    monkeypatch.setenv("PATH", f"{scripts}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def server_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a Prefect server with its own home, on the loopback."""
+    from flows.serve import prefect_environment, server
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    with server(prefect_environment(tmp_path_factory.mktemp("prefect"), port), port):
+        yield port
+
+
+@pytest.fixture
+def connected(server_port: int, tmp_path: Path) -> Iterator[None]:
+    """Flows that are called in this test report to that server."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+    api = f"http://127.0.0.1:{server_port}/api"
+    with temporary_settings({PREFECT_API_URL: api, PREFECT_HOME: tmp_path / ".prefect"}):
+        yield

@@ -1,0 +1,294 @@
+"""The feature cache: no skew, only new clips, the same bytes after a kill, and the store."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import torch
+from clip_files import write_clip
+
+from r1omni.config import FeaturesParams
+from r1omni.corpora.clip import Clip, write_manifest
+from r1omni.media import decode
+from r1omni.model import features
+from r1omni.model.feature_store import INDEX, FeatureStore, Shard, read_shard, write_shard
+from r1omni.model.features import run_features
+
+FEATURES = FeaturesParams(batch_size=4, workers=2)
+BATCHES_OF_THREE = FeaturesParams(batch_size=3, workers=2)
+N_CLIPS = 10
+
+
+def _clip(path: Path, root: Path, has_audio: bool = True) -> Clip:
+    return Clip(
+        clip_id=f"dfew/{path.stem}",
+        corpus="dfew",
+        path=str(path.relative_to(root)),
+        label="happiness",
+        split="train",
+        fold=1,
+        subject=None,
+        rationale=None,
+        duration=1.0,
+        fps=8.0,
+        n_frames=8,
+        has_audio=has_audio,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory) -> tuple[Path, list[Clip]]:
+    """Ten clips, the fourth of them without audio, the fifth another size."""
+    root = tmp_path_factory.mktemp("raw")
+    clips = []
+    for i in range(N_CLIPS):
+        audio = None if i == 3 else ("aac", 16000, "mono")
+        size = (80, 48) if i == 4 else (64, 64)
+        path = write_clip(root / f"{i}.mp4", audio=audio, size=size, seed=i)
+        clips.append(_clip(path, root, audio is not None))
+    return root, clips
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny, tmp_path_factory) -> Path:
+    model, processor = tiny
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def computed(raw, checkpoint, tmp_path_factory) -> Path:
+    """A folder in which the features of all ten clips have been computed."""
+    root, clips = raw
+    folder = tmp_path_factory.mktemp("computed")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        write_manifest(clips, folder / "dfew.parquet")
+        run_features(
+            folder / "dfew.parquet", root, checkpoint, folder / "out/dfew", features=FEATURES
+        )
+    finally:
+        os.chdir(before)
+    return folder
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_features_are_what_one_clip_at_a_time_gives(tiny, raw, computed):
+    model, processor = tiny
+    root, clips = raw
+    store = FeatureStore([computed / "out/dfew"])
+    assert len(store) == N_CLIPS
+    for clip in clips:
+        media = decode(root / clip.path, processor.media.num_frames)
+        pixels = torch.from_numpy(processor.frames_to_pixels(media.frames))[None]
+        mel = torch.from_numpy(processor.waveform_to_mel(media.waveform))[None]
+        with torch.inference_mode():
+            vision, audio = model.encode_vision(pixels), model.encode_audio(mel)
+        batch = store.load([clip.clip_id])
+        assert batch.vision.dtype == batch.audio.dtype == torch.float32
+        torch.testing.assert_close(batch.vision, vision, atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(batch.audio, audio, atol=2e-3, rtol=1e-3)
+        assert batch.has_audio.tolist() == [clip.has_audio]
+
+
+def test_a_batch_comes_in_the_order_asked_for(computed):
+    store = FeatureStore([computed / "out/dfew"])
+    ids = ["dfew/7", "dfew/3", "dfew/7"]
+    batch = store.load(ids)
+    assert batch.has_audio.tolist() == [True, False, True]
+    for row, clip_id in enumerate(ids):
+        assert torch.equal(batch.vision[row], store.load([clip_id]).vision[0])
+        assert torch.equal(batch.audio[row], store.load([clip_id]).audio[0])
+    assert not torch.equal(batch.vision[0], batch.vision[1])
+
+
+def test_the_index_names_every_clip_and_the_bytes_lie_on_disk_once(computed):
+    index = pd.read_parquet(computed / "out/dfew" / INDEX)
+    assert index.clip_id.tolist() == [f"dfew/{i}" for i in range(N_CLIPS)]
+    assert index.key.is_unique
+    assert index.has_audio.tolist() == [i != 3 for i in range(N_CLIPS)]
+    shards = sorted((computed / "out/dfew").glob("*.safetensors"))
+    assert {path.name for path in shards} == set(index["shard"])
+    assert [path.stat().st_nlink for path in shards] == [2] * len(shards)
+
+
+def test_a_clip_without_features_is_named_with_the_folder(computed):
+    store = FeatureStore([computed / "out/dfew"])
+    assert "dfew/3" in store
+    assert "dfew/99" not in store
+    with pytest.raises(KeyError, match=r"'dfew/99' has no features in .*out/dfew"):
+        store.load(["dfew/1", "dfew/99"])
+
+
+def test_only_new_clips_are_computed(tiny, raw, checkpoint, computed, tmp_path, monkeypatch):
+    """The files of the old clips are gone, so they cannot have been decoded a second time."""
+    root, clips = raw
+    monkeypatch.chdir(tmp_path)
+    new_root, out, manifest = tmp_path / "raw", tmp_path / "out/dfew", tmp_path / "m.parquet"
+    new_root.mkdir()
+    for clip in clips:
+        os.link(root / clip.path, new_root / clip.path)
+    old = [clip for i, clip in enumerate(clips) if i % 3]
+    write_manifest(old, manifest)
+    run_features(manifest, new_root, checkpoint, out, features=FEATURES)
+    for clip in old:
+        (new_root / clip.path).unlink()
+    write_manifest(clips, manifest)
+    run_features(manifest, new_root, checkpoint, out, features=FEATURES)
+    assert _files(out) == _files(computed / "out/dfew")  # no trace of the history
+    kept = sorted(path.name for path in (tmp_path / ".state/features/dfew").iterdir())
+    assert kept == sorted(path.name for path in out.glob("*.safetensors"))
+
+
+def test_other_towers_mean_other_features(tiny, raw, checkpoint, computed, tmp_path, monkeypatch):
+    import copy
+
+    root, clips = raw
+    monkeypatch.chdir(tmp_path)
+    model, processor = copy.deepcopy(tiny[0]), tiny[1]
+    with torch.no_grad():
+        next(model.model.audio_tower.parameters()).add_(0.1)
+    model.save_pretrained(tmp_path / "other")
+    processor.save_pretrained(tmp_path / "other")
+    write_manifest(clips[:2], tmp_path / "m.parquet")
+    out = tmp_path / "out/mafw"
+    run_features(tmp_path / "m.parquet", root, tmp_path / "other", out, features=FEATURES)
+    ours, theirs = FeatureStore([computed / "out/dfew"]), FeatureStore([out])
+    assert not torch.equal(ours.load(["dfew/0"]).audio, theirs.load(["dfew/0"]).audio)
+    table = pd.read_parquet(out / INDEX)
+    table.assign(clip_id=["mafw/0", "mafw/1"]).to_parquet(out / INDEX)
+    with pytest.raises(ValueError, match="features of different towers do not mix"):
+        FeatureStore([computed / "out/dfew", out])
+
+
+def test_two_clips_with_the_same_content_share_their_row(raw, checkpoint, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    root, clips = raw
+    monkeypatch.chdir(tmp_path)
+    write_manifest([clips[0], replace(clips[0], clip_id="dfew/copy")], tmp_path / "m.parquet")
+    run_features(tmp_path / "m.parquet", root, checkpoint, tmp_path / "out", features=FEATURES)
+    index = pd.read_parquet(tmp_path / "out" / INDEX)
+    assert index["row"].tolist() == [0, 0]
+    assert index.key.nunique() == 1
+
+
+def test_no_clips_make_an_empty_store(raw, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_manifest([], tmp_path / "m.parquet")
+    run_features(tmp_path / "m.parquet", raw[0], checkpoint, tmp_path / "out", features=FEATURES)
+    assert len(FeatureStore([tmp_path / "out"])) == 0
+
+
+def test_a_clip_that_no_longer_decodes_is_named(raw, checkpoint, tmp_path, monkeypatch):
+    root, clips = raw
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "raw").mkdir()
+    for clip in clips[:3]:
+        os.link(root / clip.path, tmp_path / "raw" / clip.path)
+    (tmp_path / "raw" / "1.mp4").unlink()
+    (tmp_path / "raw" / "1.mp4").write_text("rubbish")
+    write_manifest(clips[:3], tmp_path / "m.parquet")
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match=r"m\.parquet: lists a clip .*1\.mp4: cannot be decoded"):
+        run_features(tmp_path / "m.parquet", tmp_path / "raw", checkpoint, out, features=FEATURES)
+    assert not out.exists()
+
+
+def test_a_clip_in_two_folders_is_refused(computed):
+    folder = computed / "out/dfew"
+    with pytest.raises(ValueError, match="'dfew/0' has features in"):
+        FeatureStore([folder, folder])
+
+
+def test_a_folder_without_features_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"index\.parquet: cannot be read"):
+        FeatureStore([tmp_path])
+
+
+def test_a_shard_comes_back_as_it_was_and_a_broken_one_is_named(tmp_path):
+    shard = Shard(
+        ("a", "b"),
+        torch.arange(8).reshape(2, 1, 2, 2).half(),
+        torch.arange(6).reshape(2, 1, 3).half(),
+        torch.tensor([True, False]),
+    )
+    write_shard(shard, tmp_path / "s.safetensors")
+    back = read_shard(tmp_path / "s.safetensors")
+    assert back.keys == shard.keys
+    for name in ("vision", "audio", "has_audio"):
+        assert torch.equal(getattr(back, name), getattr(shard, name))
+    (tmp_path / "s.safetensors").write_bytes(b"short")
+    with pytest.raises(ValueError, match=r"s\.safetensors: not a shard of features"):
+        read_shard(tmp_path / "s.safetensors")
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # the decoding processes import this file too: nothing heavy above
+    from r1omni.config import FeaturesParams
+    from r1omni.model import features
+
+    features.SHARD_CLIPS = 4
+    manifest, root, checkpoint = map(Path, sys.argv[1:])
+    features.run_features(manifest, root, checkpoint, Path("out/dfew"),
+                          features=FeaturesParams(batch_size=3, workers=2))
+"""
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(checkpoint, tmp_path, monkeypatch):
+    root = tmp_path / "raw"
+    root.mkdir()
+    first = write_clip(root / "0.mp4").read_bytes()
+    clips = []
+    for i in range(80):  # one clip; a free box at the end makes its content another
+        box = (8 + 4).to_bytes(4, "big") + b"free" + i.to_bytes(4, "big")
+        (root / f"{i}.mp4").write_bytes(first + box)
+        clips.append(_clip(root / f"{i}.mp4", root))
+    manifest, killed = tmp_path / "m.parquet", tmp_path / "killed"
+    write_manifest(clips, manifest)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    killed.mkdir()
+
+    state = killed / ".state/features/dfew"
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "script.py", manifest, root, checkpoint],
+        cwd=killed,
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and not list(state.glob("*.safetensors")):
+        time.sleep(0.002)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = {path.name: path.stat().st_ino for path in state.glob("*.safetensors")}
+    assert 1 <= len(finished) < 20
+    assert not (killed / "out/dfew").exists()
+    assert len(children) >= 2
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive  # the decoding processes end with their parent
+
+    monkeypatch.setattr(features, "SHARD_CLIPS", 4)
+    for name in ("killed", "undisturbed"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / name)
+        run_features(manifest, root, checkpoint, Path("out/dfew"), features=BATCHES_OF_THREE)
+    assert _files(killed / "out/dfew") == _files(tmp_path / "undisturbed/out/dfew")
+    kept = {name: (state / name).stat().st_ino for name in finished}
+    assert kept == finished  # what was finished was not computed again

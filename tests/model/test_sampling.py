@@ -1,0 +1,155 @@
+"""The shared prefix against the obviously right version: repeat the prompt, run everything."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from r1omni.model.prompting import prefill_prompts
+from r1omni.model.sampling import decode, score_completions
+
+TEXTS = ["short", "a rather longer question about the face?", "the voice"]
+
+
+def textbook_logprobs(model, processor, features, instructions, token_ids):
+    """(P, G, T) logprobs by running prompt + completion as one sequence, one row at a time."""
+    P, G, T = token_ids.shape
+    rows = []
+    for p in range(P):
+        ids, mask = processor.encode_gate(instructions[p])
+        embeds, _ = model.embed_prompt(
+            torch.tensor([processor.encode_prompt(instructions[p])]),
+            vision_features=features.vision[p : p + 1],
+            audio_features=features.audio[p : p + 1],
+            gate_input_ids=torch.tensor([ids]),
+            gate_attention_mask=torch.tensor([mask]),
+        )
+        for g in range(G):
+            completion = model.model.embed_tokens(token_ids[p, g][None])
+            logits = model(inputs_embeds=torch.cat([embeds, completion], dim=1)).logits[0]
+            logprobs = logits[embeds.shape[1] - 1 : -1].log_softmax(-1)
+            rows.append(logprobs.gather(-1, token_ids[p, g][:, None])[:, 0])
+    return torch.stack(rows).view(P, G, T)
+
+
+@settings(max_examples=8, deadline=None)
+@given(P=st.integers(1, 3), G=st.integers(1, 4), T=st.integers(1, 6), seed=st.integers(0, 99))
+def test_scores_and_gradients_equal_the_textbooks(tiny, P, G, T, seed):
+    model, processor = tiny
+    features = make_features(model, P)
+    instructions = [TEXTS[(seed + p) % 3] for p in range(P)]  # left padding where they differ
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, 300, (P, G, T), generator=generator)
+    lengths = torch.randint(1, T + 1, (P, G), generator=generator)
+    mask = (torch.arange(T) < lengths[..., None]).long()
+    weights = torch.randn(P, G, T, generator=generator) * mask
+    watched = [
+        model.model.layers[0].self_attn.k_proj.weight,
+        model.model.audio_projector[0].weight,
+        model.model.embed_tokens.weight,
+    ]
+
+    prefix = prefill_prompts(model, processor, features, instructions)
+    fast, _ = score_completions(model, prefix, ids, mask)
+    slow = textbook_logprobs(model, processor, features, instructions, ids)
+
+    torch.testing.assert_close(fast, slow * mask, rtol=1e-5, atol=1e-5)
+    fast_grads = torch.autograd.grad((fast * weights).sum(), watched)
+    slow_grads = torch.autograd.grad((slow * weights).sum(), watched)
+    for ours, theirs in zip(fast_grads, slow_grads, strict=True):
+        assert float((ours - theirs).norm()) <= 1e-4 * float(theirs.norm()) + 1e-6
+
+
+def test_greedy_decoding_picks_what_the_full_forward_picks(tiny):
+    model, processor = tiny
+    features = make_features(model, 2)
+    instructions = TEXTS[:2]
+    with torch.no_grad():
+        prefix = prefill_prompts(model, processor, features, instructions)
+        decoded = decode(model, prefix, group_size=1, max_new_tokens=6, eos_token_id=-1)
+        for p in range(2):
+            logprobs = []
+            for t in range(6):
+                ids = decoded.token_ids[p : p + 1, :, : t + 1]
+                one = type(features)(
+                    features.vision[p : p + 1], features.audio[p : p + 1], features.has_audio[:1]
+                )
+                logprobs.append(
+                    textbook_logprobs(model, processor, one, [instructions[p]], ids)[0, 0, t]
+                )
+            torch.testing.assert_close(decoded.logprobs[p, 0], torch.stack(logprobs))
+
+
+def test_sampled_logprobs_are_those_that_training_scores(tiny):
+    model, processor = tiny
+    with torch.no_grad():
+        prefix = prefill_prompts(model, processor, make_features(model, 2), TEXTS[:2])
+        decoded = decode(
+            model,
+            prefix,
+            group_size=3,
+            max_new_tokens=8,
+            eos_token_id=processor.eos_token_id,
+            temperature=0.7,
+            generator=torch.Generator().manual_seed(3),
+        )
+        scored, entropy = score_completions(
+            model, prefix, decoded.token_ids, decoded.mask, temperature=0.7
+        )
+    torch.testing.assert_close(scored, decoded.logprobs, rtol=1e-5, atol=1e-5)
+    assert bool((entropy[decoded.mask.bool()] > 0).all())
+
+
+def test_a_completion_ends_at_its_end_token(tiny):
+    model, processor = tiny
+    with torch.no_grad():
+        prefix = prefill_prompts(model, processor, make_features(model, 1), TEXTS[:1])
+        free = decode(model, prefix, group_size=1, max_new_tokens=5, eos_token_id=-1)
+        end = int(free.token_ids[0, 0, 2])
+        stopped = decode(model, prefix, group_size=1, max_new_tokens=5, eos_token_id=end)
+    first = free.token_ids[0, 0].tolist().index(end)
+    assert stopped.mask[0, 0].tolist() == [1] * (first + 1)
+    assert bool(stopped.finished[0, 0])
+
+
+def test_greedy_is_the_limit_of_low_temperature(tiny):
+    model, processor = tiny
+    with torch.no_grad():
+        prefix = prefill_prompts(model, processor, make_features(model, 1), TEXTS[:1])
+        greedy = decode(model, prefix, group_size=1, max_new_tokens=5, eos_token_id=-1)
+        cold = decode(
+            model,
+            prefix,
+            group_size=4,
+            max_new_tokens=5,
+            eos_token_id=-1,
+            temperature=1e-4,
+            generator=torch.Generator().manual_seed(0),
+        )
+    assert cold.token_ids[0].tolist() == [greedy.token_ids[0, 0].tolist()] * 4
+
+
+def make_features(model, n):
+    from r1omni.model.feature_store import FeatureBatch
+
+    generator = torch.Generator().manual_seed(n)
+    config = model.config
+    vision = torch.randn(
+        n,
+        config.num_frames,
+        config.patch_grid**2,
+        config.vision_config.hidden_size,
+        generator=generator,
+    )
+    audio = torch.randn(n, config.audio_tokens, config.audio_config.d_model, generator=generator)
+    return FeatureBatch(vision, audio, torch.ones(n, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("group_size", [1, 5])
+def test_every_group_member_starts_from_the_same_distribution(tiny, group_size):
+    model, processor = tiny
+    with torch.no_grad():
+        prefix = prefill_prompts(model, processor, make_features(model, 2), TEXTS[:2])
+        ids = torch.full((2, group_size, 1), 7)
+        logprobs, _ = score_completions(model, prefix, ids, torch.ones_like(ids))
+    assert torch.equal(logprobs, logprobs[:, :1].expand_as(logprobs))

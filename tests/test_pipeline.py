@@ -1,0 +1,262 @@
+"""The whole pipeline at toy size in a copy of this project: killed, continued, repeated, deployed.
+
+Real mp4 files, real DVC, real SQLite, a real Prefect server and worker. The copy has no git.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import yaml
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
+
+BIN = Path(sys.executable).parent
+TOY = {
+    "synthetic": {
+        "workers": 1,
+        "corpora": {
+            "generic": {"clips": 48},
+            "reasoning": {"clips": 33},
+            "dfew": {"clips": 105},
+            "mafw": {"clips": 165},
+            "ravdess": {"clips": 60},
+        },
+    },
+    "validation": {"min_clips_per_label": 0},
+    "base": {"workers": 1, "tower_steps": 4, "align": {"epochs": 1}},
+    "cold_start": {"epochs": 1},
+    "label_sft": {"epochs": 1, "batch_size": 64},
+    "grpo": {"steps": 6, "clips_per_step": 4, "group_size": 4, "max_new_tokens": 24},
+    "engine": {"save_every": 2},
+    "predict": {"max_new_tokens": 24},
+    "score": {"bootstrap_samples": 50},
+    "tracking": {"system_metrics": False},
+}
+
+
+def merge(base: dict, over: dict) -> dict:
+    return {
+        k: merge(v, over[k]) if isinstance(over.get(k), dict) else over.get(k, v)
+        for k, v in base.items()
+    }
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "DO_NOT_TRACK": "true"}
+
+
+def run(folder: Path, *command: str, timeout: float = 480) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def kill_when(folder: Path, happened) -> None:
+    """Start the pipeline and kill it with SIGKILL once `happened`; nothing may be left running."""
+    with (folder / "killed.log").open("a") as log:
+        process = subprocess.Popen(
+            [BIN / "r1omni", "repro"],
+            cwd=folder,
+            env=environment(),
+            stdout=log,
+            stderr=log,
+        )
+        deadline = time.monotonic() + 300
+        while not happened():
+            assert process.poll() is None, (folder / "killed.log").read_text()[-3000:]
+            assert time.monotonic() < deadline, (folder / "killed.log").read_text()[-3000:]
+            time.sleep(0.05)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+
+
+def lines_in(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.is_file() else 0
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, repo) -> Path:
+    """A copy of the project whose pipeline was killed twice and then ran to its end."""
+    folder = tmp_path_factory.mktemp("pipeline") / "project"
+    listed = run(repo, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, listed.stdout.split("\0")):
+        if (repo / name).is_file() and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(repo / name, folder / name)
+    params = merge(yaml.safe_load((repo / "params.yaml").read_text()), TOY)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    kill_when(folder, lambda: (folder / ".state/base/towers.safetensors").exists())
+    kill_when(folder, lambda: lines_in(folder / ".state/grpo/curves.jsonl") >= 3)
+    done = run(folder, str(BIN / "r1omni"), "repro")
+    (folder / "repro.log").write_text(done.stdout)
+    assert done.returncode == 0, done.stdout[-6000:]
+    return folder
+
+
+def test_it_ends_with_table_1_on_screen(project):
+    printed = (project / "repro.log").read_text()
+    tail = printed[-2500:]
+    for word in ("DFEW", "MAFW", "RAVDESS", "cold_start", "grpo", "label_sft", "base"):
+        assert word in tail
+
+
+def test_metrics_hold_every_model_and_corpus(project):
+    metrics = json.loads((project / "data/reports/metrics.json").read_text())
+    assert set(metrics) == {"base", "cold_start", "label_sft", "grpo"}
+    for corpora in metrics.values():
+        for name, values in corpora.items():
+            predictions = pd.read_parquet(project / "data/predictions/grpo.parquet")
+            assert values["n"] == int((predictions.corpus == name).sum())
+            assert 0.0 <= values["war_ci"][0] <= values["war"] <= values["war_ci"][1] <= 1.0
+
+
+def test_the_war_can_be_recomputed_from_the_raw_completions(project):
+    from r1omni.completions import parse
+    from r1omni.emotions import canonical
+
+    metrics = json.loads((project / "data/reports/metrics.json").read_text())
+    rows = pd.read_parquet(project / "data/predictions/cold_start.parquet")
+    rows = rows[rows.corpus == "dfew"]
+    parsed = [parse(text) for text in rows.completion]
+    right = [
+        p is not None and canonical(p.answer) == label
+        for p, label in zip(parsed, rows.label, strict=True)
+    ]
+    assert metrics["cold_start"]["dfew"]["war"] == pytest.approx(sum(right) / len(right))
+
+
+def test_a_killed_run_gives_what_an_undisturbed_one_gives(project):
+    before = lock(project)
+    for stage in ("base", "grpo"):
+        again = run(project, str(BIN / "dvc"), "repro", "--force", "--single-item", stage)
+        assert again.returncode == 0, again.stdout[-3000:]
+    after = lock(project)
+    assert outs(before, "base", "data/checkpoints/base") == outs(
+        after, "base", "data/checkpoints/base"
+    )
+    assert outs(before, "grpo", "data/checkpoints/grpo") == outs(
+        after, "grpo", "data/checkpoints/grpo"
+    )
+
+
+def lock(project: Path) -> dict:
+    return yaml.safe_load((project / "dvc.lock").read_text())["stages"]
+
+
+def outs(stages: dict, stage: str, path: str) -> str:
+    return next(out["md5"] for out in stages[stage]["outs"] if out["path"] == path)
+
+
+def test_curves_have_every_step_once(project):
+    for stage, steps in (("grpo", 6), ("cold_start", 3)):
+        path = project / f"data/training/{stage}/curves.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [row["step"] for row in rows] == list(range(1, steps + 1))
+    rollouts = pd.read_parquet(project / "data/training/grpo/rollouts.parquet")
+    assert sorted(rollouts.step.unique()) == list(range(1, 7))
+    assert not rollouts.duplicated(["step", "clip_id", "group"]).any()
+
+
+def test_mlflow_has_a_run_per_checkpoint_and_no_step_twice(project):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    for name in ("base", "cold_start", "label_sft", "grpo"):
+        receipt = json.loads((project / f"data/registry/{name}.json").read_text())
+        version = client.get_model_version(receipt["registered_model"], str(receipt["version"]))
+        metrics = client.get_run(version.run_id).data.metrics
+        assert "eval/ravdess/war" in metrics
+        history = client.get_metric_history(version.run_id, "train/loss")
+        steps = [point.step for point in history]
+        assert steps == sorted(set(steps))
+        assert len(steps) == lines_in(project / f"data/training/{name}/curves.jsonl")
+
+
+def test_checkpoints_are_on_disk_once(project):
+    receipt = json.loads((project / "data/registry/grpo.json").read_text())
+    weights = project / "data/checkpoints/grpo/model.safetensors"
+    linked = [p for p in (project / "mlartifacts").rglob("model.safetensors")]
+    assert receipt["content_hash"]
+    assert weights.stat().st_ino in {p.stat().st_ino for p in linked}
+
+
+def test_a_second_repro_does_nothing(project):
+    again = run(project, str(BIN / "r1omni"), "repro")
+    assert again.returncode == 0
+    assert "Running stage" not in again.stdout
+
+
+def test_changing_grpo_reruns_grpo_and_what_follows_only(project):
+    path = project / "params.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("kl_coef: 0.04", "kl_coef: 0.05"))
+    status = run(project, str(BIN / "dvc"), "status", "--json")
+    path.write_text(text)
+    changed = set(json.loads(status.stdout[status.stdout.index("{") :]))
+    assert changed == {"grpo"}
+    following = run(project, str(BIN / "dvc"), "repro", "--dry", "--downstream", "grpo").stdout
+    assert "cold_start" not in following.replace("predict@cold_start", "").replace(
+        "register@cold_start", ""
+    )
+
+
+def test_an_unknown_key_is_one_clear_line(project):
+    path = project / "params.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("kl_coef:", "kl_ceof:"))
+    failed = run(project, str(BIN / "r1omni"), "repro")
+    path.write_text(text)
+    assert failed.returncode == 1
+    assert "params.yaml:" in failed.stdout
+    assert "grpo.kl_ceof: unknown key" in failed.stdout
+    assert "Traceback" not in failed.stdout
+
+
+def test_predict_names_the_emotion_of_a_clip_with_no_skew(project):
+    clip = next((project / "data/raw/ravdess").rglob("01-01-*.mp4"))
+    answered = run(project, str(BIN / "r1omni"), "predict", str(clip))
+    assert answered.returncode == 0, answered.stdout
+    rows = pd.read_parquet(project / "data/predictions/grpo.parquet").set_index("clip_id")
+    row = rows.loc[f"ravdess/{clip.stem}"]
+    prediction = row.prediction if isinstance(row.prediction, str) else "no known emotion"
+    assert f"{clip.name}: {prediction}" in answered.stdout
+
+
+def test_predict_refuses_what_is_no_clip(project, tmp_path):
+    text = tmp_path / "notes.mp4"
+    text.write_text("not a video")
+    failed = run(project, str(BIN / "r1omni"), "predict", str(text))
+    assert failed.returncode == 1
+    assert "notes.mp4" in failed.stdout
+    assert "Traceback" not in failed.stdout
+
+
+def test_the_prefect_deployment_runs_the_same_graph(project):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    deployed = run(
+        project, sys.executable, "-m", "flows.serve", "--run", "--port", str(port), timeout=420
+    )
+    assert deployed.returncode == 0, deployed.stdout[-6000:]
+    assert "Cached" in deployed.stdout

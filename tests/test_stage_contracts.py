@@ -1,0 +1,110 @@
+"""dvc.yaml against the code: a stage names every module it imports and every section it reads."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+
+from r1omni import stages
+
+# Effects and plumbing, which change no number: the command line, logging, MLflow.
+NOT_DEPENDENCIES = {
+    "r1omni/__init__.py",
+    "r1omni/cli.py",
+    "r1omni/config.py",  # its values are params
+    "r1omni/corpora/__init__.py",
+    "r1omni/evaluation/__init__.py",
+    "r1omni/lifeline.py",
+    "r1omni/pipeline.py",
+    "r1omni/stages.py",
+    "r1omni/training/__init__.py",
+}
+
+# Stage -> the module it runs and the sections of params.yaml that its run_ function takes.
+STAGES = {
+    "synthesize": ("r1omni/corpora/synthetic/synthesize.py", {"synthetic"}),
+    "ingest": ("r1omni/corpora/ingest.py", {"ingest", "corpora"}),
+    "validate": ("r1omni/corpora/validation.py", {"ingest", "validation"}),
+    "base": ("r1omni/training/base.py", {"base", "engine", "media", "model"}),
+    "features": ("r1omni/model/features.py", {"features"}),
+    "cold_start": ("r1omni/training/sft.py", {"cold_start", "engine"}),
+    "label_sft": ("r1omni/training/sft.py", {"engine", "label_sft"}),
+    "grpo": ("r1omni/training/grpo.py", {"engine", "grpo"}),
+    "predict": ("r1omni/evaluation/predict.py", {"predict"}),
+    "score": ("r1omni/evaluation/score.py", {"score"}),
+    "report": ("r1omni/evaluation/report/report.py", {"report"}),
+    "register": ("r1omni/tracking/registry.py", {"tracking"}),
+}
+
+
+def dvc_stage(repo: Path, name: str) -> dict:
+    stage = yaml.safe_load((repo / "dvc.yaml").read_text())["stages"][name]
+    return stage.get("do", stage)
+
+
+def imported_files(repo: Path, start: str) -> set[str]:
+    """The files of r1omni that `start` imports, itself and what those import included."""
+    found: set[str] = set()
+    queue = [start]
+    while queue:
+        file = queue.pop()
+        if file in found:
+            continue
+        found.add(file)
+        for node in ast.walk(ast.parse((repo / file).read_text())):
+            names = []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            for name in names:
+                path = name.replace(".", "/")
+                for candidate in (f"{path}.py", f"{path}/__init__.py"):
+                    if name.startswith("r1omni") and (repo / candidate).is_file():
+                        queue.append(candidate)
+    return found
+
+
+def test_every_stage_is_listed_here(repo):
+    assert set(yaml.safe_load((repo / "dvc.yaml").read_text())["stages"]) == set(STAGES)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stages_deps_cover_the_modules_it_imports(repo, name):
+    module, _ = STAGES[name]
+    deps = [str(dep) for dep in dvc_stage(repo, name)["deps"]]
+    uncovered = {
+        file
+        for file in imported_files(repo, module) - NOT_DEPENDENCIES
+        if not file.startswith("r1omni/tracking/")
+        and not any(file == dep or file.startswith(f"{dep}/") for dep in deps)
+    }
+    assert uncovered == set()
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stages_code_deps_exist(repo, name):
+    for dep in dvc_stage(repo, name)["deps"]:
+        assert not str(dep).startswith("r1omni/") or (repo / dep).exists(), dep
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stages_params_are_the_sections_that_it_reads(repo, name):
+    _, sections = STAGES[name]
+    named = {str(param).split(".")[0] for param in dvc_stage(repo, name).get("params", [])}
+    assert named == sections
+
+
+def test_every_command_in_dvc_yaml_exists(repo):
+    commands = {c.name or c.callback.__name__ for c in stages.stages.registered_commands}
+    for name in STAGES:
+        program, command, *_ = dvc_stage(repo, name)["cmd"].split()
+        assert program == "r1omni"
+        assert command in commands
+
+
+def test_the_stage_commands_document_themselves():
+    for command in stages.stages.registered_commands:
+        assert inspect.getdoc(command.callback)

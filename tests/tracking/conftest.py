@@ -1,0 +1,85 @@
+"""Real SQLite stores in temporary folders; the empty one is made once, as it takes seconds."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from r1omni.config import TrackingParams
+from r1omni.tracking.store import ensure_store
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete MLflow database without runs."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    ensure_store(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def project(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project's root with a store in it; the current directory."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def tracking() -> TrackingParams:
+    return TrackingParams(
+        uri="sqlite:///mlflow.db",
+        experiment="r1omni",
+        system_metrics=False,
+        registered_model="r1-omni",
+    )
+
+
+@pytest.fixture
+def manifest(project: Path) -> Path:
+    path = project / "data" / "manifests" / "dfew.parquet"
+    path.parent.mkdir(parents=True)
+    pd.DataFrame({"clip_id": ["dfew/1", "dfew/2", "dfew/3"]}).to_parquet(path)
+    return path
+
+
+@pytest.fixture
+def trained(project: Path) -> Callable[..., dict[str, Path]]:
+    """What the stages before `register` leave behind for one model."""
+
+    def make(name: str, *, weights: bytes = b"w" * 1000, war: float = 0.5) -> dict[str, Path]:
+        checkpoint = project / "data" / "checkpoints" / name
+        training = project / "data" / "training" / name
+        for folder in (checkpoint, training):
+            folder.mkdir(parents=True, exist_ok=True)
+        (checkpoint / "model.safetensors").unlink(missing_ok=True)  # as DVC does before a stage
+        (checkpoint / "model.safetensors").write_bytes(weights)
+        provenance: dict[str, Any] = {"stage": name, "mode": "reasoned", "fold": 1, "seed": 7}
+        provenance |= {"params": {"grpo": {"lr": 0.1}}, "parent": None, "trained_on": {"dfew": 2}}
+        (checkpoint / "provenance.json").write_text(json.dumps(provenance))
+        rows = [{"step": step, "train/loss": 1.0 / step} for step in range(1, 41)]
+        (training / "curves.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        rollouts = {"step": [1, 1], "completion": ["a", "b"], "reward": [0.0, 2.0]}
+        pd.DataFrame(rollouts).to_parquet(training / "rollouts.parquet")
+        predictions = project / "data" / "predictions" / f"{name}.parquet"
+        predictions.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame({"clip_id": ["dfew/1"]}).to_parquet(predictions)
+        metrics = project / "data" / "reports" / "metrics.json"
+        metrics.parent.mkdir(parents=True, exist_ok=True)
+        values = {"war": war, "uar": 0.4, "war_ci": [0.3, 0.6], "uar_ci": [0.2, 0.5], "n": 480}
+        values |= {"format_rate": 0.9, "recall": {"happy": 0.7}}
+        metrics.write_text(json.dumps({name: {"ravdess": values}}))
+        return {
+            "checkpoint": checkpoint,
+            "metrics": metrics,
+            "training": training,
+            "predictions": predictions,
+            "receipt": project / "data" / "registry" / f"{name}.json",
+        }
+
+    return make

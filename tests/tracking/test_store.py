@@ -1,0 +1,79 @@
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from r1omni.config import TrackingParams
+from r1omni.tracking.store import (
+    StoreUnreachable,
+    artifact_root,
+    ensure_store,
+    open_client,
+    resolve_uri,
+)
+
+FIRST_USE = """
+from r1omni.config import TrackingParams
+from r1omni.tracking.store import open_client
+tracking = TrackingParams(
+    uri="sqlite:///mlflow.db", experiment="r1omni", system_metrics=False, registered_model="m"
+)
+client, experiment = open_client(tracking)
+client.create_run(experiment)
+"""
+
+
+def test_a_relative_store_stands_at_dvcs_root_not_in_the_experiments_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", "/somewhere/project")
+    assert resolve_uri("sqlite:///mlflow.db") == "sqlite:////somewhere/project/mlflow.db"
+    assert artifact_root("sqlite:///mlflow.db") == Path("/somewhere/project/mlartifacts")
+    assert resolve_uri("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
+    monkeypatch.delenv("DVC_ROOT")
+    assert resolve_uri("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_two_processes_at_once_make_one_sound_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    first, second = (
+        subprocess.Popen([sys.executable, "-c", FIRST_USE], cwd=tmp_path) for _ in range(2)
+    )
+    assert (first.wait(timeout=240), second.wait(timeout=240)) == (0, 0)
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
+        query = "select count(*) from experiments where name = 'r1omni'"
+        assert connection.execute(query).fetchone() == (1,)
+        assert connection.execute("select count(*) from runs").fetchone() == (2,)
+    assert not (tmp_path / "mlflow.db.new").exists()
+
+
+def test_a_store_is_made_once(project: Path, tracking: TrackingParams) -> None:
+    before = (project / "mlflow.db").stat().st_ino
+    assert ensure_store(tracking.uri) == f"sqlite:///{project}/mlflow.db"
+    assert (project / "mlflow.db").stat().st_ino == before
+    _, first = open_client(tracking)
+    _, again = open_client(tracking)
+    assert first == again
+
+
+def test_a_database_of_someone_else_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("create table recipes (name text)")
+    with pytest.raises(StoreUnreachable, match=r"mlflow\.db: exists, but is not a complete MLflow"):
+        ensure_store(f"sqlite:///{path}")
+    path.write_bytes(b"not a database, but long enough to be read as one" * 40)
+    with pytest.raises(StoreUnreachable, match=r"mlflow\.db: file is not a database"):
+        ensure_store(f"sqlite:///{path}")
+
+
+def test_a_server_that_is_down_is_named(tracking: TrackingParams) -> None:
+    gone = tracking.model_copy(update={"uri": "http://127.0.0.1:9"})
+    with pytest.raises(StoreUnreachable, match=r"http://127\.0\.0\.1:9"):
+        open_client(gone)
