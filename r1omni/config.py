@@ -162,6 +162,7 @@ class SFTParams(Section):
     warmup: Fraction
     weight_decay: Annotated[float, Field(ge=0.0)]
     max_grad_norm: Positive
+    balance: Fraction
 
 
 class BaseParams(Section):
@@ -192,6 +193,7 @@ class GRPOParams(Section):
     weight_decay: Annotated[float, Field(ge=0.0)]
     max_grad_norm: Positive
     kl_coef: Annotated[float, Field(ge=0.0)]
+    balance: Fraction
     advantage_eps: Positive
     reward_weights: Mapping[str, Annotated[float, Field(ge=0.0)]]
 

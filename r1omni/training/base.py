@@ -118,13 +118,15 @@ def alignment_examples(clips: Sequence[GenericClip], base: BaseParams) -> list[E
     Such an answer is the clip's label or, with chance `emotion_label_noise`, any emotion.
     """
     rng = np.random.default_rng(base.seed)
-    examples = [Example(clip.clip_id, prompts.CAPTION_QUESTION, clip.caption) for clip in clips]
+    examples = [
+        Example(clip.clip_id, prompts.CAPTION_QUESTION, clip.caption, None) for clip in clips
+    ]
     question = prompts.instruction("direct")
     for clip in clips:
         if rng.random() < base.emotion_share:
             random_emotion = str(rng.choice(EMOTIONS))
             answer = random_emotion if rng.random() < base.emotion_label_noise else clip.emotion
-            examples.append(Example(clip.clip_id, question, answer))
+            examples.append(Example(clip.clip_id, question, answer, answer))
     return examples
 
 

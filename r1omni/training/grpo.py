@@ -23,7 +23,7 @@ from r1omni.model.feature_store import FeatureBatch, FeatureStore
 from r1omni.model.prompting import prefill_prompts
 from r1omni.model.sampling import score_completions
 from r1omni.rewards import Score
-from r1omni.training.batches import batch_at
+from r1omni.training.batches import balanced_shares, batch_at
 from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
 from r1omni.training.engine import Engine, linear_decay, step_generator
 from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
@@ -72,6 +72,7 @@ def run_grpo(
     every_clip = [clip for path in manifests for clip in read_manifest(path)]
     one_fold(every_clip, cold_start)
     clips = [clip for clip in every_clip if clip.split == "train" and clip.label is not None]
+    shares = balanced_shares([(clip.corpus, clip.label) for clip in clips], grpo.balance)
     store = FeatureStore(list(features))
     recipe = fingerprint([grpo, engine], [cold_start, *manifests])
     open_state(paths.state, recipe)
@@ -94,7 +95,7 @@ def run_grpo(
     with Progress(transient=True) as progress:
         task = progress.add_task("grpo", total=grpo.steps)
         for step in range(first, grpo.steps + 1):
-            batch = batch_at(clips, step, grpo.clips_per_step, grpo.seed)
+            batch = batch_at(clips, step, grpo.clips_per_step, grpo.seed, shares)
             began = time.perf_counter()
             learned = learn(models, store.load([c.clip_id for c in batch]), batch, grpo, step)
             optimised = trainer.step(learned.loss)

@@ -18,7 +18,7 @@ from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureBatch, FeatureStore
 from r1omni.model.prompting import prefill_prompts
 from r1omni.model.sampling import score_completions
-from r1omni.training.batches import batch_at
+from r1omni.training.batches import balanced_shares, batch_at
 from r1omni.training.checkpoints import load_parent, save_checkpoint
 from r1omni.training.engine import Engine, cosine_decay
 from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
@@ -32,6 +32,7 @@ class Example:
     clip_id: str
     instruction: str
     completion: str
+    label: str | None  # what balancing goes by
 
 
 def examples_from(clips: Sequence[Clip], mode: prompts.AnswerMode) -> list[Example]:
@@ -48,12 +49,12 @@ def examples_from(clips: Sequence[Clip], mode: prompts.AnswerMode) -> list[Examp
         if clip.label is None:
             raise ValueError(f"{clip.clip_id}: has no label to learn from")
         if mode == "direct":
-            examples.append(Example(clip.clip_id, question, clip.label))
+            examples.append(Example(clip.clip_id, question, clip.label, clip.label))
         elif clip.rationale is None:
             raise ValueError(f"{clip.clip_id}: has no rationale, which the cold start needs")
         else:
             text = completions.render(clip.rationale, clip.label)
-            examples.append(Example(clip.clip_id, question, text))
+            examples.append(Example(clip.clip_id, question, text, clip.label))
     return examples
 
 
@@ -104,6 +105,7 @@ def train_supervised(
     recipe: str,
 ) -> None:
     """Train in place on `examples`, continuing from the newest state of the same recipe."""
+    shares = balanced_shares([example.label for example in examples], sft.balance)
     steps = -(-len(examples) * sft.epochs // sft.batch_size)
     trainer = Engine(
         model,
@@ -119,7 +121,7 @@ def train_supervised(
     with Progress(transient=True) as progress:
         task = progress.add_task(f"{paths.training.name} ({len(examples)} examples)", total=steps)
         for step in range(first, steps + 1):
-            batch = batch_at(examples, step, sft.batch_size, sft.seed)
+            batch = batch_at(examples, step, sft.batch_size, sft.seed, shares)
             loss = _batch_loss(model, processor, load, batch)
             metrics = trainer.step(loss)
             curves.log(step, {"train/loss": loss.item(), **metrics})
