@@ -162,6 +162,7 @@ def grpo(
 ) -> None:
     """Train the cold start by GRPO with verifiable rewards (R1-Omni)."""
     read = _training_params(params)
+    from r1omni.tracking.provenance import content_hash
     from r1omni.tracking.runs import open_run
     from r1omni.training.grpo import run_grpo
 
@@ -171,6 +172,7 @@ def grpo(
         tracking=read.tracking,
         params=read.model_dump(mode="json", include={"grpo", "engine"}),
         datasets=manifest,
+        tags={"parent": content_hash(parent)},
         state=paths.state.with_suffix(".run.json"),
     ) as run:
         run_grpo(parent, manifest, features, paths, grpo=read.grpo, engine=read.engine, log=run.log)
@@ -267,6 +269,7 @@ def _sft(
     params: Path,
 ) -> None:
     read = _training_params(params)
+    from r1omni.tracking.provenance import content_hash
     from r1omni.tracking.runs import open_run
     from r1omni.training.sft import run_sft
 
@@ -276,6 +279,7 @@ def _sft(
         tracking=read.tracking,
         params=read.model_dump(mode="json", include={stage, "engine"}),
         datasets=manifests,
+        tags={"parent": content_hash(parent)},
         state=paths.state.with_suffix(".run.json"),
     ) as run:
         run_sft(

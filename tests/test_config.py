@@ -68,3 +68,11 @@ def test_broken_yaml_is_said(tmp_path):
 def test_the_params_are_frozen(params):
     with pytest.raises(ValueError, match="frozen"):
         params.grpo.lr = 1.0
+
+
+def test_the_paper_profile_has_the_same_keys(repo, params):
+    paper = read_params(repo / "params/paper.yaml")
+    assert paper.grpo.group_size == 8
+    assert paper.grpo.clips_per_step * paper.grpo.steps // 15306 == 2  # epochs
+    assert paper.synthetic.corpora == {}
+    assert set(paper.corpora) == set(params.corpora)

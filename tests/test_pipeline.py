@@ -195,7 +195,7 @@ def test_mlflow_has_a_run_per_checkpoint_and_no_step_twice(project):
 def test_checkpoints_are_on_disk_once(project):
     receipt = json.loads((project / "data/registry/grpo.json").read_text())
     weights = project / "data/checkpoints/grpo/model.safetensors"
-    linked = [p for p in (project / "mlartifacts").rglob("model.safetensors")]
+    linked = list((project / "mlartifacts").rglob("model.safetensors"))
     assert receipt["content_hash"]
     assert weights.stat().st_ino in {p.stat().st_ino for p in linked}
 

@@ -8,7 +8,7 @@ they are frozen, as in the paper.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -58,11 +58,11 @@ def read_generic(root: Path) -> list[GenericClip]:
             targets = {name: int(shown[name]) + 1 for name in ATTRIBUTES}
             targets["speaker"] = int(shown["speaker"])
             targets["scene"] = int(shown["scene"]) if entry["style"] == "wild" else UNSEEN
-            video = resolve_clip(root, entry["video"]).relative_to(root.resolve())
+            resolve_clip(root, entry["video"])  # refuses a path that leaves the root
             clips.append(
                 GenericClip(
-                    clip_id=video.with_suffix("").as_posix(),
-                    path=video.as_posix(),
+                    clip_id=PurePosixPath(entry["video"]).with_suffix("").as_posix(),
+                    path=entry["video"],
                     caption=entry["conversations"][1]["value"],
                     emotion=entry["emotion"],
                     targets=targets,
@@ -77,24 +77,30 @@ def read_generic(root: Path) -> list[GenericClip]:
 
 
 class AttributeHeads(nn.Module):
-    """One linear classifier per attribute over all of a tower's tokens, so that place counts."""
+    """Two linear classifiers per attribute: over all of a tower's tokens, and over their mean.
 
-    def __init__(self, width: int, classes: Mapping[str, int]) -> None:
+    The first lets a token see what stands in its place; the second makes it tell all the others,
+    so that a small language model can read it anywhere.
+    """
+
+    def __init__(self, n_tokens: int, width: int, classes: Mapping[str, int]) -> None:
         super().__init__()
-        self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in classes.items()})
+        self.placed = nn.ModuleDict({k: nn.Linear(n_tokens * width, n) for k, n in classes.items()})
+        self.pooled = nn.ModuleDict({k: nn.Linear(width, n) for k, n in classes.items()})
 
     def forward(self, tokens: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Summed cross-entropy and mean accuracy: (B, N, D), {name: (B,)} -> (), ().
+        """Summed cross-entropy, and the pooled heads' accuracy: (B, N, D), {name: (B,)} -> (), ().
 
         A target of -1 does not count.
         """
-        flat = tokens.flatten(1)
         losses, hits = [], []
-        for name, head in self.heads.items():
+        for name in self.pooled:
             known = targets[name] >= 0
-            logits, wanted = head(flat[known]), targets[name][known]
-            losses.append(functional.cross_entropy(logits, wanted))
-            hits.append((logits.argmax(dim=-1) == wanted).float().mean())
+            wanted = targets[name][known]
+            pooled = self.pooled[name](tokens.mean(dim=1)[known])
+            placed = self.placed[name](tokens.flatten(1)[known])
+            losses += [functional.cross_entropy(logits, wanted) for logits in (pooled, placed)]
+            hits.append((pooled.argmax(dim=-1) == wanted).float().mean())
         return torch.stack(losses).sum(), torch.stack(hits).mean()
 
 
@@ -109,11 +115,13 @@ def train_towers(
     that the projectors read."""
     config = model.config
     vision_heads = AttributeHeads(
-        config.patch_grid**2 * config.vision_config.hidden_size,
+        config.patch_grid**2,
+        config.vision_config.hidden_size,
         {**dict.fromkeys(FACE, 3), "scene": SCENES},
     )
     audio_heads = AttributeHeads(
-        config.audio_tokens * config.audio_config.d_model,
+        config.audio_tokens,
+        config.audio_config.d_model,
         {**dict.fromkeys(VOICE, 3), "speaker": SPEAKERS},
     )
     trained = [

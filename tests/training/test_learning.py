@@ -1,0 +1,134 @@
+"""It learns: four clips by heart under SFT, and a two-answer bandit under GRPO."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from r1omni import completions, prompts
+from r1omni.corpora.clip import Clip
+from r1omni.evaluation.predict import answer_batch
+from r1omni.model.feature_store import FeatureBatch
+from r1omni.training.checkpoints import freeze
+from r1omni.training.engine import Engine
+from r1omni.training.grpo import Models, learn
+from r1omni.training.journal import TrainingPaths
+from r1omni.training.sft import Example, examples_from, train_supervised
+
+
+def features_of(model, names):
+    """Random features that depend on the clip's name only."""
+    config = model.config
+    vision, audio = [], []
+    for name in names:
+        generator = torch.Generator().manual_seed(sum(name.encode()))
+        vision.append(
+            torch.randn(
+                config.num_frames,
+                config.patch_grid**2,
+                config.vision_config.hidden_size,
+                generator=generator,
+            )
+        )
+        audio.append(
+            torch.randn(config.audio_tokens, config.audio_config.d_model, generator=generator)
+        )
+    return FeatureBatch(
+        torch.stack(vision), torch.stack(audio), torch.ones(len(names), dtype=torch.bool)
+    )
+
+
+def clip_named(name, label, rationale=None, split="train"):
+    return Clip(
+        clip_id=name,
+        corpus="dfew",
+        path=f"{name}.mp4",
+        label=label,
+        split=split,
+        fold=1,
+        subject=None,
+        rationale=rationale,
+        duration=1.0,
+        fps=8.0,
+        n_frames=8,
+        has_audio=True,
+        sha256=name,
+    )
+
+
+@pytest.fixture
+def fresh(tiny):
+    """A copy of the tiny model that a test may train."""
+    model, processor = tiny
+    model = deepcopy(model)
+    freeze(model)
+    return model, processor
+
+
+def sft_on(fresh, examples, params, folder, epochs):
+    model, processor = fresh
+    paths = TrainingPaths(folder / "checkpoint", folder / "training", folder)
+    train_supervised(
+        model,
+        processor,
+        lambda names: features_of(model, names),
+        examples,
+        paths,
+        sft=params.cold_start.model_copy(
+            update={"epochs": epochs, "batch_size": len(examples), "lr": 3e-3}
+        ),
+        engine=params.engine.model_copy(update={"device": "cpu"}),
+        log=lambda _step, _metrics: None,
+        recipe="test",
+    )
+
+
+def test_four_clips_are_learned_by_heart(fresh, params, tmp_path):
+    model, processor = fresh
+    labels = {"a": "happy", "b": "sad", "c": "angry", "d": "neutral"}
+    clips = [clip_named(name, label, f"the voice {name}") for name, label in labels.items()]
+    sft_on(fresh, examples_from(clips, "reasoned"), params, tmp_path, epochs=40)
+    model.config.answer_mode = "reasoned"
+    answers = answer_batch(model, processor, features_of(model, list(labels)), 32)
+    expected = [completions.render(f"the voice {name}", label) for name, label in labels.items()]
+    assert [answer.completion for answer in answers] == expected
+
+
+def test_a_two_answer_bandits_reward_rises(fresh, params, tmp_path):
+    model, processor = fresh
+    question = prompts.instruction("reasoned")
+    examples = [
+        Example("a", question, completions.render("it", label), label) for label in ("happy", "sad")
+    ]
+    sft_on(fresh, examples, params, tmp_path, epochs=60)
+    grpo = params.grpo.model_copy(
+        update={"group_size": 8, "max_new_tokens": 16, "lr": 2e-4, "kl_coef": 0.0}
+    )
+    models = Models(model, deepcopy(model).requires_grad_(False), processor)
+    trainer = Engine(
+        model,
+        params.engine.model_copy(update={"device": "cpu"}),
+        lr=grpo.lr,
+        schedule=lambda _step: 1.0,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+    )
+    batch = [clip_named("a", "sad")] * 4
+    rewards = []
+    for step in range(1, 21):
+        learned = learn(models, features_of(model, ["a"] * 4), batch, grpo, step)
+        trainer.step(learned.loss)
+        rewards.append(learned.metrics["reward/accuracy"])
+    assert 0.2 < rewards[0] < 0.8
+    assert sum(rewards[-3:]) / 3 > rewards[0] + 0.3
+
+
+def test_examples_need_a_rationale_where_the_mode_is_reasoned():
+    with pytest.raises(ValueError, match="clip-1: has no rationale"):
+        examples_from([clip_named("clip-1", "happy")], "reasoned")
+
+
+def test_examples_leave_test_clips_out():
+    clips = [clip_named("x", "happy", split="test"), clip_named("y", "sad")]
+    assert [e.clip_id for e in examples_from(clips, "direct")] == ["y"]
+    assert [e.completion for e in examples_from(clips, "direct")] == ["sad"]
