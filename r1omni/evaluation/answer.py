@@ -11,6 +11,7 @@ from r1omni.evaluation.predictions import Judged, judge
 from r1omni.media import UnreadableMedia, preprocess
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureBatch
+from r1omni.model.tower_inputs import stack_inputs
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ def features_of(
 ) -> FeatureBatch:
     """One file's features, rounded to half precision as the cache does; a batch of one."""
     inputs = preprocess(path, processor.media)
+    pixels, mel = stack_inputs([inputs])
     return FeatureBatch(
-        model.encode_vision(torch.from_numpy(inputs.pixels)[None]).half().float(),
-        model.encode_audio(torch.from_numpy(inputs.mel)[None]).half().float(),
+        model.encode_vision(pixels).half().float(),
+        model.encode_audio(mel).half().float(),
         torch.tensor([inputs.has_audio]),
     )

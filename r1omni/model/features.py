@@ -19,7 +19,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
 
-import numpy as np
 import pandas as pd
 import torch
 from rich.console import Console
@@ -52,6 +51,7 @@ from r1omni.model.feature_store import (
 )
 from r1omni.model.modelling import HumanOmniForConditionalGeneration
 from r1omni.model.processor import HumanOmniProcessor
+from r1omni.model.tower_inputs import stack_inputs
 
 __all__ = ["FeatureBatch", "FeatureStore", "run_features", "tower_fingerprint"]
 
@@ -169,8 +169,7 @@ def _encode(
     model: HumanOmniForConditionalGeneration, batch: Sequence[TowerInputs]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The towers' outputs, half precision: (B, F, N, Dv), (B, A, Da), and has_audio (B,)."""
-    pixels = torch.from_numpy(np.stack([inputs.pixels for inputs in batch])).to(model.device)
-    mel = torch.from_numpy(np.stack([inputs.mel for inputs in batch])).to(model.device)
+    pixels, mel = (tensor.to(model.device) for tensor in stack_inputs(batch))
     vision = model.encode_vision(pixels).half().cpu()
     audio = model.encode_audio(mel).half().cpu()
     if not (vision.isfinite().all() and audio.isfinite().all()):

@@ -23,6 +23,7 @@ from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.configuration import build_config
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.model.processor import build_processor, train_gate_tokenizer, train_tokenizer
+from r1omni.model.tower_inputs import stack_inputs
 from r1omni.training.checkpoints import freeze, save_checkpoint
 from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
 from r1omni.training.sft import Example, train_supervised
@@ -169,8 +170,9 @@ def _tower_outputs(
     vision, audio = [], []
     for start in range(0, len(order), 64):
         batch = [decoded[clip_id] for clip_id in order[start : start + 64]]
-        vision.append(model.encode_vision(torch.from_numpy(np.stack([d.pixels for d in batch]))))
-        audio.append(model.encode_audio(torch.from_numpy(np.stack([d.mel for d in batch]))))
+        pixels, mels = stack_inputs(batch)
+        vision.append(model.encode_vision(pixels))
+        audio.append(model.encode_audio(mels))
     all_vision, all_audio = torch.cat(vision).half().float(), torch.cat(audio).half().float()
     rows = {clip_id: i for i, clip_id in enumerate(order)}
 

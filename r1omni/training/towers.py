@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import torch
 from rich.progress import Progress
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from r1omni.corpora.paths import resolve_clip
 from r1omni.corpora.synthetic.attributes import ATTRIBUTES, FACE, SCENES, SPEAKERS, VOICE
 from r1omni.media import TowerInputs
 from r1omni.model import HumanOmniForConditionalGeneration
+from r1omni.model.tower_inputs import stack_inputs
 from r1omni.training.batches import batch_at
 from r1omni.training.engine import cosine_decay
 from r1omni.training.journal import Log
@@ -137,8 +137,7 @@ def train_towers(
         for step in range(1, base.tower_steps + 1):
             batch = batch_at(clips, step, base.tower_batch_size, base.seed)
             targets = {name: torch.tensor([t[name] for _, t in batch]) for name in batch[0][1]}
-            pixels = torch.from_numpy(np.stack([d.pixels for d, _ in batch]))
-            mels = torch.from_numpy(np.stack([d.mel for d, _ in batch]))
+            pixels, mels = stack_inputs([inputs for inputs, _ in batch])
             seen, seen_right = vision_heads(model.encode_vision(pixels).mean(dim=1), targets)
             heard, heard_right = audio_heads(model.encode_audio(mels), targets)
             loss = seen + heard
