@@ -33,8 +33,8 @@ TOY = {
         },
     },
     "validation": {"min_clips_per_label": 0},
-    "base": {"workers": 1, "tower_steps": 4, "align": {"epochs": 1}},
-    "cold_start": {"epochs": 1},
+    "base": {"workers": 1, "tower_steps": 4, "align": {"epochs": 6}},
+    "cold_start": {"epochs": 20},
     "label_sft": {"epochs": 1, "batch_size": 64},
     "grpo": {"steps": 6, "clips_per_step": 4, "group_size": 4, "max_new_tokens": 24},
     "engine": {"save_every": 2},
@@ -168,12 +168,13 @@ def outs(stages: dict, stage: str, path: str) -> str:
 
 
 def test_curves_have_every_step_once(project):
-    for stage, steps in (("grpo", 6), ("cold_start", 3)):
+    for stage, steps in (("grpo", 6), ("cold_start", 42)):
         path = project / f"data/training/{stage}/curves.jsonl"
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         assert [row["step"] for row in rows] == list(range(1, steps + 1))
     rollouts = pd.read_parquet(project / "data/training/grpo/rollouts.parquet")
     assert sorted(rollouts.step.unique()) == list(range(1, 7))
+    assert rollouts.reward.nunique() > 1  # or GRPO had nothing to learn from
     assert not rollouts.duplicated(["step", "clip_id", "group"]).any()
 
 

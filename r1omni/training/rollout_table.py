@@ -31,9 +31,11 @@ class RolloutTable:
         scores: Sequence[Sequence[Score]],
         advantages: torch.Tensor,
     ) -> None:
-        """Keep the groups of the step's first clips."""
+        """Keep the groups of the step's first clips; a clip drawn twice is kept once."""
         lengths = groups.completion_mask.sum(dim=2)
-        for p, clip in enumerate(clips[:CLIPS_KEPT]):
+        places = {clip.clip_id: p for p, clip in reversed(list(enumerate(clips)))}
+        for p in sorted(places.values())[:CLIPS_KEPT]:
+            clip = clips[p]
             for g, score in enumerate(scores[p]):
                 self._rows.append(
                     {

@@ -153,3 +153,4 @@ def train_towers(
             if step % 10 == 0 or step == base.tower_steps:
                 log(step, metrics)
             progress.update(task, completed=step, description=f"towers {loss.item():.2f}")
+    optimizer.zero_grad()  # a stale gradient would count in the next training's norm
