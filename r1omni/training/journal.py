@@ -28,11 +28,13 @@ class TrainingPaths:
 
 
 def fingerprint(sections: Iterable[BaseModel], inputs: Iterable[Path]) -> str:
-    """A hash of a stage's params and input files: a changed recipe must not resume an old state."""
+    """A hash of params, input files and our code: a changed recipe must not resume an old state."""
     digest = hashlib.sha256()
     for section in sections:
         digest.update(section.model_dump_json().encode())
-    for path in inputs:
+    package = Path(__file__).parents[1]
+    code = [*(package / "model").glob("*.py"), *(package / "training").glob("*.py")]
+    for path in [*sorted(code), package / "rewards.py", package / "completions.py", *inputs]:
         for file in sorted(
             p for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file()
         ):
