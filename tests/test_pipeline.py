@@ -36,9 +36,9 @@ TOY = {
     "base": {"workers": 1, "tower_steps": 4, "align": {"epochs": 6}},
     "cold_start": {"epochs": 20},
     "label_sft": {"epochs": 1, "batch_size": 64},
-    "grpo": {"steps": 6, "clips_per_step": 4, "group_size": 4, "max_new_tokens": 24},
+    "grpo": {"steps": 6, "clips_per_step": 4, "group_size": 4, "max_new_tokens": 48},
     "engine": {"save_every": 2},
-    "predict": {"max_new_tokens": 24},
+    "predict": {"max_new_tokens": 48},
     "score": {"bootstrap_samples": 50},
     "tracking": {"system_metrics": False},
 }
@@ -145,20 +145,6 @@ def test_the_war_can_be_recomputed_from_the_raw_completions(project):
     assert metrics["cold_start"]["dfew"]["war"] == pytest.approx(sum(right) / len(right))
 
 
-def test_a_killed_run_gives_what_an_undisturbed_one_gives(project):
-    before = lock(project)
-    for stage in ("base", "grpo"):
-        again = run(project, str(BIN / "dvc"), "repro", "--force", "--single-item", stage)
-        assert again.returncode == 0, again.stdout[-3000:]
-    after = lock(project)
-    assert outs(before, "base", "data/checkpoints/base") == outs(
-        after, "base", "data/checkpoints/base"
-    )
-    assert outs(before, "grpo", "data/checkpoints/grpo") == outs(
-        after, "grpo", "data/checkpoints/grpo"
-    )
-
-
 def lock(project: Path) -> dict:
     return yaml.safe_load((project / "dvc.lock").read_text())["stages"]
 
@@ -250,6 +236,20 @@ def test_predict_refuses_what_is_no_clip(project, tmp_path):
     assert failed.returncode == 1
     assert "notes.mp4" in failed.stdout
     assert "Traceback" not in failed.stdout
+
+
+def test_a_killed_run_gives_what_an_undisturbed_one_gives(project):
+    before = lock(project)
+    for stage in ("base", "grpo"):
+        again = run(project, str(BIN / "dvc"), "repro", "--force", "--single-item", stage)
+        assert again.returncode == 0, again.stdout[-3000:]
+    after = lock(project)
+    assert outs(before, "base", "data/checkpoints/base") == outs(
+        after, "base", "data/checkpoints/base"
+    )
+    assert outs(before, "grpo", "data/checkpoints/grpo") == outs(
+        after, "grpo", "data/checkpoints/grpo"
+    )
 
 
 def test_the_prefect_deployment_runs_the_same_graph(project):
