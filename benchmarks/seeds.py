@@ -27,6 +27,7 @@ LEFT_OUT = (".git", ".venv", ".sweep", ".state", ".prefect", "data", "mlartifact
 MODELS = ("base", "cold_start", "label_sft", "grpo")
 CORPORA = ("dfew", "mafw", "ravdess")
 WILD = ("dfew", "mafw")
+METRICS = "data/reports/metrics.json"
 
 
 def main() -> None:
@@ -35,14 +36,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--shortcuts", type=float, nargs="+", default=[0.0, 0.5, 0.9])
     parser.add_argument("--jobs", type=int, default=2, help="pipelines at the same time")
+    parser.add_argument("--only", nargs="+", metavar="SHORTCUT/SEED", help="rows to run")
     arguments = parser.parse_args()
     rows = [(s, seed) for s in arguments.shortcuts for seed in arguments.seeds]
-    first_of_each = [(s, arguments.seeds[0]) for s in arguments.shortcuts]
-    others = [row for row in rows if row not in first_of_each]
+    wanted = [r for r in rows if arguments.only is None or f"{r[0]:g}/{r[1]}" in arguments.only]
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        for group in (first_of_each[:1], first_of_each[1:], others):
-            list(pool.map(lambda row: run_row(*row), group))
-    measured = {f"{s}/{seed}": read_row(s, seed) for s, seed in rows}
+        list(pool.map(lambda row: run_row(*row), wanted[:1]))  # what all rows share is run once
+        list(pool.map(lambda row: run_row(*row), wanted[1:]))
+    there = [row for row in rows if (folder_of(*row) / METRICS).is_file()]
+    measured = {f"{s:g}/{seed}": read_row(s, seed) for s, seed in there}
     write(ROOT / "benchmarks/seeds.json", json.dumps(measured, indent=1, sort_keys=True) + "\n")
     write(ROOT / "benchmarks/SEEDS.md", render(measured, arguments.shortcuts, arguments.seeds))
 
@@ -85,7 +87,7 @@ def run_row(shortcut: float, seed: int) -> None:
 
 def read_row(shortcut: float, seed: int) -> dict[str, dict[str, dict[str, object]]]:
     """What a row's table needs of its metrics.json."""
-    metrics = json.loads((folder_of(shortcut, seed) / "data/reports/metrics.json").read_text())
+    metrics = json.loads((folder_of(shortcut, seed) / METRICS).read_text())
     wanted = ("war", "uar", "war_ci", "uar_ci", "n", "format_rate", "gain_over",
               "rationale_truth", "follows_scene")  # fmt: skip
     return {
@@ -106,20 +108,24 @@ def render(measured: dict, shortcuts: list[float], seeds: list[int]) -> str:
     ]
     for s in shortcuts:
         for seed in seeds:
-            row = measured[f"{s}/{seed}"]
+            row = measured.get(f"{s:g}/{seed}")
+            if row is None:
+                lines.append(f"| {s:g} | {seed} | not run | | | |")
+                continue
             for model in MODELS:
                 cells = " | ".join(cell(row[model][corpus]) for corpus in CORPORA)
                 lines.append(f"| {s:g} | {seed} | {model} | {cells} |")
-    lines += ["", "Means over the seeds (WAR, with the standard deviation over seeds):", ""]
-    lines += ["| shortcut | model | DFEW | MAFW | RAVDESS |", "|--:|---|---|---|---|"]
+    lines += ["", "Means over the seeds that were run (WAR, standard deviation over seeds):", ""]
+    lines += ["| shortcut | seeds | model | DFEW | MAFW | RAVDESS |", "|--:|--:|---|---|---|---|"]
     for s in shortcuts:
-        for model in MODELS:
+        ran = [seed for seed in seeds if f"{s:g}/{seed}" in measured]
+        for model in MODELS if ran else ():
             cells = []
             for corpus in CORPORA:
-                wars = [100 * measured[f"{s}/{seed}"][model][corpus]["war"] for seed in seeds]
+                wars = [100 * measured[f"{s:g}/{seed}"][model][corpus]["war"] for seed in ran]
                 spread = statistics.stdev(wars) if len(wars) > 1 else 0.0
                 cells.append(f"{statistics.mean(wars):.1f} (sd {spread:.1f})")
-            lines.append(f"| {s:g} | {model} | {' | '.join(cells)} |")
+            lines.append(f"| {s:g} | {len(ran)} | {model} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
