@@ -36,3 +36,8 @@ def tiny(params):
     torch.manual_seed(0)
     captions = ["The brows are raised, the mouth smiling; the voice is loud."]
     return build_untrained(captions, captions, model=params.model, media=params.media)
+
+
+def pytest_collection_modifyitems(items):
+    """The whole pipeline takes longest: one worker begins with it, the other does the rest."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)

@@ -34,7 +34,7 @@ TOY = {
     },
     "validation": {"min_clips_per_label": 0},
     "base": {"workers": 1, "tower_steps": 4, "align": {"epochs": 6}},
-    "cold_start": {"epochs": 20},
+    "cold_start": {"epochs": 40, "lr": 3.0e-3},
     "label_sft": {"epochs": 1, "batch_size": 64},
     "grpo": {"steps": 6, "clips_per_step": 4, "group_size": 4, "max_new_tokens": 48},
     "engine": {"save_every": 2},
@@ -154,7 +154,7 @@ def outs(stages: dict, stage: str, path: str) -> str:
 
 
 def test_curves_have_every_step_once(project):
-    for stage, steps in (("grpo", 6), ("cold_start", 42)):
+    for stage, steps in (("grpo", 6), ("cold_start", 83)):
         path = project / f"data/training/{stage}/curves.jsonl"
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         assert [row["step"] for row in rows] == list(range(1, steps + 1))

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 
 
 def prepare_process(engine: EngineParams) -> torch.device:
-    """The device to train on; gives DeepSpeed the rendezvous it wants where no launcher did."""
+    """The device to train on, in a process group: the launcher's, or one of this process alone."""
     cuda = torch.cuda.is_available()
     if engine.device == "cuda" and not cuda:
         raise ValueError("engine.device is cuda, but this machine has no CUDA device")
@@ -67,11 +66,13 @@ def prepare_process(engine: EngineParams) -> torch.device:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
         os.environ.setdefault(name, value)
-    if "MASTER_PORT" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    if "MASTER_ADDR" not in os.environ and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group(  # alone: no port that another run could take
+            "nccl" if device == "cuda" else "gloo",
+            store=torch.distributed.HashStore(),  # type: ignore[attr-defined]  # it is exported
+            rank=0,
+            world_size=1,
+        )
     return torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else "cpu")
 
 
