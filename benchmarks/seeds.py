@@ -23,7 +23,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 SWEEP = ROOT / ".sweep"
 LEFT_OUT = (".git", ".venv", ".sweep", ".state", ".prefect", "data", "mlartifacts", "mlflow.db*",
-            "__pycache__", "tmp", "cache", ".*_cache", "config.local")  # fmt: skip
+            "__pycache__", "tmp", "cache", ".*_cache", "config.local", "dvc.lock")  # fmt: skip
 MODELS = ("base", "cold_start", "label_sft", "grpo")
 CORPORA = ("dfew", "mafw", "ravdess")
 WILD = ("dfew", "mafw")
