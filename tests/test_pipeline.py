@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
+pytestmark = pytest.mark.slow
 
 BIN = Path(sys.executable).parent
 TOY = {
