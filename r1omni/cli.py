@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from r1omni.config import read_params
-from r1omni.lifeline import die_with_parent
+from r1omni.lifeline import die_with_caller
 from r1omni.stages import PARAMS, ParamsFile, stages
 
 app = typer.Typer(
@@ -40,7 +40,7 @@ def _start(
     )
     logging.getLogger("r1omni").setLevel(logging.INFO)
     if "DVC_STAGE" in os.environ:
-        die_with_parent()
+        die_with_caller()
 
 
 @app.command(rich_help_panel=PEOPLE)

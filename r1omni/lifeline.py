@@ -2,10 +2,14 @@
 
 import ctypes
 import os
+import select
 import signal
 import sys
+import threading
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_SHELLS = frozenset({"sh", "dash", "bash", "zsh", "ksh"})
 
 
 def die_with_parent() -> None:
@@ -18,4 +22,33 @@ def die_with_parent() -> None:
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died in between
-        os.kill(os.getpid(), signal.SIGKILL)
+        _die()
+
+
+def die_with_caller() -> None:
+    """As `die_with_parent`, and where the parent is a shell, die with the shell's parent too.
+
+    DVC runs a stage as `$SHELL -c COMMAND`: bash replaces itself with the command, dash (what an
+    unset SHELL means) stays between the two and would keep the stage alive after DVC is killed.
+    """
+    die_with_parent()
+    if sys.platform != "linux":
+        return
+    try:
+        shell = Path("/proc", str(os.getppid()), "stat").read_text()
+        name, _, rest = shell.partition("(")[2].rpartition(")")
+        if name not in _SHELLS:
+            return
+        caller = os.pidfd_open(int(rest.split()[1]))
+    except (FileNotFoundError, ProcessLookupError):
+        _die()  # one of the two died while we looked
+
+    def watch() -> None:
+        select.select([caller], [], [])
+        _die()
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

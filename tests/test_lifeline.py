@@ -1,0 +1,30 @@
+"""A process bound to its caller dies when the caller is killed, whichever shell stands between."""
+
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+BOUND = (
+    "from r1omni.lifeline import die_with_caller; import time; "
+    "die_with_caller(); print(1, flush=True); time.sleep(60)"
+)
+CALLER = "import subprocess, sys; subprocess.run([sys.argv[1], '-c', sys.argv[2]])"
+
+
+@pytest.mark.parametrize("tail", ["", "; true"], ids=["the shell may exec", "the shell stays"])
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_a_killed_caller_takes_the_command_behind_its_shell_along(shell, tail):
+    command = f'{sys.executable} -c "{BOUND}"{tail}'
+    caller = subprocess.Popen(
+        [sys.executable, "-c", CALLER, shell, command], stdout=subprocess.PIPE, text=True
+    )
+    assert caller.stdout is not None
+    assert caller.stdout.readline() == "1\n"  # it has asked for its death
+    family = psutil.Process(caller.pid).children(recursive=True)
+    assert len(family) == 2 if tail else len(family) in (1, 2)
+    caller.send_signal(signal.SIGKILL)
+    caller.wait()
+    assert psutil.wait_procs(family, timeout=10)[1] == []
