@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,6 +28,11 @@ app = typer.Typer(
 )
 app.add_typer(stages)
 PEOPLE = "For people"
+Model = Annotated[str, typer.Option(help="a folder, a hub id, or models:/NAME@ALIAS")]
+Mode = Annotated[
+    Literal["reasoned", "direct"] | None,
+    typer.Option(help="how to ask; by default as the checkpoint records it"),
+]
 
 
 @app.callback()
@@ -57,26 +62,41 @@ def repro(
 
 @app.command(rich_help_panel=PEOPLE)
 def predict(
-    clips: Annotated[list[Path], typer.Argument(help="video files")],
-    model: Annotated[Path, typer.Option(help="checkpoint folder")] = Path("data/checkpoints/grpo"),
+    files: Annotated[
+        list[str], typer.Argument(help="media files, folders or glob patterns")
+    ],
+    model: Model = "data/checkpoints/grpo",
+    mode: Mode = None,
+    labels: Annotated[
+        Literal["dfew", "mafw", "ravdess", "all"],
+        typer.Option(help="whose labels' probabilities to print"),
+    ] = "all",
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object per line")] = False,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Name the emotion in any video file, with the model's rationale."""
+    """Name the emotion in any media file, with the model's rationale and each label's probability.
+
+    Exit code: 0 if every file was answered, 1 if some were refused or the model could not be
+    loaded (standard error says why; a refused file is an object of --json too), 2 for a wrong
+    option.
+    """
     read = read_params(params)
     os.environ.setdefault("OMP_NUM_THREADS", str(read.engine.threads))
-    from r1omni.evaluation.answer import answer_files
+    from r1omni.evaluation.answer import VOCABULARIES, answer_files
+    from r1omni.evaluation.files import Refusal
+    from r1omni.evaluation.loading import find_checkpoint, load_checkpoint
 
-    failed = False
-    for path, outcome in answer_files(clips, model, read.predict.max_new_tokens):
-        if isinstance(outcome, str):
-            typer.echo(f"{path}: {outcome}", err=True)
-            failed = True
-            continue
-        typer.echo(f"{path}: {outcome.judged.prediction or 'no known emotion'}")
-        typer.echo(f"  {outcome.judged.rationale or outcome.completion}")
-        if outcome.silent:
-            typer.echo("  (the file has no audio: the model heard silence)")
-    if failed:
+    loaded = load_checkpoint(find_checkpoint(model, read.tracking), mode)
+    vocabulary = VOCABULARIES[labels]
+    refused = False
+    for outcome in answer_files(files, *loaded, labels=vocabulary, predict=read.predict):
+        is_refusal = isinstance(outcome, Refusal)
+        refused |= is_refusal
+        if as_json:
+            typer.echo(outcome.as_json())
+        else:
+            typer.echo(outcome.as_text(), err=is_refusal)
+    if refused:
         raise typer.Exit(1)
 
 

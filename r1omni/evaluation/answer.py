@@ -1,56 +1,151 @@
-"""Answers for any video file: the same preprocessing and decoding as the pipeline's."""
+"""Answers for any media file: the same preprocessing and decoding as the pipeline's."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Final, TypeVar
 
 import torch
+from rich.console import Console
+from rich.progress import Progress
 
-from r1omni.evaluation.predict import answer_batch
-from r1omni.evaluation.predictions import Judged, judge
-from r1omni.media import UnreadableMedia, preprocess
+from r1omni.completions import Judged, judge
+from r1omni.config import PredictParams
+from r1omni.emotions import EMOTIONS, LABELS
+from r1omni.evaluation.files import ReadFile, Refusal, find_files, read_file
+from r1omni.evaluation.predict import Answered, answer_batch
+from r1omni.evaluation.probabilities import label_probabilities
+from r1omni.media import UnreadableMedia
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.model.tower_inputs import stack_inputs
 
+VOCABULARIES: Final = {**LABELS, "all": EMOTIONS}
+Item = TypeVar("Item")
+
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said of one file, and what that means."""
+    """What the model said of one file, and what that means.
 
+    `probabilities` of the asked labels sum to 1; None where the completion is not well formed.
+    `notes`: what was missing, cut or repeated on the way.
+    """
+
+    path: Path
     completion: str
     judged: Judged
-    silent: bool  # the file has no audio
+    probabilities: dict[str, float] | None
+    notes: tuple[str, ...]
+
+    def as_text(self) -> str:
+        """The answer on some lines for people."""
+        lines = [f"{self.path}: {self.judged.prediction or 'no known emotion'}"]
+        lines.append(f"  {self.judged.rationale or self.completion}")
+        if self.probabilities is not None:
+            ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
+            lines.append("  " + " · ".join(f"{label} {p:.2f}" for label, p in ranked))
+        return "\n".join(lines + [f"  ({note})" for note in self.notes])
+
+    def as_json(self) -> str:
+        """The answer as one line of JSON."""
+        return json.dumps(
+            {
+                "file": str(self.path),
+                "prediction": self.judged.prediction,
+                "answer": self.judged.answer,
+                "rationale": self.judged.rationale,
+                "well_formed": self.judged.well_formed,
+                "probabilities": self.probabilities,
+                "notes": list(self.notes),
+                "completion": self.completion,
+            },
+            ensure_ascii=False,
+        )
 
 
 def answer_files(
-    files: Sequence[Path], checkpoint: Path, max_new_tokens: int
-) -> Iterator[tuple[Path, Answer | str]]:
-    """Each file with its answer, or with the reason why it could not be read."""
-    if not (checkpoint / "config.json").is_file():
-        raise ValueError(f"{checkpoint}: no checkpoint there; `r1omni repro` trains one")
-    model = HumanOmniForConditionalGeneration.from_pretrained(checkpoint).eval()
-    processor = HumanOmniProcessor.from_pretrained(checkpoint)
-    for path in files:
-        try:
-            features = features_of(model, processor, path)
-        except UnreadableMedia as error:
-            yield path, str(error)
-            continue
-        completion = answer_batch(model, processor, features, max_new_tokens)[0].completion
-        judged = judge(completion, model.config.answer_mode)
-        yield path, Answer(completion, judged, silent=not bool(features.has_audio[0]))
+    names: Sequence[str],
+    model: HumanOmniForConditionalGeneration,
+    processor: HumanOmniProcessor,
+    *,
+    labels: Sequence[str],
+    predict: PredictParams,
+) -> Iterator[Answer | Refusal]:
+    """An answer or a refusal for every file that `names` stand for (see `find_files`), in order.
+
+    A bar shows the progress where standard error is a terminal.
+    """
+    files = list(find_files(names))
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("predict", total=len(files))
+        read = (_read(file, processor) for file in files)
+        for batch in _groups(read, predict.batch_size):
+            known = [item for item in batch if isinstance(item, ReadFile)]
+            answers = iter(_answers(known, model, processor, labels, predict.max_new_tokens))
+            for item in batch:
+                yield item if isinstance(item, Refusal) else next(answers)
+                progress.advance(task)
 
 
 @torch.no_grad()
 def features_of(
-    model: HumanOmniForConditionalGeneration, processor: HumanOmniProcessor, path: Path
+    model: HumanOmniForConditionalGeneration, files: Sequence[ReadFile]
 ) -> FeatureBatch:
-    """One file's features, rounded to half precision as the cache does; a batch of one."""
-    inputs = preprocess(path, processor.media)
-    pixels, mel = stack_inputs([inputs])
+    """The files' features, rounded to half precision as the cache's are."""
+    pixels, mel = (x.to(model.device) for x in stack_inputs([file.inputs for file in files]))
     return FeatureBatch(
         model.encode_vision(pixels).half().float(),
         model.encode_audio(mel).half().float(),
-        torch.tensor([inputs.has_audio]),
+        torch.tensor([file.inputs.has_audio for file in files]),
     )
+
+
+def _read(file: Path | Refusal, processor: HumanOmniProcessor) -> ReadFile | Refusal:
+    if isinstance(file, Refusal):
+        return file
+    try:
+        return read_file(file, processor.media)
+    except UnreadableMedia as error:
+        return Refusal(str(file), str(error).removeprefix(f"{file}: "))
+
+
+def _answers(
+    files: Sequence[ReadFile],
+    model: HumanOmniForConditionalGeneration,
+    processor: HumanOmniProcessor,
+    labels: Sequence[str],
+    max_new_tokens: int,
+) -> list[Answer]:
+    if not files:
+        return []
+    features = features_of(model, files)
+    answered = answer_batch(model, processor, features, max_new_tokens)
+    texts = [answer.completion for answer in answered]
+    probabilities = label_probabilities(model, processor, features, texts, labels)
+    return [
+        Answer(
+            file.path,
+            said.completion,
+            judge(said.completion, model.config.answer_mode),
+            chances,
+            (*file.notes, *_remarks(said, chances)),
+        )
+        for file, said, chances in zip(files, answered, probabilities, strict=True)
+    ]
+
+
+def _remarks(said: Answered, probabilities: dict[str, float] | None) -> Iterator[str]:
+    if not said.finished:
+        yield f"cut: the answer was stopped after {said.n_tokens} tokens"
+    if probabilities is None:
+        yield "not well formed: without an answer's place, labels have no probability"
+
+
+def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while group := list(islice(iterator, size)):
+        yield group

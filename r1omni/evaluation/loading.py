@@ -1,0 +1,69 @@
+"""Checkpoints by folder, hub id or registry name, and the way in which they are asked."""
+
+from pathlib import Path
+
+import torch
+
+from r1omni.config import TrackingParams
+from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.model.conversion import ORIGINAL_MODEL_TYPE
+from r1omni.model.weights import find_directory, read_json
+from r1omni.prompts import AnswerMode
+
+
+def find_checkpoint(model: str, tracking: TrackingParams) -> Path:
+    """The local folder of `model`: a folder, a hub id, or "models:/name@alias" of the registry.
+
+    Raises ValueError for what is none of them; tracking.StoreUnreachable.
+    """
+    if model.startswith("models:/"):
+        from r1omni.tracking.registry import model_directory
+
+        return model_directory(model, tracking)
+    try:
+        return find_directory(model, {})
+    except ValueError as error:
+        raise ValueError(
+            f"{error}, nor models:/NAME@ALIAS; `r1omni repro` trains a checkpoint into "
+            "data/checkpoints/grpo"
+        ) from error
+
+
+def load_checkpoint(
+    directory: Path, mode: AnswerMode | None = None
+) -> tuple[HumanOmniForConditionalGeneration, HumanOmniProcessor]:
+    """The checkpoint's model, on the GPU where there is one, and its processor.
+
+    `mode` None: as the checkpoint records it. Raises ValueError for an original checkpoint without
+    a `mode`: its config.json does not say how it was taught to answer.
+    """
+    settings = read_json(directory / "config.json")
+    if mode is None and settings.get("model_type") == ORIGINAL_MODEL_TYPE:
+        raise ValueError(
+            f"{directory / 'config.json'}: does not say how this checkpoint answers; pass --mode "
+            "reasoned (EMER-SFT, R1-Omni) or --mode direct (HumanOmni, MAFW-DFEW-SFT)"
+        )
+    model = HumanOmniForConditionalGeneration.from_pretrained(directory).eval()
+    if mode is not None:
+        model.config.answer_mode = mode
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model, HumanOmniProcessor.from_pretrained(directory)
+
+
+def trained_on(directory: Path) -> dict[str, int | None] | None:
+    """Corpus -> fold of all training clips of a checkpoint and its ancestors; None: not recorded.
+
+    Raises ValueError, naming the file, for a provenance.json that is not one.
+    """
+    file = directory / "provenance.json"
+    if not file.is_file():
+        return None
+    record = read_json(file)
+    found: dict[str, int | None] = {}
+    while record:
+        corpora, parent = record.get("trained_on") or {}, record.get("parent") or {}
+        if not isinstance(corpora, dict) or not isinstance(parent, dict):
+            raise ValueError(f"{file}: expected objects for trained_on and parent, got {record}")
+        found.update(dict.fromkeys(corpora, record.get("fold")))
+        record = parent
+    return found

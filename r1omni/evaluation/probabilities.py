@@ -1,0 +1,99 @@
+"""How probable each label is as the answer, the rationale being what the model wrote itself."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from r1omni import prompts
+from r1omni.completions import parse
+from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.model.feature_store import FeatureBatch
+from r1omni.model.sampling import score_completions
+from r1omni.model.shared_prefix import Prefix, prefill
+
+_ANSWER = "<answer>"
+
+
+@torch.no_grad()
+def label_probabilities(
+    model: HumanOmniForConditionalGeneration,
+    processor: HumanOmniProcessor,
+    features: FeatureBatch,
+    completions: Sequence[str],
+    labels: Sequence[str],
+) -> list[dict[str, float] | None]:
+    """For each clip the probability of every label, given that the answer is one of them.
+
+    The completion's text up to its answer is kept and each label's word is put in the answer's
+    place: p(label) = exp(l) / sum of exp(l) over `labels`, l the log probability of that completion
+    at temperature 1. None where a reasoned completion is not well formed: it has no such place.
+    """
+    reasoned = model.config.answer_mode == "reasoned"
+    rows = [i for i, text in enumerate(completions) if not reasoned or parse(text) is not None]
+    result: list[dict[str, float] | None] = [None] * len(completions)
+    if not rows:
+        return result
+    heads, tails = zip(
+        *(_alternatives(processor, completions[i] if reasoned else "", labels) for i in rows),
+        strict=True,
+    )
+    chosen = FeatureBatch(features.vision[rows], features.audio[rows], features.has_audio[rows])
+    prefix = _prefill(model, processor, chosen, heads)
+    token_ids, mask = _padded(tails, processor.eos_token_id)
+    device = prefix.last_hidden.device
+    logprobs, _ = score_completions(model, prefix, token_ids.to(device), mask.to(device))
+    probabilities = torch.softmax(logprobs.double().sum(dim=2), dim=1)  # (P, G)
+    for i, row in zip(rows, probabilities.tolist(), strict=True):
+        result[i] = dict(zip(labels, row, strict=True))
+    return result
+
+
+def _alternatives(
+    processor: HumanOmniProcessor, completion: str, labels: Sequence[str]
+) -> tuple[list[int], list[list[int]]]:
+    """The ids that the completions with each label share, and how each goes on from there.
+
+    Encoded whole, as in training: a tokenizer may join a tag's end with the first letters.
+    """
+    before, tag, _ = completion.partition(_ANSWER)
+    closing = "</answer>" if tag else ""
+    encoded = [processor.encode_completion(f"{before}{tag}{word}{closing}") for word in labels]
+    shared = 0
+    while len({tuple(ids[: shared + 1]) for ids in encoded}) == 1 < len(encoded):
+        shared += 1
+    return encoded[0][:shared], [ids[shared:] for ids in encoded]
+
+
+def _prefill(
+    model: HumanOmniForConditionalGeneration,
+    processor: HumanOmniProcessor,
+    features: FeatureBatch,
+    heads: Sequence[Sequence[int]],
+) -> Prefix:
+    """The prompts, each continued by its head, as one prefix for all labels."""
+    device = model.lm_head.weight.device
+    question = prompts.instruction(model.config.answer_mode)
+    prompt = processor.encode_prompt(question)
+    rows = [torch.tensor([*prompt, *head]) for head in heads]
+    ids = pad_sequence(rows, True, processor.pad_token_id, "left")
+    mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, "left")
+    gate_ids, gate_mask = (torch.tensor([x]) for x in processor.encode_gate(question))
+    embeds, mask = model.embed_prompt(
+        ids.to(device),
+        mask.to(device),
+        vision_features=features.vision.to(device),
+        audio_features=features.audio.to(device),
+        gate_input_ids=gate_ids.expand(len(rows), -1).to(device),
+        gate_attention_mask=gate_mask.expand(len(rows), -1).to(device),
+    )
+    return prefill(model.model, embeds, mask)
+
+
+def _padded(tails: Sequence[Sequence[Sequence[int]]], end: int) -> tuple[Tensor, Tensor]:
+    """Token ids and mask of P x G continuations: (P, G, T), (P, G, T)."""
+    longest = max(len(ids) for group in tails for ids in group)
+    ids = [[[*row, *[end] * (longest - len(row))] for row in group] for group in tails]
+    mask = [[[1] * len(row) + [0] * (longest - len(row)) for row in group] for group in tails]
+    return torch.tensor(ids), torch.tensor(mask)
