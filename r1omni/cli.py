@@ -5,6 +5,7 @@ The only reader of params.yaml. Imports late, so that `r1omni --help` answers at
 
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from r1omni.config import read_params
-from r1omni.lifeline import die_with_caller
+from r1omni.lifeline import die_with, die_with_caller
 from r1omni.stages import PARAMS, ParamsFile, stages
 
 app = typer.Typer(
@@ -46,6 +47,8 @@ def _start(
     logging.getLogger("r1omni").setLevel(logging.INFO)
     if "DVC_STAGE" in os.environ:
         die_with_caller()
+    if "R1OMNI_STAGE_PID" in os.environ:
+        die_with(int(os.environ["R1OMNI_STAGE_PID"]))
 
 
 @app.command(rich_help_panel=PEOPLE)
@@ -62,9 +65,7 @@ def repro(
 
 @app.command(rich_help_panel=PEOPLE)
 def predict(
-    files: Annotated[
-        list[str], typer.Argument(help="media files, folders or glob patterns")
-    ],
+    files: Annotated[list[str], typer.Argument(help="media files, folders or glob patterns")],
     model: Model = "data/checkpoints/grpo",
     mode: Mode = None,
     labels: Annotated[
@@ -98,6 +99,60 @@ def predict(
             typer.echo(outcome.as_text(), err=is_refusal)
     if refused:
         raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=PEOPLE)
+def doctor(
+    corpus: Annotated[str, typer.Argument(help="dfew, mafw, ravdess, conversations or emer")],
+    root: Annotated[Path, typer.Argument(help="where your copy lies; it is only read")],
+) -> None:
+    """Look at a copy of a corpus: what is there, what is missing, where to ask for it."""
+    from r1omni.corpora.doctor import examine, is_whole
+
+    checks = examine(corpus, root)
+    for check in checks:
+        typer.echo(str(check))
+    whole = is_whole(checks)
+    typer.echo(f"{corpus} is whole" if whole else f"{corpus} is not whole: see the lines with ✗")
+    raise typer.Exit(0 if whole else 1)
+
+
+@app.command(rich_help_panel=PEOPLE)
+def evaluate(
+    model: Model,
+    corpus: Annotated[Literal["dfew", "mafw", "ravdess"], typer.Option(help="whose test clips")],
+    root: Annotated[Path | None, typer.Option(help="its root; by default that of params")] = None,
+    fold: Annotated[int | None, typer.Option(help="1 to 5; by default that of params")] = None,
+    mode: Mode = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder to write; by default data/evaluations/MODEL-CORPUS")
+    ] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Measure one checkpoint on one corpus: ingest, features, predict and score in one command."""
+    read = read_params(params)
+    os.environ.setdefault("OMP_NUM_THREADS", str(read.engine.threads))
+    from r1omni.evaluation.evaluate import Field, Subject, render_verdict, run_evaluate
+    from r1omni.evaluation.loading import find_checkpoint
+
+    known = read.corpora.get(corpus)
+    if root is None and known is None:
+        raise typer.BadParameter(f"{params} has no corpora.{corpus}: pass --root")
+    checkpoint = find_checkpoint(model, read.tracking)
+    name = re.sub(r"[^\w.-]+", "-", model.removeprefix("models:/").rstrip("/").split("/")[-1])
+    subject = Subject(name, checkpoint, mode)
+    where, number = (known.root, known.fold) if known else (Path(), 1)
+    field = Field(corpus, root or where, fold or number)
+    verdict = run_evaluate(
+        subject,
+        field,
+        out or Path("data/evaluations") / f"{name}-{corpus}",
+        ingest=read.ingest,
+        features=read.features,
+        predict=read.predict,
+        score=read.score,
+    )
+    typer.echo(render_verdict(subject, field, verdict))
 
 
 @app.command(rich_help_panel=PEOPLE)

@@ -11,12 +11,12 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from r1omni.completions import Judged, judge
 from r1omni.config import PredictParams
 from r1omni.emotions import EMOTIONS, LABELS
 from r1omni.evaluation.files import ReadFile, Refusal, find_files, read_file
 from r1omni.evaluation.predict import Answered, answer_batch
 from r1omni.evaluation.probabilities import label_probabilities
+from r1omni.judging import Judged, judge
 from r1omni.media import UnreadableMedia
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureBatch

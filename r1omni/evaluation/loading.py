@@ -1,10 +1,12 @@
 """Checkpoints by folder, hub id or registry name, and the way in which they are asked."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from r1omni.config import TrackingParams
+from r1omni.corpora.clip import Clip
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.conversion import ORIGINAL_MODEL_TYPE
 from r1omni.model.weights import find_directory, read_json
@@ -48,6 +50,22 @@ def load_checkpoint(
         model.config.answer_mode = mode
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return model, HumanOmniProcessor.from_pretrained(directory)
+
+
+def refuse_training_clips(directory: Path, clips: Iterable[Clip]) -> None:
+    """Raise ValueError if the checkpoint or an ancestor of it may have been trained on a clip.
+
+    A checkpoint of fold k has seen the test clips of every other fold (facts/datasets.md). One
+    without a record of its training is let through: `trained_on` is None for it.
+    """
+    seen = trained_on(directory) or {}
+    for corpus, fold in sorted({(clip.corpus, clip.fold) for clip in clips}, key=str):
+        if corpus in seen and (fold is None or fold != seen[corpus]):
+            raise ValueError(
+                f"{directory}: was trained on fold {seen[corpus]} of {corpus}, so the test clips "
+                f"of fold {fold} are among its training clips; evaluate it on fold {seen[corpus]}, "
+                f"or train one on fold {fold}"
+            )
 
 
 def trained_on(directory: Path) -> dict[str, int | None] | None:

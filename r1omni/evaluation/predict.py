@@ -10,7 +10,9 @@ from rich.progress import Progress
 from r1omni import prompts
 from r1omni.config import PredictParams
 from r1omni.corpora.clip import Clip, read_manifest
-from r1omni.evaluation.predictions import Prediction, judge, write_predictions
+from r1omni.evaluation.loading import load_checkpoint, refuse_training_clips
+from r1omni.evaluation.predictions import Prediction, write_predictions
+from r1omni.judging import judge
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureBatch, FeatureStore
 from r1omni.model.prompting import prefill_prompts
@@ -35,23 +37,41 @@ def run_predict(
     *,
     predict: PredictParams,
 ) -> None:
-    """Write the checkpoint's raw completions for every test clip of the manifests."""
-    model = HumanOmniForConditionalGeneration.from_pretrained(checkpoint).eval()
-    processor = HumanOmniProcessor.from_pretrained(checkpoint)
-    store = FeatureStore(list(features))
+    """Write the checkpoint's raw completions for every test clip of the manifests.
+
+    Raises ValueError where the checkpoint was trained on another fold of theirs.
+    """
     clips = [c for path in manifests for c in read_manifest(path) if c.split == "test"]
-    rows = []
+    refuse_training_clips(checkpoint, clips)
+    store = FeatureStore(list(features))
+    rows = predict_clips(
+        checkpoint.name, *load_checkpoint(checkpoint), clips, store, predict=predict
+    )
+    write_predictions(rows, out)
+
+
+def predict_clips(
+    name: str,
+    model: HumanOmniForConditionalGeneration,
+    processor: HumanOmniProcessor,
+    clips: Sequence[Clip],
+    store: FeatureStore,
+    *,
+    predict: PredictParams,
+) -> list[Prediction]:
+    """The model's answer to every clip, under the model's `name`."""
+    rows: list[Prediction] = []
     with Progress(transient=True) as progress:
-        task = progress.add_task(f"predict {checkpoint.name}", total=len(clips))
+        task = progress.add_task(f"predict {name}", total=len(clips))
         for batch in _batches(clips, predict.batch_size):
             loaded = store.load([clip.clip_id for clip in batch])
             answers = answer_batch(model, processor, loaded, predict.max_new_tokens)
             rows += [
-                _prediction(checkpoint.name, model.config.answer_mode, clip, answer)
+                _prediction(name, model.config.answer_mode, clip, answer)
                 for clip, answer in zip(batch, answers, strict=True)
             ]
             progress.advance(task, len(batch))
-    write_predictions(rows, out)
+    return rows
 
 
 @torch.no_grad()

@@ -8,19 +8,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from r1omni.completions import parse
-from r1omni.emotions import LABELS, canonical
+from r1omni.emotions import LABELS
+from r1omni.judging import judge
 from r1omni.prompts import AnswerMode
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What a completion says: `prediction` is the canonical label that its answer names."""
-
-    rationale: str | None
-    answer: str | None
-    prediction: str | None
-    well_formed: bool
 
 
 @dataclass(frozen=True)
@@ -66,21 +56,6 @@ _DTYPES = {
     "answer": "string", "prediction": "string", "silent": "bool",
 }  # fmt: skip
 COLUMNS = tuple(_DTYPES)
-
-
-def judge(completion: str, mode: AnswerMode) -> Judged:
-    """What a completion says when it is read as `mode`.
-
-    reasoned: well formed is what `completions.parse` accepts. direct: the completion is its own
-    answer, and well formed if it is one bare known label.
-    """
-    if mode == "direct":
-        prediction = canonical(completion)
-        return Judged(None, completion.strip() or None, prediction, prediction is not None)
-    parsed = parse(completion)
-    if parsed is None:
-        return Judged(None, None, None, False)
-    return Judged(parsed.rationale, parsed.answer, canonical(parsed.answer), True)
 
 
 def write_predictions(rows: Iterable[Prediction], path: Path) -> None:

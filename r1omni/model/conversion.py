@@ -8,7 +8,8 @@ were silently lost there.
 """
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -108,10 +109,17 @@ class ConversionReport:
     towers: dict[str, str] = field(default_factory=dict)
 
     def render(self) -> str:
-        """The account as text, one line per tower, problem and unused tensor."""
-        lines = [f"{len(self.used)} tensors used, {len(self.unused)} unused"]
+        """The account as text: used and unused tensors by kind, towers, then every problem."""
+        counts = (
+            f"{len(self.used)} tensors used, {len(self.unused)} unused, {len(self.missing)} "
+            f"missing, {len(self.unexpected)} unexpected, {len(self.reshaped)} reshaped"
+        )
+        used = Counter((_kind(name), file) for name, file in self.used.items())
+        unused = Counter((_kind(name), why) for name, why in self.unused.items())
+        lines = [counts]
+        lines += [f"used: {n} x {kind} from {file}" for (kind, file), n in used.items()]
         lines += [f"{tower} tower: {source}" for tower, source in self.towers.items()]
-        lines += [f"unused: {name} ({why})" for name, why in self.unused.items()]
+        lines += [f"unused: {n} x {kind} ({why})" for (kind, why), n in unused.items()]
         return "\n".join(lines + self.problems())
 
     def problems(self) -> list[str]:
@@ -137,10 +145,12 @@ def read_checkpoint(
     path: str | PathLike[str],
     config: HumanOmniConfig | None = None,
     options: Mapping[str, Any] | None = None,
+    allow: Collection[str] = (),
 ) -> Checkpoint:
     """The checkpoint in a folder or hub repository; `config` overrides the one that lies there.
 
-    `options` are from_pretrained's for the hub. Raises ValueError, naming the file.
+    `options` are from_pretrained's for the hub. `allow` names tensors that are left out, whatever
+    they are. Raises ValueError, naming the file.
     """
     directory = find_directory(path, options or {})
     settings = read_json(directory / "config.json")
@@ -155,6 +165,9 @@ def read_checkpoint(
             f"{HumanOmniConfig.model_type!r} or {ORIGINAL_MODEL_TYPE!r}"
         )
     config = config or HumanOmniConfig.from_dict(settings)
+    for name in [name for name in tensors if name in allow]:
+        del tensors[name]
+        report.unused[name] = "allowed by name"
     if config.tie_word_embeddings and LM_HEAD in tensors:
         head = tensors.pop(LM_HEAD)
         if EMBEDDING in tensors and not torch.equal(head, tensors[EMBEDDING]):
@@ -258,6 +271,12 @@ def _original_tensors(
             name = _modern_name(tower.prefix + bare)
             result[name], sources[name] = tensor, str(folder)
     return result, sources
+
+
+def _kind(name: str) -> str:
+    """What a tensor belongs to: its name up to its third part, or less."""
+    place, colon, bare = name.rpartition(": ")
+    return f"{place}{colon}{'.'.join(bare.split('.')[:-1][:2]) or bare}"
 
 
 def _modern_name(name: str) -> str:

@@ -29,7 +29,8 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from r1omni.model.configuration import HumanOmniConfig
-from r1omni.model.conversion import check_tensors, read_checkpoint
+from r1omni.model.conversion import Checkpoint, check_tensors, read_checkpoint
+from r1omni.model.head import LanguageModelHead
 from r1omni.model.projector import HumanOmniProjector, mlp
 from r1omni.model.splicing import splice
 
@@ -111,7 +112,7 @@ class HumanOmniForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
         if config._attn_implementation == "eager":
             raise ValueError("HumanOmni runs on sdpa attention; eager misreads boolean 4-D masks")
         self.model = HumanOmniModel(config)
-        self.lm_head = nn.Linear(
+        self.lm_head = LanguageModelHead(
             config.text_config.hidden_size, config.text_config.vocab_size, bias=False
         )
         self.post_init()
@@ -262,15 +263,23 @@ class HumanOmniForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
         if pretrained_model_name_or_path is None:
             return super().from_pretrained(None, *args, config=config, **kwargs)
         read = read_checkpoint(pretrained_model_name_or_path, config, kwargs)
-        with torch.device("meta"), initialization.no_init_weights():
-            expected = {k: tuple(v.shape) for k, v in cls(read.config).state_dict().items()}
-        check_tensors(read, expected)
-        loaded = super().from_pretrained(
-            None, *args, config=read.config, state_dict=dict(read.tensors), **kwargs
-        )
+        loaded = cls.from_checkpoint(read, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         return loaded
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint, *args: Any, **kwargs: Any) -> Any:
+        """The model of a checkpoint that was read, in eval mode; its report is completed.
+
+        Raises ValueError, naming every tensor that is missing, unexpected or of another shape.
+        """
+        with torch.device("meta"), initialization.no_init_weights():
+            expected = {k: tuple(v.shape) for k, v in cls(checkpoint.config).state_dict().items()}
+        check_tensors(checkpoint, expected)
+        return super().from_pretrained(
+            None, *args, config=checkpoint.config, state_dict=dict(checkpoint.tensors), **kwargs
+        )
 
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
         """Writes config.json and model.safetensors, with exactly the names of `state_dict`.

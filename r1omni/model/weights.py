@@ -32,7 +32,7 @@ def find_directory(
     """
     if Path(path).is_dir():
         return Path(path) / (options.get("subfolder") or "")
-    if not HUB_ID.fullmatch(str(path)):
+    if not is_hub_id(path):
         raise ValueError(f"{path}: no such folder, nor the form of a hub repository (owner/name)")
     hub = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
     patterns = ["*.json", "*.txt"] + ["*.safetensors"] * weights
@@ -41,6 +41,11 @@ def find_directory(
         patterns = ["*.json", "*.txt", "*.bin"]
         directory = Path(snapshot_download(str(path), allow_patterns=patterns, **hub))
     return directory / (options.get("subfolder") or "")
+
+
+def is_hub_id(path: str | PathLike[str]) -> bool:
+    """Whether `path` is no folder here and has the form of a hub repository, owner/name."""
+    return not Path(path).exists() and HUB_ID.fullmatch(str(path)) is not None
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -5,12 +5,15 @@ trained on generic clips and whose connector and language model learn to describ
 noisily answered emotion questions among the captions (a generalist has seen such questions).
 """
 
+import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from r1omni import completions, prompts
@@ -21,11 +24,14 @@ from r1omni.emotions import EMOTIONS
 from r1omni.media import TowerInputs
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.configuration import build_config
+from r1omni.model.conversion import read_checkpoint
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.model.processor import build_processor, train_gate_tokenizer, train_tokenizer
 from r1omni.model.tower_inputs import stack_inputs
+from r1omni.model.weights import is_hub_id
 from r1omni.training.checkpoints import freeze, save_checkpoint
 from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
+from r1omni.training.ranks import barrier, is_first, join_ranks
 from r1omni.training.sft import Example, train_supervised
 from r1omni.training.towers import ANNOTATIONS, GenericClip, read_generic, train_towers
 
@@ -45,13 +51,15 @@ def run_base(
 ) -> None:
     """Convert the checkpoint in `source`, or train a tiny base on the generic corpus there.
 
-    The reasoning manifest lends its vocabulary to the tiny base's tokenizer.
+    A checkpoint is a folder with config.json or a hub id, owner/name. The reasoning manifest lends
+    its vocabulary to the tiny base's tokenizer.
     """
-    if (source / "config.json").is_file():
+    if (source / "config.json").is_file() or is_hub_id(source):
         _convert(source, paths, base=base)
         return
     clips = read_generic(source)
     recipe = fingerprint([base, model, media, engine], [source / ANNOTATIONS, reasoning])
+    join_ranks(engine)
     open_state(paths.state, recipe)
     torch.manual_seed(base.seed)
     spoken = [c.rationale for c in read_manifest(reasoning) if c.rationale is not None]
@@ -79,12 +87,19 @@ def run_base(
 
 
 def _convert(source: Path, paths: TrainingPaths, *, base: BaseParams) -> None:
+    """Convert, say what became of the tensors, and keep the whole account beside the curves."""
     open_state(paths.state, fingerprint([base], []))
-    model = HumanOmniForConditionalGeneration.from_pretrained(source)
+    checkpoint = read_checkpoint(source, allow=base.allow)
+    model = HumanOmniForConditionalGeneration.from_checkpoint(checkpoint)
     processor = HumanOmniProcessor.from_pretrained(source)
+    Console(stderr=True).print(
+        f"{source}: {checkpoint.report.render()}", soft_wrap=True, markup=False
+    )
     save_checkpoint(
         model, processor, paths, stage_params=base, mode="direct", parent=None, clips=[]
     )
+    whole = json.dumps(asdict(checkpoint.report), indent=1)
+    (paths.training / "conversion.json").write_text(whole + "\n", encoding="utf-8")
 
 
 def build_untrained(
@@ -147,18 +162,21 @@ def _train_towers(
 def _tower_weights(
     model: HumanOmniForConditionalGeneration, state: Path, train: Callable[[], None]
 ) -> None:
-    """Load the towers that an earlier, killed run finished, or train them and keep them."""
+    """Load the towers that an earlier, killed run finished, or train them and keep them.
+
+    The first rank trains; the others wait and load.
+    """
     path = state / "towers.safetensors"
     towers = torch.nn.ModuleDict(
         {"vision": model.model.vision_tower, "audio": model.model.audio_tower}
     )
-    if path.is_file():
-        towers.load_state_dict(load_file(path))
-        return
-    train()
-    partial = path.with_suffix(".partial")
-    save_file({k: v.contiguous() for k, v in towers.state_dict().items()}, partial)
-    partial.replace(path)
+    if is_first() and not path.is_file():
+        train()
+        partial = path.with_suffix(".partial")
+        save_file({k: v.contiguous() for k, v in towers.state_dict().items()}, partial)
+        partial.replace(path)
+    barrier()
+    towers.load_state_dict(load_file(path))
 
 
 @torch.no_grad()

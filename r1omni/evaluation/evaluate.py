@@ -1,0 +1,142 @@
+"""One checkpoint on one corpus in one command: ingest, features, predict, score."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+
+from r1omni.config import FeaturesParams, IngestParams, PredictParams, ScoreParams
+from r1omni.corpora.clip import Clip, read_manifest, read_rejects, write_manifest
+from r1omni.corpora.ingest import run_ingest
+from r1omni.evaluation.loading import load_checkpoint, refuse_training_clips, trained_on
+from r1omni.evaluation.predict import predict_clips
+from r1omni.evaluation.predictions import write_predictions
+from r1omni.evaluation.results import CorpusMetrics, Interval, Rates, read_metrics
+from r1omni.evaluation.score import run_score
+from r1omni.model.feature_store import FeatureStore
+from r1omni.model.features import run_features
+from r1omni.prompts import AnswerMode
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: `name` is the model's in tables, `mode` None as the checkpoint says."""
+
+    name: str
+    checkpoint: Path
+    mode: AnswerMode | None
+
+
+@dataclass(frozen=True)
+class Field:
+    """What it is evaluated on: the test split of one fold of the corpus at `root`."""
+
+    corpus: str
+    root: Path
+    fold: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The metrics of one evaluation, how many rows were rejected, and what has to be known."""
+
+    metrics: CorpusMetrics
+    n_rejected: int
+    notes: tuple[str, ...]
+
+
+def run_evaluate(
+    subject: Subject,
+    field: Field,
+    out: Path,
+    *,
+    ingest: IngestParams,
+    features: FeaturesParams,
+    predict: PredictParams,
+    score: ScoreParams,
+) -> Verdict:
+    """Write manifest, rejects, features, predictions and metrics.json below `out`, and say it.
+
+    Raises ValueError for a corpus without test clips, and where the checkpoint was trained on
+    another fold of it; that is checked before anything is decoded.
+    """
+    refuse_training_clips(subject.checkpoint, [_sample_clip(field)])
+    model, processor = load_checkpoint(subject.checkpoint, subject.mode)  # fails before the work
+    whole = out / "all" / f"{field.corpus}.parquet"
+    rejects = out / "rejects.parquet"
+    run_ingest(field.root, whole, rejects, corpus=field.corpus, fold=field.fold, ingest=ingest)
+    clips = [clip for clip in read_manifest(whole) if clip.split == "test"]
+    if not clips:
+        raise ValueError(
+            f"{field.root}: no test clip of {field.corpus}, fold {field.fold}; {rejects} says why"
+        )
+    refuse_training_clips(subject.checkpoint, clips)
+    manifest = out / "manifest.parquet"
+    write_manifest(clips, manifest)
+    folder = out / "features" / f"{subject.name}-{field.corpus}"
+    run_features(manifest, field.root, subject.checkpoint, folder, features=features)
+    rows = predict_clips(
+        subject.name, model, processor, clips, FeatureStore([folder]), predict=predict
+    )
+    write_predictions(rows, out / "predictions.parquet")
+    run_score([out / "predictions.parquet"], [], out / "metrics.json", out / "plots", score=score)
+    metrics = read_metrics(out / "metrics.json")[subject.name][field.corpus]
+    notes = []
+    if trained_on(subject.checkpoint) is None:
+        notes.append(
+            "the checkpoint does not record what it was trained on: whether these clips were among "
+            "it cannot be told"
+        )
+    if metrics.silent:
+        notes.append(f"{metrics.silent} clips without audio: the model heard silence")
+    return Verdict(metrics, len(read_rejects(rejects)), tuple(notes))
+
+
+def render_verdict(subject: Subject, field: Field, verdict: Verdict) -> str:
+    """The numbers as text, in percent, each with its interval."""
+    metrics = verdict.metrics
+    fold = "" if metrics.fold is None else f", fold {metrics.fold}"
+    lines = [
+        f"{subject.name} on {field.corpus}{fold}: n {metrics.n}, {verdict.n_rejected} rows "
+        f"rejected, answers {metrics.mode}, {metrics.protocol}, "
+        f"{100 * metrics.confidence:g} % intervals"
+    ]
+    policies = dict(metrics.calm) if metrics.calm else {"": metrics}
+    for policy, rates in policies.items():
+        calm = f"calm {policy:<6}" if policy else ""
+        lines.append(f"  {calm}{_rates(rates)}")
+    low, high = wilson_interval(metrics.format_rate, metrics.n, metrics.confidence)
+    lines.append(
+        f"  format {_percent(metrics.format_rate, (low, high))}, "
+        f"finished {100 * metrics.finished_rate:.1f}"
+    )
+    return "\n".join(lines + [f"  ({note})" for note in verdict.notes])
+
+
+def wilson_interval(share: float, n: int, confidence: float) -> Interval:
+    """Wilson's score interval of a share of n clips (1927, JASA 22); bootstrap has none at 0 or 1.
+
+    (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)
+    """
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    middle = share + z * z / (2 * n)
+    spread = z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    scale = 1 + z * z / n
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+
+def _rates(rates: Rates) -> str:
+    return (
+        f"WAR {_percent(rates.war, rates.war_ci)}  UAR {_percent(rates.uar, rates.uar_ci)}  "
+        f"n {rates.n}"
+    )
+
+
+def _percent(value: float, interval: Interval) -> str:
+    low, high = interval
+    return f"{100 * value:5.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _sample_clip(field: Field) -> Clip:
+    """A clip as the corpus's would be, to ask whether it may be evaluated."""
+    fold = None if field.corpus == "ravdess" else field.fold
+    return Clip("", field.corpus, "", None, "test", fold, None, None, 0.0, 0.0, 0, True, "")

@@ -1,0 +1,134 @@
+"""`evaluate`: one checkpoint on one corpus in one command, and what it refuses to measure."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from clip_files import write_clip
+from typer.testing import CliRunner
+
+from benchmarks.original_layout import write_original
+from r1omni.cli import app
+from r1omni.config import PredictParams
+from r1omni.corpora.clip import Clip, write_manifest
+from r1omni.evaluation.evaluate import wilson_interval
+from r1omni.evaluation.loading import find_checkpoint, load_checkpoint, refuse_training_clips
+from r1omni.evaluation.predict import run_predict
+
+
+@pytest.fixture
+def checkpoint(tiny, tmp_path) -> Path:
+    model, processor = tiny
+    model.save_pretrained(tmp_path / "tiny")
+    processor.save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+@pytest.fixture
+def ravdess(tmp_path) -> Path:
+    """Eight clips, one per emotion, one more without sound, and one that is a song."""
+    folder = tmp_path / "ravdess/Actor_01"
+    folder.mkdir(parents=True)
+    for emotion in range(1, 9):
+        write_clip(folder / f"01-01-{emotion:02}-01-01-01-01.mp4", seed=emotion)
+    write_clip(folder / "01-01-03-02-01-01-01.mp4", audio=None)
+    write_clip(folder / "01-02-03-01-01-01-01.mp4")
+    return folder.parent
+
+
+def record(checkpoint: Path, provenance: dict) -> None:
+    (checkpoint / "provenance.json").write_text(json.dumps(provenance))
+
+
+def evaluate(repo: Path, *arguments: object):
+    command = ["evaluate", *map(str, arguments), "--params", str(repo / "params.yaml")]
+    return CliRunner().invoke(app, command)
+
+
+def test_one_command_measures_a_checkpoint_on_a_corpus(
+    checkpoint, ravdess, repo, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    done = evaluate(repo, "--model", checkpoint, "--corpus", "ravdess", "--root", ravdess)
+    assert done.exit_code == 0, (done.output, done.exception)
+    out = tmp_path / "data/evaluations/tiny-ravdess"
+    metrics = json.loads((out / "metrics.json").read_text())["tiny"]["ravdess"]
+    assert metrics["n"] == 8
+    assert metrics["calm"]["drop"]["n"] == 7
+    rows = pd.read_parquet(out / "predictions.parquet")
+    right = (rows.prediction == rows.label).fillna(False).mean()
+    assert metrics["war"] == pytest.approx(float(right))
+    assert "tiny on ravdess: n 8, 2 rows rejected, answers direct" in done.stdout
+    for policy, n in (("keep", 8), ("merge", 8), ("drop", 7)):
+        line = next(x for x in done.stdout.splitlines() if f"calm {policy}" in x)
+        assert line.endswith(f"n {n}")
+    assert "does not record what it was trained on" in done.stdout
+
+
+def test_an_original_checkpoint_is_measured_directly_once_the_mode_is_said(
+    tiny, ravdess, repo, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_original(*tiny, tmp_path / "R1-Omni-0.5B")
+    arguments = ("--model", tmp_path / "R1-Omni-0.5B", "--corpus", "ravdess", "--root", ravdess)
+    refused = evaluate(repo, *arguments)
+    assert isinstance(refused.exception, ValueError)
+    assert "pass --mode reasoned (EMER-SFT, R1-Omni)" in str(refused.exception)
+    done = evaluate(repo, *arguments, "--mode", "reasoned")
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "R1-Omni-0.5B on ravdess: n 8, 2 rows rejected, answers reasoned" in done.stdout
+
+
+FOLD_1 = {"stage": "grpo", "fold": 1, "trained_on": {"dfew": 100, "mafw": 90}}
+
+
+def test_another_fold_than_the_checkpoints_is_refused_before_anything_is_read(
+    checkpoint, repo, tmp_path
+):
+    record(checkpoint, {"stage": "late", "fold": None, "trained_on": {}, "parent": FOLD_1})
+    done = evaluate(
+        repo, "--model", checkpoint, "--corpus", "dfew", "--fold", 2, "--root", tmp_path / "none"
+    )
+    assert isinstance(done.exception, ValueError)
+    assert "was trained on fold 1 of dfew" in str(done.exception)
+    assert "evaluate it on fold 1" in str(done.exception)
+
+
+def clip(corpus: str, fold: int | None) -> Clip:
+    return Clip("x/1", corpus, "1.mp4", "sad", "test", fold, None, None, 1.0, 8.0, 8, True, "0")
+
+
+def test_the_checkpoints_own_test_clips_and_corpora_it_never_saw_may_be_evaluated(checkpoint):
+    record(checkpoint, FOLD_1)
+    refuse_training_clips(checkpoint, [clip("dfew", 1), clip("mafw", 1), clip("ravdess", None)])
+    with pytest.raises(ValueError, match="fold 1 of mafw, so the test clips of fold 3"):
+        refuse_training_clips(checkpoint, [clip("dfew", 1), clip("mafw", 3)])
+
+
+def test_the_predict_stage_refuses_training_clips_too(checkpoint, tmp_path):
+    record(checkpoint, FOLD_1)
+    write_manifest([clip("dfew", 2)], tmp_path / "m.parquet")
+    with pytest.raises(ValueError, match="was trained on fold 1 of dfew"):
+        run_predict(
+            checkpoint, [tmp_path / "m.parquet"], [], tmp_path / "p.parquet",
+            predict=PredictParams(batch_size=1, max_new_tokens=1),
+        )  # fmt: skip
+
+
+def test_what_is_no_checkpoint_is_refused_by_name(params, tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere: no such folder.*models:/NAME@ALIAS"):
+        find_checkpoint(str(tmp_path / "nowhere"), params.tracking)
+    shutil.rmtree(tmp_path / "empty", ignore_errors=True)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty/config\.json: cannot be read"):
+        load_checkpoint(tmp_path / "empty")
+
+
+def test_wilsons_interval_of_a_share():
+    low, high = wilson_interval(0.5, 10, 0.95)  # Wilson 1927; R's prop.test(5, 10, correct = F)
+    assert (round(low, 4), round(high, 4)) == (0.2366, 0.7634)
+    low, high = wilson_interval(1.0, 100, 0.95)
+    assert round(low, 4) == 0.963
+    assert high == 1.0
