@@ -1,8 +1,10 @@
 """The manifest row, the rejects row, and their parquet files."""
 
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,14 +25,18 @@ Reason = Literal[
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
 
+SoftLabel = tuple[tuple[str, float], ...]
+
 
 @dataclass(frozen=True)
 class Clip:
     """One short labelled video file of a corpus: one manifest row.
 
     `path` is relative to the corpus root, `duration` in seconds, `fps` in frames a second. `label`
-    is canonical (emotions.py) or None where the clip carries only a text; `rationale` is None
-    where the corpus has none. `fold` is None where the corpus has no folds.
+    is canonical (emotions.py) or None where the clip carries only a text or a compound emotion;
+    `rationale` is None where the corpus has none. `fold` is None where the corpus has no folds.
+    `soft_label` holds each canonical label with its share of the annotators' votes (or of a
+    compound emotion), summing to 1, or None where nobody counted.
     """
 
     clip_id: str
@@ -46,6 +52,7 @@ class Clip:
     n_frames: int
     has_audio: bool
     sha256: str
+    soft_label: SoftLabel | None = None
 
 
 @dataclass(frozen=True)
@@ -74,24 +81,32 @@ _DTYPES = {
     "has_audio": "bool",
     "sha256": "string",
 }
+_SOFT_LABEL = "soft_label"  # JSON; stands only in the manifest of a corpus whose votes are known
+_ROWS = 1024  # written at once: what bounds the memory
 
 
 def write_manifest(clips: Iterable[Clip], path: Path) -> None:
     """Write the manifest sorted by clip_id, atomically."""
-    rows = sorted((asdict(clip) for clip in clips), key=lambda row: row["clip_id"])
-    _write(pd.DataFrame(rows, columns=list(_DTYPES)).astype(_DTYPES), path)
+    ordered = sorted(clips, key=lambda clip: clip.clip_id)
+    write_sorted_manifest(ordered, path, soft=any(clip.soft_label for clip in ordered))
+
+
+def write_sorted_manifest(clips: Iterable[Clip], path: Path, *, soft: bool) -> None:
+    """Write clips that come sorted by clip_id, a few at a time; `soft`: with their soft labels."""
+    dtypes = _DTYPES | ({_SOFT_LABEL: "string"} if soft else {})
+    _write((_cells(clip) for clip in clips), dtypes, path)
 
 
 def read_manifest(path: Path) -> list[Clip]:
     """The clips of a manifest. Raises ValueError naming the file if it is none."""
-    return [Clip(**row) for row in _read(path, "manifest", list(_DTYPES))]
+    rows = _read(path, "manifest", list(_DTYPES), [_SOFT_LABEL])
+    return [Clip(**row | _soft_label(path, row)) for row in rows]
 
 
 def write_rejects(rejects: Iterable[Reject], path: Path) -> None:
-    """Write the rejects table atomically, in the order in which they were met."""
-    columns = [f.name for f in fields(Reject)]
-    table = pd.DataFrame([asdict(r) for r in rejects], columns=columns).astype("string")
-    _write(table, path)
+    """Write the rejects table atomically, in the order in which they come."""
+    dtypes = dict.fromkeys((f.name for f in fields(Reject)), "string")
+    _write((asdict(reject) for reject in rejects), dtypes, path)
 
 
 def read_rejects(path: Path) -> list[Reject]:
@@ -99,7 +114,28 @@ def read_rejects(path: Path) -> list[Reject]:
     return [Reject(**row) for row in _read(path, "rejects table", [f.name for f in fields(Reject)])]
 
 
-def _read(path: Path, kind: str, columns: list[str]) -> list[dict[str, Any]]:
+def _cells(clip: Clip) -> dict[str, Any]:
+    soft = clip.soft_label
+    return asdict(clip) | {_SOFT_LABEL: None if soft is None else json.dumps(dict(soft))}
+
+
+def _soft_label(path: Path, row: dict[str, Any]) -> dict[str, SoftLabel | None]:
+    text = row.get(_SOFT_LABEL)
+    if text is None:
+        return {_SOFT_LABEL: None}
+    try:
+        shares = {str(label): float(share) for label, share in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: clip {row['clip_id']!r}: soft_label is {text!r}; "
+            'expected JSON like {"happy": 0.7, "sad": 0.3}'
+        ) from error
+    return {_SOFT_LABEL: tuple(shares.items())}
+
+
+def _read(
+    path: Path, kind: str, columns: list[str], optional: Iterable[str] = ()
+) -> list[dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected a {kind}")
     try:
@@ -109,12 +145,27 @@ def _read(path: Path, kind: str, columns: list[str]) -> list[dict[str, Any]]:
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise ValueError(f"{path}: missing columns {missing}; a {kind} has {columns}")
+    columns = [*columns, *(name for name in optional if name in table.columns)]
     records = table[columns].astype(object).where(lambda t: t.notna(), None)
     return [{str(k): v for k, v in row.items()} for row in records.to_dict("records")]
 
 
-def _write(table: pd.DataFrame, path: Path) -> None:
+def _write(rows: Iterable[dict[str, Any]], dtypes: dict[str, str], path: Path) -> None:
+    """Rows of the columns in `dtypes`, `_ROWS` in memory at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    table.to_parquet(partial, index=False)
+    empty = pd.DataFrame(columns=list(dtypes)).astype(dtypes)
+    schema = pa.Schema.from_pandas(empty, preserve_index=False)
+    with pq.ParquetWriter(partial, schema) as writer:
+        for group in _groups(iter(rows)):
+            table = pd.DataFrame(group, columns=list(dtypes)).astype(dtypes)
+            writer.write_table(pa.Table.from_pandas(table, schema, preserve_index=False))
     partial.replace(path)
+
+
+def _groups(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    while group := list(islice(rows, _ROWS)):
+        yield group

@@ -10,6 +10,7 @@ Tables are known by their headers, since nobody agrees on their names.
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from r1omni.corpora.clip import Reject
@@ -43,11 +44,11 @@ def read_rows(root: Path, fold: int) -> Iterator[Listed | Reject]:
             f"{root}: no table of open-vocabulary labels; expected a csv with "
             f"{','.join(_LABELS)}; found {_found(tables)}"
         )
-    opensets = _read_opensets(labels_path) if labels_path else None
+    labels = _read_labels(labels_path) if labels_path else None
     if reasons_v2 is not None:
-        yield from _read_reasons(reasons_v2, ("name", "english", "chinese"), opensets)
+        yield from _read_reasons(reasons_v2, ("name", "english", "chinese"), labels)
     elif reasons_v1 is not None:
-        yield from _read_reasons(reasons_v1, ("names", "reasons", "emotions"), opensets)
+        yield from _read_reasons(reasons_v1, ("names", "reasons", "emotions"), labels)
 
 
 def read_openset(text: str) -> list[str] | None:
@@ -60,13 +61,28 @@ def read_openset(text: str) -> list[str] | None:
     return words if is_words else None
 
 
-def _read_opensets(path: Path) -> dict[str, str]:
-    rows = (cells for _, cells in read_csv(path, _LABELS) if cells is not None)
-    return {_stem(name): openset for name, openset in rows}
+@dataclass(frozen=True)
+class _Labels:
+    """The second table: each name's place and list; `broken` holds the lines of malformed rows."""
+
+    table: str
+    rows: dict[str, tuple[str, str]]
+    broken: tuple[int, ...]
+
+
+def _read_labels(path: Path) -> _Labels:
+    rows: dict[str, tuple[str, str]] = {}
+    broken: list[int] = []
+    for line, cells in read_csv(path, _LABELS):
+        if cells is None:
+            broken.append(line)
+        else:
+            rows.setdefault(_stem(cells[0]), (f"{path.name}:{line}", cells[1]))
+    return _Labels(path.name, rows, tuple(broken))
 
 
 def _read_reasons(
-    path: Path, columns: tuple[str, str, str], opensets: dict[str, str] | None
+    path: Path, columns: tuple[str, str, str], labels: _Labels | None
 ) -> Iterator[Listed | Reject]:
     """Rows of name, rationale and a third column: v2's other rationale, or v1's labels."""
     for line, cells in read_csv(path, columns):
@@ -75,26 +91,34 @@ def _read_reasons(
             yield reject("emer", where, "malformed_row", f"expected {','.join(columns)}")
             continue
         name, rationale, other = cells
-        if opensets is None:  # v1 without a second table
+        if labels is None:  # v1 without a second table
             words = read_openset(other) or re.split(r"[,;/]", other)
             yield _read_row(name, rationale, words, where)
-            continue
-        openset = opensets.get(_stem(name), "[]")
-        found = read_openset(openset)
-        if found is None:
-            detail = f"openset {shown(openset)}; expected a list like ['happy', 'excited']"
-            yield reject("emer", where, "malformed_row", detail, name)
-            continue
-        yield _read_row(name, rationale or other, found, where)
+        else:
+            yield _read_row(name, rationale or other, _words(name, labels), where)
 
 
-def _read_row(name: str, rationale: str, words: list[str], where: str) -> Listed | Reject:
+def _words(name: str, labels: _Labels) -> list[str] | str:
+    """The clip's open-vocabulary labels, or why it has none."""
+    place, openset = labels.rows.get(_stem(name), ("", ""))
+    if not place:
+        broken = f" (malformed: line {', '.join(map(str, labels.broken))})" if labels.broken else ""
+        return f"{labels.table} has no row for {shown(name)}{broken}; expected {','.join(_LABELS)}"
+    words = read_openset(openset)
+    if words is None:
+        return f"{place}: openset {shown(openset)}; expected a list like ['happy', 'excited']"
+    return words
+
+
+def _read_row(name: str, rationale: str, words: list[str] | str, where: str) -> Listed | Reject:
     stem = _stem(name)
     if "/" in name or "\\" in name or ".." in name:
         return reject("emer", where, "escapes_root", f"{shown(name)} is no bare clip name", name)
     if _NAME.fullmatch(name) is None or not rationale:
         detail = f"name {shown(name)}, rationale {shown(rationale)}; expected sample_N and a text"
         return reject("emer", where, "malformed_row", detail, name)
+    if isinstance(words, str):
+        return reject("emer", where, "malformed_row", words, name)
     label = next(filter(None, map(canonical, words)), None)
     if label is None:
         detail = f"none of {shown(', '.join(words))} is a known label; known: {', '.join(EMOTIONS)}"

@@ -1,7 +1,11 @@
-"""Stage `ingest`: a corpus's root -> its manifest and its rejects."""
+"""Stage `ingest`: a corpus's root -> its manifest and its rejects.
+
+Rows go through one at a time and their outcomes wait in a journal, so that memory does not grow
+with the corpus and a killed ingestion goes on where it was.
+"""
 
 import logging
-from collections import Counter
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,16 +17,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from r1omni.config import IngestParams
 from r1omni.corpora import conversations, dfew, emer, mafw, ravdess
-from r1omni.corpora.clip import Clip, Reject, write_manifest, write_rejects
+from r1omni.corpora.clip import Clip, Reject, write_rejects, write_sorted_manifest
+from r1omni.corpora.journal import Journal
 from r1omni.corpora.lists import CorpusError, Listed, reject
 from r1omni.corpora.paths import EscapesRoot, find_clip
 from r1omni.corpora.probing import Finding, Unreadable, probe_clips
 
 _log = logging.getLogger(__name__)
 
-ADAPTERS: Final[dict[str, Callable[[Path, int], Iterator[Listed | Reject]]]] = {
+STATE: Final = Path(".state/ingest")
+_LOG_SECONDS: Final = 30.0  # between lines of progress where there is no terminal for a bar
+
+Adapter = Callable[[Path, int], Iterator[Listed | Reject]]
+ADAPTERS: Final[dict[str, Adapter]] = {
     "dfew": dfew.read_rows,
     "mafw": mafw.read_rows,
+    "mafw_compound": mafw.read_compound_rows,
     "ravdess": ravdess.read_rows,
     "conversations": conversations.read_rows,
     "emer": emer.read_rows,
@@ -32,25 +42,28 @@ ADAPTERS: Final[dict[str, Callable[[Path, int], Iterator[Listed | Reject]]]] = {
 def run_ingest(
     root: Path, manifest: Path, rejects: Path, *, corpus: str, fold: int, ingest: IngestParams
 ) -> None:
-    """Write the manifest and the rejects of the corpus at `root`; log a line per reason."""
-    clips, rejected = read_corpus(
-        corpus,
-        root,
-        fold,
-        workers=ingest.workers,
-        timeout_seconds=ingest.timeout_seconds,
-        missing_audio=ingest.missing_audio,
-    )
-    write_rejects(rejected, rejects)
-    write_manifest(clips, manifest)
-    rows = len(clips) + len(rejected)
-    _log.info("%s: %d rows, %d clips, %d rejected", root, rows, len(clips), len(rejected))
-    for reason, count in sorted(Counter(r.reason for r in rejected).items()):
-        first = next(r for r in rejected if r.reason == reason)
-        _log.warning(
-            "%s: %d rejected as %s; the first at %s: %s",
-            root, count, reason, first.where, first.detail,
-        )  # fmt: skip
+    """Write the manifest and the rejects of the corpus at `root`; log a line per reason.
+
+    What has been found out about each file is kept in `.state/ingest/`: a killed ingestion goes on
+    from there, and so does the ingestion of another fold.
+    """
+    check_request(corpus, root, fold)
+    journal = Journal(STATE / f"{manifest.stem}.sqlite")
+    try:
+        _read_into(journal, corpus, root, fold, ingest)
+        write_rejects(journal.rejects(), rejects)
+        write_sorted_manifest(journal.clips(), manifest, soft=journal.has_soft_labels())
+        counts = journal.counts()
+        rows, clips = sum(counts.values()), counts.pop(None, 0)
+        _log.info("%s: %d rows, %d clips, %d rejected", root, rows, clips, rows - clips)
+        for reason, count in counts.items():
+            first = journal.first_reject(str(reason))
+            _log.warning(
+                "%s: %d rejected as %s; the first at %s: %s",
+                root, count, reason, first.where, first.detail,
+            )  # fmt: skip
+    finally:
+        journal.close()
 
 
 def read_corpus(
@@ -63,38 +76,62 @@ def read_corpus(
     missing_audio: Literal["reject", "silence"],
 ) -> tuple[list[Clip], list[Reject]]:
     """The clips and rejects of a corpus; see `r1omni.corpora.read_clips`."""
+    check_request(corpus, root, fold)
+    ingest = IngestParams(
+        workers=workers, timeout_seconds=timeout_seconds, missing_audio=missing_audio
+    )
+    journal = Journal(None)
+    try:
+        _read_into(journal, corpus, root, fold, ingest)
+        return list(journal.clips(order="position")), list(journal.rejects())
+    finally:
+        journal.close()
+
+
+def check_request(corpus: str, root: Path, fold: int) -> None:
+    """Raise CorpusError for a corpus, a root or a fold that there is not."""
     if corpus not in ADAPTERS:
         raise CorpusError(f"unknown corpus {corpus!r}; known: {', '.join(ADAPTERS)}")
     if not root.is_dir():
         raise CorpusError(f"{root}: no such folder; expected the root of {corpus}")
     if not 1 <= fold <= 5:
         raise CorpusError(f"fold {fold} of {corpus}; expected 1 to 5")
-    rows = list(_locate(corpus, root, ADAPTERS[corpus](root, fold)))
-    paths = [root / path for row, path in rows if isinstance(row, Listed)]
-    with _progress(corpus, len(paths)) as advance:
-        found = iter(
-            probe_clips(paths, workers=workers, timeout_seconds=timeout_seconds, advance=advance)
-        )
-    clips: list[Clip] = []
-    rejects: list[Reject] = []
-    for row, path in rows:
-        outcome = (
-            row
-            if isinstance(row, Reject)
-            else _judge(corpus, row, path, next(found), missing_audio)
-        )
-        if isinstance(outcome, Clip):
-            clips.append(outcome)
-        else:
-            rejects.append(outcome)
-    return clips, rejects
+
+
+def _read_into(journal: Journal, corpus: str, root: Path, fold: int, ingest: IngestParams) -> None:
+    """Put every row of the corpus into the journal, as a clip or as a reject."""
+    total = sum(1 for _ in ADAPTERS[corpus](root, fold))
+    waiting: dict[int, tuple[Listed, str]] = {}  # what the workers are at
+
+    def unopened() -> Iterator[tuple[int, Path]]:
+        """The files that have to be opened; what is known without is put into the journal."""
+        rows = ADAPTERS[corpus](root, fold)
+        for position, (row, path) in enumerate(_locate(corpus, root, rows, journal)):
+            if isinstance(row, Reject):
+                journal.put(position, row)
+            elif known := journal.known(root / path):
+                journal.put(position, _judge(corpus, row, path, known, ingest.missing_audio))
+            else:
+                waiting[position] = row, path
+                yield position, root / path
+                continue
+            advance()
+
+    with _progress(corpus, total) as advance:
+        for position, found in probe_clips(
+            unopened(), workers=ingest.workers, timeout_seconds=ingest.timeout_seconds
+        ):
+            row, path = waiting.pop(position)
+            if isinstance(found, Finding):
+                journal.remember(root / path, found)
+            journal.put(position, _judge(corpus, row, path, found, ingest.missing_audio))
+            advance()
 
 
 def _locate(
-    corpus: str, root: Path, rows: Iterable[Listed | Reject]
+    corpus: str, root: Path, rows: Iterable[Listed | Reject], journal: Journal
 ) -> Iterator[tuple[Listed | Reject, str]]:
     """Every row with its file, or as a reject: nothing there, elsewhere, or seen before."""
-    first: dict[str, str] = {}
     for row in rows:
         if isinstance(row, Reject):
             yield row, ""
@@ -105,15 +142,18 @@ def _locate(
         except EscapesRoot as error:
             yield reject(corpus, row.where, "escapes_root", str(error), named), ""
             continue
-        if row.clip_id in first:
-            detail = f"{row.clip_id} stands at {first[row.clip_id]} already"
+        earlier = journal.earlier_place(row.clip_id, row.where)
+        if earlier is not None:
+            detail = f"{row.clip_id} stands at {earlier} already"
             yield reject(corpus, row.where, "duplicate", detail, path or named), ""
         elif path is None:
             detail = f"looked for {', '.join(row.candidates[:6])}"
             yield reject(corpus, row.where, "missing_file", detail, named), ""
+        elif not path.isprintable() and not _is_text(path):
+            detail = "the name of the file or of a folder is no UTF-8"
+            yield reject(corpus, row.where, "malformed_row", detail, path), ""
         else:
             yield row, path
-        first.setdefault(row.clip_id, row.where)
 
 
 def _judge(
@@ -133,16 +173,40 @@ def _judge(
         fold=row.fold,
         subject=row.subject,
         rationale=row.rationale,
+        soft_label=row.soft_label,
         **asdict(found),
     )
 
 
+def _is_text(path: str) -> bool:
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @contextmanager
 def _progress(corpus: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal's standard error; nothing elsewhere."""
+    """A bar on a terminal's standard error; elsewhere a line in the log now and then."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeRemainingColumn())  # fmt: skip
     console = Console(stderr=True)
+    start = said = time.monotonic()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"reading {corpus}", total=total)
-        yield lambda: progress.advance(task)
+
+        def advance() -> None:
+            nonlocal said
+            progress.advance(task)
+            now = time.monotonic()
+            if not console.is_terminal and now - said >= _LOG_SECONDS:
+                said = now
+                done = int(progress.tasks[task].completed)
+                rate = done / (now - start)
+                _log.info(
+                    "reading %s: %d of %d rows, %.0f a second, about %.0f s left",
+                    corpus, done, total, rate, (total - done) / rate,
+                )  # fmt: skip
+
+        yield advance

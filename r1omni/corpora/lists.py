@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r1omni.corpora.clip import Reason, Reject, Split
+from r1omni.corpora.clip import Reason, Reject, SoftLabel, Split
 
 
 class CorpusError(ValueError):
@@ -32,6 +32,7 @@ class Listed:
     fold: int | None = None
     subject: str | None = None
     rationale: str | None = None
+    soft_label: SoftLabel | None = None
 
 
 def reject(corpus: str, where: str, reason: Reason, detail: str, path: str | None = None) -> Reject:
@@ -80,6 +81,19 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str
         raise CorpusError(message) from error
     if not any_row:
         raise CorpusError(f"{path}:2: no rows below the header; expected {expected}")
+
+
+def read_csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number and all cells, stripped, of every row. Raises CorpusError for no UTF-8 csv."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    try:
+        line = 1
+        for cells in reader:
+            if any(cells):
+                yield line, [cell.strip() for cell in cells]
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise CorpusError(f"{path}:{reader.line_num}: not a csv file ({error})") from error
 
 
 def read_lines(path: Path, expected: str) -> Iterator[tuple[int, str]]:

@@ -7,12 +7,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 _PACKAGE_ROOT = Path(__file__).parents[2]
+_QUEUED: Final = 3  # clips that a worker has been given: it need not wait for its next order
+_GRACE_SECONDS: Final = 5.0  # after its timeout, a worker that its own alarm did not end is left
+_CLIPS_PER_WORKER: Final = 2000  # then it is replaced: whatever a decoder leaks stays small
 
 
 @dataclass(frozen=True)
@@ -33,45 +39,108 @@ class Unreadable:
     detail: str
 
 
-def probe_clips(
-    paths: Sequence[Path], *, workers: int, timeout_seconds: float, advance: Callable[[], None]
-) -> list[Finding | Unreadable]:
-    """What is in each of `paths`, in their order; `advance` is called after each.
+Job = tuple[int, Path]
 
-    A worker that takes longer than `timeout_seconds` over a clip, or dies of it, is replaced, and
-    the clip is unreadable. Raises RuntimeError if workers cannot run here at all.
+
+def probe_clips(
+    jobs: Iterable[Job], *, workers: int, timeout_seconds: float
+) -> Iterator[tuple[int, Finding | Unreadable]]:
+    """What is in each file, under the number that it came with, as soon as it is known.
+
+    The files are asked for as the `workers` processes (0: one per core) become free. A worker that
+    takes longer than `timeout_seconds` over a clip, or dies of it, is replaced, and the clip is
+    unreadable. Raises RuntimeError if workers cannot run here at all.
     """
-    results: dict[int, Finding | Unreadable] = {}
-    todo = iter(enumerate(paths))
-    with selectors.DefaultSelector() as selector:
-        try:
-            for _ in range(min(workers or os.cpu_count() or 1, len(paths))):
-                _hire(selector, timeout_seconds)
-            while len(results) < len(paths):
-                for key, _ in selector.select():
-                    worker: _Worker = key.data
-                    index, answer = worker.read()
-                    if index is not None:
-                        results[index] = answer or Unreadable(worker.cause_of_death())
-                        advance()
-                    if answer is None and index is not None:
-                        selector.unregister(worker.answers)
-                        worker.stop()
-                        _hire(selector, timeout_seconds)
-                    elif (job := next(todo, None)) is not None:
-                        worker.start(*job)
-        finally:
-            for key in list(selector.get_map().values()):
-                key.data.stop()
-    return [results[index] for index in range(len(paths))]
+    pool = _Pool(jobs, timeout_seconds)
+    try:
+        pool.start(workers or len(os.sched_getaffinity(0)))
+        while pool.busy():
+            yield from pool.wait()
+    finally:
+        pool.stop()
+
+
+class _Pool:
+    """The workers, the clips that wait for one, and the pipes on which they answer."""
+
+    def __init__(self, jobs: Iterable[Job], timeout_seconds: float) -> None:
+        self.jobs = iter(jobs)
+        self.returned: deque[Job] = deque()  # given to a worker that died of another clip
+        self.timeout_seconds = timeout_seconds
+        self.selector = selectors.DefaultSelector()
+        self.workers: set[_Worker] = set()
+
+    def start(self, workers: int) -> None:
+        """Hire up to `workers` processes, no more than there are clips."""
+        for _ in range(workers):
+            if (job := next(self.jobs, None)) is None:
+                break
+            self._hire([job])
+
+    def busy(self) -> bool:
+        """Whether any clip is still at a worker."""
+        return bool(self.workers)
+
+    def wait(self) -> Iterator[tuple[int, Finding | Unreadable]]:
+        """The answers that have come in, or what became of the workers that will not answer."""
+        for key, _ in self.selector.select(timeout=1.0):
+            worker: _Worker = key.data
+            answers = worker.read()
+            for answer in answers or ():
+                yield worker.finish(), answer
+            if answers is None:
+                yield worker.finish(), Unreadable(worker.cause_of_death())
+                self._replace(worker)
+            else:
+                self._order(worker)
+        for worker in [w for w in self.workers if w.is_overdue()]:
+            yield worker.finish(), Unreadable(_too_long(self.timeout_seconds))
+            self._replace(worker)
+
+    def stop(self) -> None:
+        """End every worker, whatever it is doing."""
+        for worker in self.workers:
+            worker.stop()
+        self.workers.clear()
+        self.selector.close()
+
+    def _order(self, worker: "_Worker") -> None:
+        """Fill the worker's queue; let it go where nothing is left, or it has done its share."""
+        worn_out = worker.given >= _CLIPS_PER_WORKER
+        while len(worker.queue) < _QUEUED and not worn_out and (job := self._next()) is not None:
+            worker.give(job)
+        if not worker.queue:
+            self._replace(worker)
+
+    def _next(self) -> Job | None:
+        return self.returned.popleft() if self.returned else next(self.jobs, None)
+
+    def _replace(self, worker: "_Worker") -> None:
+        self.selector.unregister(worker.answers)
+        self.workers.remove(worker)
+        self.returned.extend(worker.queue)
+        worker.stop()
+        if (job := self._next()) is not None:
+            self._hire([job])
+
+    def _hire(self, jobs: list[Job]) -> None:
+        worker = _Worker(self.timeout_seconds)
+        self.workers.add(worker)
+        self.selector.register(worker.answers, selectors.EVENT_READ, worker)
+        for job in jobs:
+            worker.give(job)
 
 
 class _Worker:
-    """A running probe_worker and the index of the clip that it is at."""
+    """A running probe_worker and the clips that it has been given, the one that it is at first."""
 
     def __init__(self, timeout_seconds: float) -> None:
         self.timeout_seconds = timeout_seconds
-        self.index: int | None = None
+        self.queue: deque[Job] = deque()
+        self.given = 0
+        self.ready = False
+        self.unfinished = b""
+        self.since = time.monotonic()  # when it began with the first of the queue
         self.chatter = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker)
         search = [str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.process = subprocess.Popen(
@@ -84,48 +153,62 @@ class _Worker:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.orders, self.answers = self.process.stdin, self.process.stdout
 
-    def start(self, index: int, path: Path) -> None:
-        """Give the worker its next clip."""
-        self.index = index
+    def give(self, job: Job) -> None:
+        """Put a clip at the end of the worker's queue."""
+        if not self.queue:
+            self.since = time.monotonic()
+        self.queue.append(job)
+        self.given += 1
         with suppress(BrokenPipeError):  # it has just died: the next read tells
-            self.orders.write(json.dumps(str(path)).encode("ascii") + b"\n")
+            self.orders.write(json.dumps(str(job[1])).encode("ascii") + b"\n")
             self.orders.flush()
 
-    def read(self) -> tuple[int | None, Finding | Unreadable | None]:
-        """The clip that it was at, if any, and its answer, or None if it died of that clip."""
-        index, self.index = self.index, None
-        line = self.answers.readline()
-        if not line.endswith(b"\n"):
-            if index is None:
-                raise RuntimeError(f"cannot open clips: {self.cause_of_death()}")
-            return index, None
-        answer = json.loads(line)
-        if index is None:  # it says that it is ready
-            return None, None
-        if "error" in answer:
-            return index, Unreadable(answer["error"])
-        return index, Finding(**answer)
+    def read(self) -> list[Finding | Unreadable] | None:
+        """What it says of the clips that it was at, one after the other; None if it has died."""
+        said = os.read(self.answers.fileno(), 2**16)
+        if not said and not self.ready:
+            raise RuntimeError(f"cannot open clips: {self.cause_of_death()}")
+        *lines, self.unfinished = (self.unfinished + said).split(b"\n")
+        if lines and not self.ready:  # its first line says just that
+            self.ready, self.since = True, time.monotonic()
+            lines = lines[1:]
+        answers = [json.loads(line) for line in lines]
+        found: list[Finding | Unreadable] = [
+            Unreadable(answer["error"]) if "error" in answer else Finding(**answer)
+            for answer in answers
+        ]
+        return found if said else None
+
+    def finish(self) -> int:
+        """The number of the clip that it was at."""
+        self.since = time.monotonic()
+        return self.queue.popleft()[0]
+
+    def is_overdue(self) -> bool:
+        """Whether it should have been ended by its own alarm long ago, and was not."""
+        late = time.monotonic() - self.since - self.timeout_seconds
+        return self.ready and bool(self.queue) and late > _GRACE_SECONDS
 
     def cause_of_death(self) -> str:
         """How the process ended, and what it said last."""
         code = self.process.wait()
         if code == -signal.SIGALRM:
-            return f"not decoded within {self.timeout_seconds:g} s"
+            return _too_long(self.timeout_seconds)
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        self.chatter.seek(0)
+        self.chatter.seek(max(0, self.chatter.seek(0, os.SEEK_END) - 4096))
         said = self.chatter.read().decode("utf-8", "replace").strip().splitlines()
         return f"the decoding process died ({name}){': ' + said[-1][:200] if said else ''}"
 
     def stop(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process. One that the kernel cannot end (a dead network drive) is left behind."""
         self.process.kill()
-        self.process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=2.0)
         with suppress(BrokenPipeError):
             self.orders.close()
         self.answers.close()
         self.chatter.close()
 
 
-def _hire(selector: selectors.BaseSelector, timeout_seconds: float) -> None:
-    worker = _Worker(timeout_seconds)
-    selector.register(worker.answers, selectors.EVENT_READ, worker)
+def _too_long(timeout_seconds: float) -> str:
+    return f"not decoded within {timeout_seconds:g} s"

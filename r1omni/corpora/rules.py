@@ -4,6 +4,7 @@ A rule looks at one column. What concerns several rows (a subject in two splits,
 too small) is counted into a column of its own first, so that every failure has its row.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Final, Literal, get_args
 import pandas as pd
 
 from r1omni.config import ValidationParams
-from r1omni.corpora.clip import Clip, Split, read_manifest
+from r1omni.corpora.clip import Clip, SoftLabel, Split, read_manifest
 from r1omni.emotions import EMOTIONS, LABELS
 
 SPLITS: Final[tuple[str, ...]] = get_args(Split)
@@ -23,7 +24,7 @@ _TESTED_SPLITS: Final[Mapping[str, tuple[str, ...]]] = {
     "mafw": ("train", "test"),
     "ravdess": ("test",),
 }
-_OPTIONAL: Final = ("label", "fold", "subject", "rationale")
+_OPTIONAL: Final = ("label", "fold", "subject", "rationale", "soft_label")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def build_rules(
         Rule("unique_clip_id", "clip_id", "no clip stands twice", "unique"),
         Rule("complete", "gaps", "no empty cell where a value is needed", "allowed", ("",)),
         Rule("known_label", "label_is_known", "labels are the corpus's own, in canonical "
-             "spelling; only conversations may have none", "allowed", (True,)),
+             "spelling; only captions and compound emotions may have none", "allowed", (True,)),
         Rule("known_split", "split", f"splits are {' and '.join(SPLITS)}", "allowed", SPLITS),
         Rule("path_in_root", "path_is_inside", "paths are relative and stay in the corpus root",
              "allowed", (True,)),
@@ -135,7 +136,8 @@ def _counted(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(
         gaps=[", ".join(c for c in needed if pd.isna(row[c])) for _, row in table.iterrows()],
         label_is_known=[
-            _is_known(*pair) for pair in zip(table["corpus"], table["label"], strict=True)
+            _is_known(*row)
+            for row in zip(table["corpus"], table["label"], table["soft_label"], strict=True)
         ],
         path_is_inside=[_is_inside(path) for path in table["path"]],
         splits_of_subject=table.groupby(["corpus", "subject"])["split"].transform("nunique"),
@@ -147,10 +149,16 @@ def _counted(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _is_known(corpus: str, label: str | None) -> bool:
+def _is_known(corpus: str, label: str | None, soft_label: SoftLabel | None) -> bool:
+    known = LABELS.get(corpus, EMOTIONS)
+    if soft_label is not None and not (
+        all(name in known and 0 <= share <= 1 for name, share in soft_label)
+        and math.isclose(sum(share for _, share in soft_label), 1.0, abs_tol=1e-6)
+    ):
+        return False
     if label is None or pd.isna(label):
-        return corpus == "conversations"
-    return label in LABELS.get(corpus, EMOTIONS)
+        return corpus == "conversations" or soft_label is not None
+    return label in known
 
 
 def _is_inside(path: object) -> bool:

@@ -1,0 +1,226 @@
+"""`r1omni doctor`: what is there of a corpus, what is missing, and what there should be.
+
+Reads every list, looks for every clip and opens a handful of them: seconds on a whole corpus.
+Nothing is written.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from r1omni.corpora.clip import Reject
+from r1omni.corpora.documented import DOCUMENTED, Documented
+from r1omni.corpora.ingest import ADAPTERS, check_request
+from r1omni.corpora.lists import CorpusError, Listed
+from r1omni.corpora.paths import EscapesRoot, find_clip
+from r1omni.corpora.probing import Unreadable, probe_clips
+from r1omni.corpora.votes import find_votes, read_votes
+
+_OPENED: Final = 6  # clips, spread over the corpus
+_OPENING_SECONDS: Final = 10.0
+_EXAMPLES: Final = 3
+_USUAL: Final = {"wrong_modality", "no_single_label"}  # rejects that whole copies have too
+
+State = Literal["ok", "missing", "note"]
+_MARKS: Final = {"ok": "✓", "missing": "✗", "note": "·"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: `missing` fails the examination, `note` does not."""
+
+    state: State
+    text: str
+
+    def __str__(self) -> str:
+        return f"{_MARKS[self.state]} {self.text}"
+
+
+@dataclass
+class _Lists:
+    """What the lists of one fold hold. Clips are known by clip_id; `rejects` are counted."""
+
+    fold: int
+    clips: dict[str, set[str]] = field(default_factory=lambda: {"train": set(), "test": set()})
+    rows: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    rejects: Counter[str] = field(default_factory=Counter)
+    first: dict[str, Reject] = field(default_factory=dict)
+    subjects: set[str] = field(default_factory=set)
+
+
+def examine(corpus: str, root: Path) -> list[Check]:
+    """What was found at `root`, each thing a check. Raises CorpusError for an unknown corpus."""
+    try:
+        check_request(corpus, root, 1)
+    except CorpusError as error:
+        if corpus not in ADAPTERS:
+            raise
+        return [Check("missing", str(error)), *_advice(corpus)]
+    return list(_examine(corpus, root, DOCUMENTED[corpus]))
+
+
+def is_whole(checks: Sequence[Check]) -> bool:
+    """Whether nothing is missing."""
+    return all(check.state != "missing" for check in checks)
+
+
+def _examine(corpus: str, root: Path, documented: Documented) -> Iterator[Check]:
+    yield Check("note", f"{documented.title}; looking at {root}")
+    places: dict[str, Path | str] = {}  # each clip's file, or why it has none
+    folds: list[_Lists] = []
+    for fold in range(1, 6) if corpus in ("dfew", "mafw", "mafw_compound") else (1,):
+        try:
+            lists = _read(corpus, root, fold, places)
+        except CorpusError as error:
+            yield Check("missing", f"lists of fold {fold}: {error}" if fold > 1 else str(error))
+            continue
+        folds.append(lists)
+        yield from _check_rows(lists, documented, corpus)
+    if len(folds) > 1:
+        yield from _check_folds(folds)
+    if corpus == "dfew":
+        yield _check_votes(root)
+    if places:
+        yield from _check_files(root, places, documented)
+        yield _check_sample(list(places.values()), root)
+    if folds and not folds[0].labels:
+        yield Check("missing", "no usable row: nothing could be ingested")
+    yield from _advice(corpus)
+
+
+def _read(corpus: str, root: Path, fold: int, places: dict[str, Path | str]) -> _Lists:
+    lists = _Lists(fold)
+    for row in ADAPTERS[corpus](root, fold):
+        if isinstance(row, Reject):
+            lists.rejects[row.reason] += 1
+            lists.first.setdefault(row.reason, row)
+            continue
+        lists.rows[row.split] += 1
+        if row.clip_id not in places:
+            places[row.clip_id] = _place(root, row)
+        lists.clips[row.split].add(row.clip_id)
+        if row.subject is not None:
+            lists.subjects.add(row.subject)
+        if fold == 1 and (row.split == "test" or corpus in ("emer", "conversations")):
+            lists.labels[row.label or "none"] += 1
+    return lists
+
+
+def _place(root: Path, row: Listed) -> Path | str:
+    try:
+        found = find_clip(root, row.candidates)
+    except EscapesRoot as error:
+        return str(error)
+    return root / found if found else f"{row.where} names {row.candidates[0]}"
+
+
+def _check_rows(lists: _Lists, documented: Documented, corpus: str) -> Iterator[Check]:
+    train, test = lists.rows["train"], lists.rows["test"]
+    rejected = sum(lists.rejects.values())
+    if documented.folds:
+        right = documented.folds[lists.fold - 1]
+        state: State = "ok" if (train, test) == right else "missing"
+        counted = f"fold {lists.fold}: {train:,} train and {test:,} test rows"
+        yield Check(state, f"{counted}; documented: {right[0]:,} and {right[1]:,}")
+    elif corpus == "mafw_compound":
+        yield Check("ok", f"fold {lists.fold}: {train:,} train and {test:,} test rows")
+    else:
+        rows = train + test + rejected
+        known = " or ".join(f"{n:,}" for n in documented.rows)
+        otherwise: State = "missing" if documented.usable is None else "note"
+        state = "ok" if rows in documented.rows or not known else otherwise
+        yield Check(state, f"{rows:,} rows" + (f"; documented: {known}" if known else ""))
+    if documented.usable is not None:
+        state = "ok" if test == documented.usable else "missing"
+        yield Check(state, f"{test:,} of them evaluated; documented: {documented.usable:,}")
+    if documented.subjects is not None:
+        state = "ok" if len(lists.subjects) == documented.subjects else "missing"
+        yield Check(state, f"{len(lists.subjects)} actors; documented: {documented.subjects}")
+    for reason, count in lists.rejects.items():
+        first = lists.first[reason]
+        state = "note" if reason in _USUAL else "missing"
+        yield Check(state, f"{count:,} rows rejected as {reason}; {first.where}: {first.detail}")
+    if lists.fold == 1 and lists.labels:
+        yield _check_labels(lists.labels, documented)
+
+
+def _check_labels(labels: Counter[str], documented: Documented) -> Check:
+    counted = ", ".join(f"{label} {n:,}" for label, n in labels.most_common(12))
+    if documented.labels and dict(labels) != dict(documented.labels):
+        right = ", ".join(f"{label} {n:,}" for label, n in documented.labels.items())
+        return Check("missing", f"labels of the test clips: {counted}; documented: {right}")
+    return Check("ok", f"labels: {counted}")
+
+
+def _check_folds(folds: Sequence[_Lists]) -> Iterator[Check]:
+    """Every test clip of a fold must be a train clip of every other, and in no two lists here."""
+    for lists in folds:
+        train, test = lists.clips["train"], lists.clips["test"]
+        twice = lists.rows.total() - len(train | test)
+        if twice:
+            yield Check("missing", f"fold {lists.fold}: {twice:,} rows name a clip a second time")
+        for other in folds:
+            strangers = test - other.clips["train"]
+            if other.fold != lists.fold and strangers:
+                yield Check("missing", f"{len(strangers):,} test clips of fold {lists.fold} do not "
+                            f"train fold {other.fold}: {_some(strangers)}")  # fmt: skip
+    if len(folds) == 5:
+        everyone = set().union(*(lists.clips["test"] for lists in folds))
+        yield Check("ok", f"{len(everyone):,} clips stand in the five test lists together")
+
+
+def _check_votes(root: Path) -> Check:
+    sheet = find_votes(root)
+    if sheet is None:
+        return Check("note", "no Annotation/annotation.xlsx: clips will have no soft labels")
+    try:
+        return Check("ok", f"{sheet.relative_to(root)}: votes for {len(read_votes(sheet)):,} clips")
+    except CorpusError as error:
+        return Check("missing", str(error))
+
+
+def _check_files(
+    root: Path, places: dict[str, Path | str], documented: Documented
+) -> Iterator[Check]:
+    missing = [why for why in places.values() if isinstance(why, str)]
+    found = len(places) - len(missing)
+    state: State = "missing" if missing else "ok"
+    examples = f"; {'; '.join(missing[:_EXAMPLES])}" if missing else ""
+    yield Check(state, f"{found:,} of {len(places):,} listed clips have their file{examples}")
+    folders = Counter(place.parent for place in places.values() if isinstance(place, Path))
+    if documented.files is not None and folders:
+        (folder, _), *_ = folders.most_common(1)
+        files = sum(1 for p in folder.iterdir() if p.suffix.lower() in (".mp4", ".avi"))
+        whole = files == documented.files
+        where = folder.relative_to(root).as_posix()
+        yield Check("ok" if whole else "note",
+                    f"{files:,} files in {where}; documented: {documented.files:,}")  # fmt: skip
+
+
+def _check_sample(places: list[Path | str], root: Path) -> Check:
+    """Open a few clips, spread over the corpus."""
+    paths = [place for place in places if isinstance(place, Path)]
+    chosen = paths[:: max(1, len(paths) // _OPENED)][:_OPENED]
+    silent, broken = 0, []
+    for index, found in probe_clips(
+        enumerate(chosen), workers=min(2, len(chosen)), timeout_seconds=_OPENING_SECONDS
+    ):
+        if isinstance(found, Unreadable):
+            broken.append(f"{chosen[index].relative_to(root)}: {found.detail}")
+        else:
+            silent += not found.has_audio
+    opened = f"{len(chosen)} clips opened, {len(broken)} unreadable, {silent} without sound"
+    return Check("missing" if broken else "ok", "; ".join([opened, *broken[:_EXAMPLES]]))
+
+
+def _advice(corpus: str) -> Iterator[Check]:
+    documented = DOCUMENTED[corpus]
+    yield Check("note", f"expected layout: {documented.layout}")
+    yield Check("note", f"to be asked for at {documented.ask}")
+
+
+def _some(clip_ids: set[str]) -> str:
+    return ", ".join(sorted(clip_ids)[:_EXAMPLES])
