@@ -32,7 +32,7 @@ class Section(BaseModel):
 class CorpusParams(Section):
     """Where one corpus lies and how it is read."""
 
-    adapter: Literal["dfew", "mafw", "ravdess", "conversations", "emer"]
+    adapter: Literal["dfew", "mafw", "mafw_compound", "ravdess", "conversations", "emer"]
     root: Path
     fold: Annotated[int, Field(ge=1, le=5)]
 
@@ -169,6 +169,7 @@ class BaseParams(Section):
     """The base model: convert a public checkpoint, or train tiny towers and align them."""
 
     source: Path
+    allow: tuple[str, ...]
     seed: Seed
     workers: Workers
     tower_steps: Count
@@ -205,14 +206,26 @@ class GRPOParams(Section):
         return weights
 
 
+class HeldOutParams(Section):
+    """Training clips that label SFT and GRPO never see: what settings are chosen by."""
+
+    clips: Annotated[int, Field(ge=0)]
+    seed: Seed
+    every: Count
+
+
 class EngineParams(Section):
     """The DeepSpeed engine that base, SFT and GRPO train in."""
 
     device: Literal["auto", "cpu", "cuda"]
     dtype: Literal["fp32", "bf16"]
     zero_stage: Annotated[int, Field(ge=0, le=3)]
+    processes: Count
+    hostfile: Path | None
+    accumulate: Count
     threads: Count
     save_every: Count
+    keep_last: Count
 
 
 class PredictParams(Section):
@@ -260,6 +273,7 @@ class Params(Section):
     cold_start: SFTParams
     label_sft: SFTParams
     grpo: GRPOParams
+    held_out: HeldOutParams
     engine: EngineParams
     predict: PredictParams
     score: ScoreParams

@@ -16,7 +16,8 @@ from r1omni.config import ReportParams, ScoreParams
 from r1omni.corpora.synthetic.attributes import LEVELS, draw_latent
 from r1omni.corpora.synthetic.texts import rationale
 from r1omni.emotions import LABELS
-from r1omni.evaluation.predictions import Prediction, judge, write_predictions
+from r1omni.evaluation.predictions import Prediction, write_predictions
+from r1omni.judging import judge
 from r1omni.prompts import AnswerMode
 
 SCORE = ScoreParams(bootstrap_samples=300, confidence=0.95, seed=1)

@@ -7,7 +7,8 @@ import pytest
 from hostile_completions import HONEST, MALFORMED, NO_KNOWN_LABEL
 from made_up_run import make_row
 
-from r1omni.evaluation.predictions import judge, read_predictions, write_predictions
+from r1omni.evaluation.predictions import read_predictions, write_predictions
+from r1omni.judging import judge
 
 GOOD = "<think>lips curl up</think>\n<answer>Joy.</answer>"
 

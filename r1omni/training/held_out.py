@@ -1,0 +1,107 @@
+"""A slice of the training clips that no training sees: what settings are chosen by."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from r1omni import prompts
+from r1omni.config import HeldOutParams
+from r1omni.corpora.clip import Clip
+from r1omni.judging import judge
+from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.model.feature_store import FeatureStore
+from r1omni.model.prompting import prefill_prompts
+from r1omni.model.sampling import decode
+
+_BATCH = 64
+
+
+def set_aside(
+    clips: Sequence[Clip], held_out: HeldOutParams | None
+) -> tuple[list[Clip], list[Clip]]:
+    """All other clips, and those held out: `held_out.clips` labelled training clips a corpus.
+
+    Which ones depends on the seed and their ids alone. Raises ValueError naming the corpus of
+    which less than half would be left to learn from.
+    """
+    if held_out is None or held_out.clips == 0:
+        return list(clips), []
+    by_corpus: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        if clip.split == "train" and clip.label is not None:
+            by_corpus[clip.corpus].append(clip)
+    held: set[str] = set()
+    for corpus, own in by_corpus.items():
+        if 2 * held_out.clips > len(own):
+            raise ValueError(
+                f"params.yaml: held_out.clips: {held_out.clips} is more than half of {corpus}'s "
+                f"{len(own)} labelled training clips"
+            )
+        own.sort(key=lambda clip: _rank(clip, held_out.seed))
+        held.update(clip.clip_id for clip in own[: held_out.clips])
+    return [c for c in clips if c.clip_id not in held], [c for c in clips if c.clip_id in held]
+
+
+def watched(
+    labels: Sequence[str], completions: Sequence[str], mode: prompts.AnswerMode
+) -> dict[str, float]:
+    """WAR, UAR and format rate of completions, as fractions, under the names of the curves."""
+    judged = [judge(text, mode) for text in completions]
+    right: dict[str, list[bool]] = defaultdict(list)
+    for label, said in zip(labels, judged, strict=True):
+        right[label].append(said.prediction == label)
+    return {
+        "held_out/war": sum(map(sum, right.values())) / len(labels),
+        "held_out/uar": sum(sum(r) / len(r) for r in right.values()) / len(right),
+        "held_out/format": sum(said.well_formed for said in judged) / len(labels),
+    }
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Looks at a model in training through clips that it never learns from."""
+
+    clips: Sequence[Clip]
+    store: FeatureStore
+    mode: prompts.AnswerMode
+    max_new_tokens: int
+    every: int  # steps
+
+    def due(self, step: int, steps: int) -> bool:
+        """Whether to look after `step` of `steps`: every so many, and at the end."""
+        return bool(self.clips) and (step % self.every == 0 or step == steps)
+
+    def look(
+        self, model: HumanOmniForConditionalGeneration, processor: HumanOmniProcessor
+    ) -> dict[str, float]:
+        """Greedy accuracy (WAR), mean recall (UAR) and format rate on the held-out clips."""
+        texts: list[str] = []
+        for start in range(0, len(self.clips), _BATCH):
+            texts += self._answers(model, processor, self.clips[start : start + _BATCH])
+        return watched([str(clip.label) for clip in self.clips], texts, self.mode)
+
+    @torch.no_grad()
+    def _answers(
+        self,
+        model: HumanOmniForConditionalGeneration,
+        processor: HumanOmniProcessor,
+        clips: Sequence[Clip],
+    ) -> list[str]:
+        features = self.store.load([clip.clip_id for clip in clips])
+        questions = [prompts.instruction(self.mode)] * len(clips)
+        greedy = decode(
+            model,
+            prefill_prompts(model, processor, features, questions),
+            group_size=1,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=processor.eos_token_id,
+        )
+        rows = zip(greedy.token_ids[:, 0], greedy.mask[:, 0], strict=True)
+        return [processor.decode(ids[mask.bool()].tolist()) for ids, mask in rows]
+
+
+def _rank(clip: Clip, seed: int) -> str:
+    return hashlib.sha256(f"{seed}:{clip.clip_id}".encode()).hexdigest()

@@ -1,0 +1,74 @@
+"""Held-out clips: the same whatever the order, never trained on, judged by numbers by hand."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from r1omni.config import HeldOutParams
+from r1omni.corpora.clip import Clip
+from r1omni.training.held_out import Watch, set_aside, watched
+
+
+def clip(corpus: str, number: int, split: str = "train", label: str | None = "sad") -> Clip:
+    return Clip(
+        clip_id=f"{corpus}/{number}",
+        corpus=corpus,
+        path=f"{number}.mp4",
+        label=label,
+        split=split,  # type: ignore[arg-type]
+        fold=1,
+        subject=None,
+        rationale=None,
+        duration=1.0,
+        fps=8.0,
+        n_frames=8,
+        has_audio=True,
+        sha256="",
+    )
+
+
+CLIPS = [clip("dfew", i) for i in range(20)] + [clip("mafw", i) for i in range(10)]
+
+
+@given(st.permutations(CLIPS), st.integers(0, 5), st.integers(0, 3))
+def test_each_corpus_gives_that_many_and_the_order_does_not_matter(shuffled, count, seed):
+    held_out = HeldOutParams(clips=count, seed=seed, every=1)
+    rest, held = set_aside(shuffled, held_out)
+    assert sorted(c.clip_id for c in rest + held) == sorted(c.clip_id for c in CLIPS)
+    assert [sum(c.corpus == name for c in held) for name in ("dfew", "mafw")] == [count, count]
+    assert {c.clip_id for c in held} == {c.clip_id for c in set_aside(CLIPS, held_out)[1]}
+
+
+def test_another_seed_holds_out_other_clips():
+    first, second = (
+        {c.clip_id for c in set_aside(CLIPS, HeldOutParams(clips=5, seed=seed, every=1))[1]}
+        for seed in (1, 2)
+    )
+    assert first != second
+
+
+def test_test_clips_and_unlabelled_ones_are_never_held_out():
+    odd = [clip("dfew", 90, split="test"), clip("dfew", 91, label=None)]
+    rest, held = set_aside([*odd, *CLIPS], HeldOutParams(clips=5, seed=1, every=1))
+    assert odd == rest[:2]
+    assert all(c.split == "train" and c.label for c in held)
+
+
+def test_more_than_half_of_a_corpus_is_refused_by_name():
+    with pytest.raises(ValueError, match="more than half of mafw's 10 labelled training clips"):
+        set_aside(CLIPS, HeldOutParams(clips=6, seed=1, every=1))
+
+
+def test_a_look_is_due_every_so_many_steps_and_at_the_end():
+    watch = Watch([CLIPS[0]], None, "direct", 4, every=4)  # type: ignore[arg-type]
+    assert [step for step in range(1, 11) if watch.due(step, 10)] == [4, 8, 10]
+    assert not replace(watch, clips=[]).due(10, 10)
+
+
+def test_war_uar_and_format_are_those_worked_by_hand():
+    seen = watched(["sad", "sad", "sad", "happy"], ["sad", "sad", "happy", "no idea"], "direct")
+    assert seen == pytest.approx(
+        {"held_out/war": 2 / 4, "held_out/uar": (2 / 3 + 0) / 2, "held_out/format": 3 / 4}
+    )
