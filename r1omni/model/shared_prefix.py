@@ -1,25 +1,28 @@
 """Qwen2 over many completions that share one prompt, which runs once; they attend to it.
 
 The same mathematics as repeating the prompt for every completion. Shapes: `P` prompts, `G`
-completions each, `L` prompt positions, `T` new tokens, `S` tokens of a completion so far, `M` rows,
-`H` query heads, `K` key/value heads, `R = H / K`, `d` head width, `D` width, `V` vocabulary.
+completions each, `L` prompt positions, `T` new tokens, `M` rows, `H` query heads, `K` key/value
+heads, `d` head width, `D` width. Decoding stands in completion_cache.py.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
+
+from r1omni.model.attention import shared_prefix_attention
 
 
 @dataclass(frozen=True)
 class Prefix:
     """The prompt's keys and values in every layer, and where each prompt's completion begins."""
 
-    keys: list[Tensor]  # per layer (P, K, L, d), rotated
-    values: list[Tensor]  # per layer (P, K, L, d)
+    keys: list[Tensor]  # per layer (P, K, L, d), rotated, contiguous
+    values: list[Tensor]  # per layer (P, K, L, d), contiguous
     mask: Tensor  # (P, L) True on the prompt's positions, False on padding
     lengths: Tensor  # (P,) position of the first completion token
     last_hidden: Tensor  # (P, D) normed state at the last prompt position
@@ -34,27 +37,33 @@ class Prefix:
             self.last_hidden.detach(),
         )
 
+    def select(self, prompts: Tensor) -> "Prefix":
+        """Only some prompts, by their index (P',); inside the graph."""
+        return Prefix(
+            [k.index_select(0, prompts) for k in self.keys],
+            [v.index_select(0, prompts) for v in self.values],
+            self.mask.index_select(0, prompts),
+            self.lengths.index_select(0, prompts),
+            self.last_hidden.index_select(0, prompts),
+        )
 
-@dataclass
-class CompletionCache:
-    """Keys and values of the completions decoded so far, per layer (P, K, G, T_max, d)."""
 
-    keys: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
-    length: int = 0
+def prefill(
+    language_model: Any, inputs_embeds: Tensor, attention_mask: Tensor, *, recompute: bool = False
+) -> Prefix:
+    """Run left-padded prompts through Qwen2 once, with gradient: (P, L, D), (P, L) -> Prefix.
 
-
-def prefill(language_model: Any, inputs_embeds: Tensor, attention_mask: Tensor) -> Prefix:
-    """Run left-padded prompts through Qwen2 once, with gradient: (P, L, D), (P, L) -> Prefix."""
+    With `recompute` the backward pass makes each layer's inner states again (gradient
+    checkpointing): the same numbers, and of a layer only its input, keys and values are kept.
+    """
     mask = attention_mask.bool()
     positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)  # (P, L)
     rotary = language_model.rotary_emb(inputs_embeds, positions)
     attention_bias = None if bool(mask.all()) else _causal_mask(mask)
-    hidden = inputs_embeds
-    keys, values = [], []
-    for layer in language_model.layers:
+
+    def run(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value = _project(layer, hidden, rotary)  # (P, L, heads, d)
-        key, value = key.transpose(1, 2), value.transpose(1, 2)  # (P, K, L, d)
+        key, value = key.transpose(1, 2).contiguous(), value.transpose(1, 2).contiguous()
         attended = functional.scaled_dot_product_attention(
             query.transpose(1, 2),
             key,
@@ -63,7 +72,12 @@ def prefill(language_model: Any, inputs_embeds: Tensor, attention_mask: Tensor) 
             is_causal=attention_bias is None,
             enable_gqa=True,
         )
-        hidden = _finish(layer, hidden, attended.transpose(1, 2).flatten(2))
+        return finish_layer(layer, hidden, attended.transpose(1, 2).flatten(2)), key, value
+
+    hidden = inputs_embeds
+    keys, values = [], []
+    for layer in language_model.layers:
+        hidden, key, value = _maybe_again(recompute, run, layer, hidden)
         keys.append(key)
         values.append(value)
     last_hidden = language_model.norm(hidden[:, -1])
@@ -74,40 +88,37 @@ def extend(
     language_model: Any,
     prefix: Prefix,
     inputs_embeds: Tensor,
+    keep: Tensor,
     *,
-    keep: Tensor | None = None,
-    cache: CompletionCache | None = None,
+    recompute: bool = False,
 ) -> Tensor:
-    """States of the next tokens of G completions per prompt: (P, G, T, D) -> (M, D), normed.
+    """States of the first tokens of G completions per prompt: (P, G, T, D) -> (M, D), normed.
 
     Every token sees its prompt, its own completion's earlier tokens, and nothing of the others.
-    `keep` (P, G, T) says which tokens are wanted; the M of them (all without `keep`) come in
-    reading order, and only they pass through the linear layers. A completion's wanted tokens must
-    be its first ones. With a `cache` (decoding) keys and values are appended to it.
+    `keep` (P, G, T) says which tokens are wanted; the M of them come in reading order, and only
+    they pass through the linear layers. A completion's wanted tokens must be its first ones.
+    `recompute` as in `prefill`.
     """
     P, G, T, _ = inputs_embeds.shape
-    past = cache.length if cache is not None else 0
-    steps = torch.arange(past, past + T, device=inputs_embeds.device)
+    steps = torch.arange(T, device=inputs_embeds.device)
     positions = (prefix.lengths[:, None, None] + steps).expand(P, G, T)
     packing = Packing(keep)
     hidden = packing.pack(inputs_embeds)  # (M, D)
-    rotary = language_model.rotary_emb(hidden, packing.pack(positions[..., None])[None, :, 0])
-    rotary = (rotary[0][0], rotary[1][0])  # (M, d)
-    padding = None if bool(prefix.mask.all()) else ~prefix.mask[:, None, None, :]  # (P, 1, 1, L)
-    future = torch.ones(T, past + T, dtype=torch.bool, device=hidden.device).triu(past + 1)
-    for i, layer in enumerate(language_model.layers):
+    cos, sin = language_model.rotary_emb(hidden, packing.pack(positions[..., None])[None, :, 0])
+    rotary = (cos[0], sin[0])  # (M, d)
+    padding = None if bool(prefix.mask.all()) else ~prefix.mask
+
+    def run(layer: Any, hidden: Tensor, prefix_key: Tensor, prefix_value: Tensor) -> Tensor:
         projected = (packing.unpack(x, (P, G, T)) for x in _project(layer, hidden, rotary))
         query, key, value = projected  # (P, G, T, heads, d)
-        key, value = key.permute(0, 3, 1, 2, 4), value.permute(0, 3, 1, 2, 4)  # (P, K, G, T, d)
-        if cache is not None:
-            cache.keys[i][:, :, :, past : past + T] = key
-            cache.values[i][:, :, :, past : past + T] = value
-            key = cache.keys[i][:, :, :, : past + T]
-            value = cache.values[i][:, :, :, : past + T]
-        attended = _attend(query, prefix.keys[i], prefix.values[i], key, value, padding, future)
-        hidden = _finish(layer, hidden, packing.pack(attended))
-    if cache is not None:
-        cache.length = past + T
+        key, value = (x.permute(0, 3, 1, 2, 4).contiguous() for x in (key, value))
+        attended = shared_prefix_attention(query, prefix_key, prefix_value, key, value, padding)
+        return finish_layer(layer, hidden, packing.pack(attended))
+
+    for layer, prefix_key, prefix_value in zip(
+        language_model.layers, prefix.keys, prefix.values, strict=True
+    ):
+        hidden = _maybe_again(recompute, run, layer, hidden, prefix_key, prefix_value)
     states: Tensor = language_model.norm(hidden)
     return states
 
@@ -115,8 +126,8 @@ def extend(
 class Packing:
     """Between padded completions and the rows that are wanted of them."""
 
-    def __init__(self, keep: Tensor | None) -> None:
-        self._index = None if keep is None else keep.flatten().nonzero().squeeze(1)
+    def __init__(self, keep: Tensor) -> None:
+        self._index = None if bool(keep.all()) else keep.flatten().nonzero().squeeze(1)
 
     def pack(self, padded: Tensor) -> Tensor:
         """The wanted rows: (P, G, T, …) -> (M, …)."""
@@ -131,24 +142,6 @@ class Packing:
             rows = packed.new_zeros(P * G * T, *packed.shape[1:])
             rows = rows.index_copy(0, self._index, packed)
         return rows.reshape(P, G, T, *packed.shape[1:])
-
-
-def empty_cache(prefix: Prefix, group_size: int, max_length: int) -> CompletionCache:
-    """Room for `max_length` tokens of `group_size` completions per prompt."""
-    shapes = [(*key.shape[:2], group_size, max_length, key.shape[-1]) for key in prefix.keys]
-    return CompletionCache(
-        [key.new_empty(shape) for key, shape in zip(prefix.keys, shapes, strict=True)],
-        [value.new_empty(shape) for value, shape in zip(prefix.values, shapes, strict=True)],
-    )
-
-
-def keep_rows(cache: CompletionCache, rows: Tensor) -> None:
-    """Keep only some completions of every prompt in the cache: `rows` is (P, G') of 0..G-1."""
-    for tensors in (cache.keys, cache.values):
-        for i, tensor in enumerate(tensors):  # (P, K, G, T_max, d)
-            P, K, _, T, d = tensor.shape
-            index = rows[:, None, :, None, None].expand(P, K, rows.shape[1], T, d)
-            tensors[i] = tensor.gather(2, index)
 
 
 def _causal_mask(mask: Tensor) -> Tensor:
@@ -173,43 +166,15 @@ def _project(
     return query, key, value
 
 
-def _attend(
-    query: Tensor,
-    prefix_key: Tensor,
-    prefix_value: Tensor,
-    key: Tensor,
-    value: Tensor,
-    padding: Tensor | None,
-    future: Tensor,
-) -> Tensor:
-    """One softmax over prompt and own completion: (P, G, T, H, d) -> (P, G, T, H*d).
-
-    The two parts are scored apart (the prompt's keys are never repeated) and normalised together,
-    in float32.
-    """
-    P, G, T, H, d = query.shape
-    K, L, S = prefix_key.shape[1], prefix_key.shape[2], key.shape[3]
-    R = H // K
-    # rows of one key/value head together: (P, K, G, T, R, d)
-    rows = (query * d**-0.5).reshape(P, G, T, K, R, d).permute(0, 3, 1, 2, 4, 5)
-    to_prefix = rows.reshape(P, K, G * T * R, d) @ prefix_key.transpose(-1, -2)
-    if padding is not None:
-        to_prefix = to_prefix.masked_fill(padding, float("-inf"))
-    to_own = rows.reshape(P, K, G, T * R, d) @ key.transpose(-1, -2)  # (P, K, G, T*R, S)
-    if T > 1:
-        to_own = to_own.masked_fill(future.repeat_interleave(R, dim=0), float("-inf"))
-    scores = torch.cat([to_prefix, to_own.reshape(P, K, G * T * R, S)], dim=-1)
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    from_prefix, from_own = weights[..., :L], weights[..., L:]
-    attended = from_prefix @ prefix_value + (from_own.reshape(P, K, G, T * R, S) @ value).reshape(
-        P, K, G * T * R, d
-    )
-    attended = attended.reshape(P, K, G, T, R, d).permute(0, 2, 3, 1, 4, 5)
-    return attended.reshape(P, G, T, H * d)
-
-
-def _finish(layer: Any, hidden: Tensor, attended: Tensor) -> Tensor:
+def finish_layer(layer: Any, hidden: Tensor, attended: Tensor) -> Tensor:
     """The rest of a decoder layer: output projection, residuals, feed-forward."""
     hidden = hidden + layer.self_attn.o_proj(attended)
     fed: Tensor = layer.mlp(layer.post_attention_layernorm(hidden))
     return hidden + fed
+
+
+def _maybe_again(recompute: bool, run: Any, *inputs: Any) -> Any:
+    """`run(*inputs)`; with `recompute` its inner states are made again in the backward pass."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return run(*inputs)

@@ -1,0 +1,1 @@
+"""Speed, side by side in one run: `make bench` writes RESULTS.md and results.json."""

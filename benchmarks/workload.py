@@ -1,0 +1,109 @@
+"""The models and clips that are timed: random weights, fixed seeds, completions that never end.
+
+MIDSIZE has the released model's proportions at a size that one core can train: 999 prompt positions
+(392 video, 500 audio, 107 text), as in `facts/performance.md`.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import BertConfig, Qwen2Config, SiglipVisionConfig, WhisperConfig
+
+from benchmarks.textbook import Prompt
+from r1omni.model import HumanOmniConfig, HumanOmniForConditionalGeneration
+
+Model = HumanOmniForConditionalGeneration
+TEXT_TOKENS = 107  # of the prompt, apart from the two sentinels
+GATE_TOKENS = 48
+KL_COEF = 0.04
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A policy, a reference that differs from it, and the clips of one step."""
+
+    policy: Model
+    reference: Model
+    clips: list[Prompt]  # media raw
+
+    def cached(self) -> list[Prompt]:
+        """The clips with the towers' outputs instead of the media."""
+        return [with_features(self.policy, clip) for clip in self.clips]
+
+
+def midsize_config(vocab_size: int = 16384) -> HumanOmniConfig:
+    """SigLIP 4 x 256 at 224/16, Whisper 4 x 384, Qwen2 6 x 512 with 8 query and 2 key heads."""
+    return HumanOmniConfig(
+        text_config=Qwen2Config(
+            vocab_size=vocab_size, hidden_size=512, intermediate_size=2816, num_hidden_layers=6,
+            num_attention_heads=8, num_key_value_heads=2,
+        ),
+        vision_config=SiglipVisionConfig(
+            hidden_size=256, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=4,
+            image_size=224, patch_size=16,
+        ),
+        audio_config=WhisperConfig(
+            d_model=384, encoder_ffn_dim=1536, encoder_layers=4, encoder_attention_heads=6,
+            num_mel_bins=80, max_source_positions=1500, encoder_layerdrop=0.0,
+        ),
+        gate_config=BertConfig(
+            vocab_size=1000, hidden_size=128, intermediate_size=512, num_hidden_layers=2,
+            num_attention_heads=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        ),
+        eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+
+
+def build_workload(
+    config: HumanOmniConfig, n_clips: int = 1, text_tokens: int = TEXT_TOKENS
+) -> Workload:
+    """The workload of a config; the reference is the policy with slightly other weights."""
+    torch.manual_seed(0)
+    policy = Model(config).eval()
+    for tower in (policy.model.vision_tower, policy.model.audio_tower):
+        tower.requires_grad_(False)
+    reference = deepcopy(policy).requires_grad_(False)
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter.mul_(1.0 + 0.05 * torch.randn(()))
+    return Workload(policy, reference, [make_clip(config, i, text_tokens) for i in range(n_clips)])
+
+
+def make_clip(config: HumanOmniConfig, seed: int, text_tokens: int = TEXT_TOKENS) -> Prompt:
+    """A clip of noise with a random instruction: video and audio after a third of the text."""
+    generator = torch.Generator().manual_seed(seed)
+    text = torch.randint(3, config.text_config.vocab_size, (text_tokens,), generator=generator)
+    third = text_tokens // 3
+    sentinels = torch.tensor([config.video_token_id, config.audio_token_id])
+    ids = torch.cat([text[:third], sentinels[:1], text[third:-third], sentinels[1:], text[-third:]])
+    vision, audio = config.vision_config, config.audio_config
+    side = vision.image_size
+    gate = torch.randint(3, config.gate_config.vocab_size, (GATE_TOKENS,), generator=generator)
+    return Prompt(
+        input_ids=ids[None],
+        gate_input_ids=gate[None],
+        pixels=torch.randn(1, config.num_frames, 3, side, side, generator=generator),
+        mel=torch.randn(
+            1, audio.num_mel_bins, 2 * audio.max_source_positions, generator=generator
+        ),
+    )
+
+
+@torch.no_grad()
+def with_features(model: Model, clip: Prompt) -> Prompt:
+    """The clip as the feature cache serves it."""
+    assert clip.pixels is not None and clip.mel is not None
+    return Prompt(
+        clip.input_ids,
+        clip.gate_input_ids,
+        vision_features=model.encode_vision(clip.pixels),
+        audio_features=model.encode_audio(clip.mel),
+    )
+
+
+def advantages_of(n_clips: int, group_size: int) -> Tensor:
+    """Made-up advantages without a zero among them: (P, G)."""
+    rewards = torch.arange(group_size).expand(n_clips, group_size).float()
+    return (rewards - rewards.mean(dim=1, keepdim=True)) / rewards.std(dim=1, keepdim=True)
