@@ -43,8 +43,22 @@ def die_with_caller() -> None:
     except (FileNotFoundError, ProcessLookupError):
         _die()  # one of the two died while we looked
 
+    _die_when_ready(caller)
+
+
+def die_with(pid: int) -> None:
+    """As `die_with_parent`, for any process: launchers stand between a stage and its ranks."""
+    if sys.platform != "linux":
+        return
+    try:
+        _die_when_ready(os.pidfd_open(pid))
+    except ProcessLookupError:
+        _die()
+
+
+def _die_when_ready(process: int) -> None:
     def watch() -> None:
-        select.select([caller], [], [])
+        select.select([process], [], [])
         _die()
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()

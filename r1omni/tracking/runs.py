@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ ROLLOUTS_SHOWN = 512
 # MLflow's own bounds.
 PARAM_LENGTH = 6000
 PARAMS_AT_ONCE = 100
+TOKEN = "r1omni_token"  # a tag that finds the run whose creation was interrupted
 
 logger = logging.getLogger(__name__)
 
@@ -134,16 +136,29 @@ class Run:
         client, experiment = open_client(self.tracking)
         mark = self.description.fingerprint()
         with reaching(self.tracking.uri):
-            run_id = _continued(client, self.state, mark)
+            run_id = _continued(client, experiment, self.state, self.description)
             resumed = run_id is not None
             if run_id is None:
-                run_id = create_run(client, experiment, self.description)
-                _write_state(self.state, run_id, mark)
+                # Its name before itself: a kill in between must not leave a run that none finds.
+                token = uuid.uuid4().hex
+                _write_state(self.state, {"token": token, "fingerprint": mark})
+                run_id = create_run(client, experiment, self.description, {TOKEN: token})
+            _write_state(self.state, {"run_id": run_id, "fingerprint": mark})
             curves = Curves(client, run_id)
             if self.tracking.system_metrics:
                 self._monitor = _start_monitor(client.tracking_uri, run_id, resumed)
         self._client, self._run_id, self._curves = client, run_id, curves
         return curves
+
+
+class _Silent(Run):
+    """The line of a rank that does not write."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Nothing: the first rank logs."""
+
+    def finish(self, checkpoint: Path, training: Path) -> None:
+        """Nothing: the first rank does it."""
 
 
 @contextmanager
@@ -161,13 +176,17 @@ def open_run(
     `params`: nested, such as {"grpo": {...}}. `datasets`: manifests (parquet). `state`: a small
     file, outside DVC's outs, where the run's id outlives a kill. The run is continued if stage,
     params, manifests and tags are the same as when it was opened; otherwise a new one begins.
-    An unreachable store costs a warning, nothing else.
+    An unreachable store costs a warning, nothing else. Of several ranks (RANK in the environment)
+    only the first has a run; what the others log goes nowhere.
     """
+    if os.environ.get("RANK", "0") != "0":
+        yield _Silent(Description(stage, params, datasets, {}), tracking, state)
+        return
     run = Run(Description(stage, params, datasets, dict(tags or {})), tracking, state)
     run.flush()
     try:
         yield run
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # a training that SIGTERM stopped leaves by SystemExit
         run.close("KILLED")
         raise
     except BaseException:
@@ -176,24 +195,32 @@ def open_run(
     run.close("FINISHED")
 
 
-def create_run(client: Any, experiment: str, description: Description) -> str:
+def create_run(
+    client: Any, experiment: str, description: Description, extra: Mapping[str, str] | None = None
+) -> str:
     """The id of a new run that has its name, tags, params and dataset inputs."""
-    from mlflow.entities import Param
-
     tags = {
         "stage": description.stage,
         "mlflow.source.name": f"r1omni {description.stage}",
         **code_tags(),
         **description.tags,
+        **(extra or {}),
     }
     run = client.create_run(experiment, tags=tags, run_name=description.stage)
     run_id = str(run.info.run_id)
+    describe_run(client, run_id, description)
+    return run_id
+
+
+def describe_run(client: Any, run_id: str, description: Description) -> None:
+    """Write a run's params and dataset inputs; writing them again changes nothing."""
+    from mlflow.entities import Param
+
     params = [Param(k, v[:PARAM_LENGTH]) for k, v in flatten(description.params)]
     for start in range(0, len(params), PARAMS_AT_ONCE):
         client.log_batch(run_id, params=params[start : start + PARAMS_AT_ONCE])
     if description.datasets:
         client.log_inputs(run_id, dataset_inputs(description.datasets))
-    return run_id
 
 
 def deliver_training(client: Any, run_id: str, training: Path) -> int:
@@ -211,14 +238,19 @@ def deliver_training(client: Any, run_id: str, training: Path) -> int:
     return sent
 
 
-def _continued(client: Any, state: Path, mark: str) -> str | None:
+def _continued(client: Any, experiment: str, state: Path, description: Description) -> str | None:
     from mlflow.exceptions import MlflowException
 
     if not state.is_file():
         return None
     kept = json.loads(state.read_text(encoding="utf-8"))
-    if kept["fingerprint"] != mark:
+    if kept["fingerprint"] != description.fingerprint():
         return None
+    if "run_id" not in kept:  # killed while the run was being created
+        begun = client.search_runs([experiment], f"tags.{TOKEN} = '{kept['token']}'")
+        for run in begun:
+            describe_run(client, run.info.run_id, description)
+        return str(begun[0].info.run_id) if begun else None
     try:
         client.update_run(kept["run_id"], status="RUNNING")
     except MlflowException as error:
@@ -228,10 +260,10 @@ def _continued(client: Any, state: Path, mark: str) -> str | None:
     return str(kept["run_id"])
 
 
-def _write_state(state: Path, run_id: str, mark: str) -> None:
+def _write_state(state: Path, kept: Mapping[str, str]) -> None:
     state.parent.mkdir(parents=True, exist_ok=True)
     temporary = state.with_name(f"{state.name}.{os.getpid()}")
-    temporary.write_text(json.dumps({"run_id": run_id, "fingerprint": mark}), encoding="utf-8")
+    temporary.write_text(json.dumps(kept), encoding="utf-8")
     temporary.replace(state)
 
 

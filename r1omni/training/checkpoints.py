@@ -11,6 +11,7 @@ from r1omni.corpora.clip import Clip
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.prompts import AnswerMode
 from r1omni.training.journal import TrainingPaths, commit_folder, read_provenance, write_provenance
+from r1omni.training.ranks import barrier, is_first
 
 
 def load_parent(
@@ -56,7 +57,33 @@ def save_checkpoint(
     parent: Path | None,
     clips: Sequence[Clip],
 ) -> None:
-    """Write the checkpoint and the training record, each in one step, and drop the state."""
+    """Write the checkpoint and the training record, each in one step, and drop the state.
+
+    All ranks call it; the first one writes, and the others wait for it.
+    """
+    if is_first():
+        _write_checkpoint(
+            model,
+            processor,
+            paths,
+            stage_params=stage_params,
+            mode=mode,
+            parent=parent,
+            clips=clips,
+        )
+    barrier()
+
+
+def _write_checkpoint(
+    model: HumanOmniForConditionalGeneration,
+    processor: HumanOmniProcessor,
+    paths: TrainingPaths,
+    *,
+    stage_params: BaseModel,
+    mode: AnswerMode,
+    parent: Path | None,
+    clips: Sequence[Clip],
+) -> None:
     counts: dict[str, int] = {}
     for clip in clips:
         if clip.split == "train":
@@ -84,4 +111,7 @@ def save_checkpoint(
             shutil.copy2(paths.state / name, training / name)
     commit_folder(training, paths.training)
     commit_folder(partial, paths.checkpoint)
-    shutil.rmtree(paths.state)
+    done = paths.state.with_name(f".{paths.state.name}.done")
+    shutil.rmtree(done, ignore_errors=True)
+    paths.state.rename(done)  # a kill while it is removed must not leave half a state
+    shutil.rmtree(done)

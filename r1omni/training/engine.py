@@ -1,15 +1,18 @@
-"""DeepSpeed's engine behind four verbs: step, save, load, export.
+"""DeepSpeed's engine behind a few verbs: backward, update, save, resume.
 
-One process without a launcher, or N under torchrun or deepspeed: the environment decides. Training
-state is kept outside DVC's outputs, written to a temporary name and renamed, with checksums.
+One process or N (ranks.py), ZeRO 0-3, fp32 or bf16, CPU or CUDA, all by params. Gradients are
+taken by torch on each rank alone and handed to DeepSpeed whole, once a step: its hooks then see the
+same parameters in the same order on every rank, whatever the rank's clips were like. ZeRO shards
+the optimiser's state (1), the reduced gradients (2) and the weights while the optimiser runs (3).
+Between updates every rank holds the weights and its own gradient whole: rollouts of different
+lengths read the weights, and a gather inside of them would stall. So stage 3 saves no more than 2
+at the step's peak; it is there for its states and for recipes that name it.
 """
 
 import hashlib
-import json
 import math
-import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from r1omni.config import EngineParams
+from r1omni.training.ranks import join_ranks, shares, sum_over_ranks, world_size
+from r1omni.training.states import newest_state, write_state
 
 Schedule = Callable[[int], float]
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss or the gradient stopped being a number; says at which step."""
+    """The loss or the gradient stopped being a number; says when, by which clips, what is left."""
 
 
 def linear_decay(steps: int, warmup: float) -> Schedule:
@@ -50,34 +55,22 @@ def cosine_decay(steps: int, warmup: float) -> Schedule:
     return factor
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """Randomness of one step, a function of seed and step alone, so a resumed run repeats it."""
-    digest = hashlib.sha256(f"{seed}/{step}/{_rank()}".encode()).digest()
+def step_generator(seed: int, step: int, place: int = 0) -> torch.Generator:
+    """Randomness of one place in one step's global batch: a function of these three alone.
+
+    So a resumed run repeats it, and any number of processes draws what one process would.
+    """
+    digest = hashlib.sha256(f"{seed}/{step}/{place}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def prepare_process(engine: EngineParams) -> torch.device:
-    """The device to train on, in a process group: the launcher's, or one of this process alone."""
-    cuda = torch.cuda.is_available()
-    if engine.device == "cuda" and not cuda:
-        raise ValueError("engine.device is cuda, but this machine has no CUDA device")
-    device = "cuda" if cuda and engine.device != "cpu" else "cpu"
-    if device == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
-        os.environ.setdefault(name, value)
-    if "MASTER_ADDR" not in os.environ and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group(  # alone: no port that another run could take
-            "nccl" if device == "cuda" else "gloo",
-            store=torch.distributed.HashStore(),  # type: ignore[attr-defined]  # it is exported
-            rank=0,
-            world_size=1,
-        )
-    return torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else "cpu")
-
-
 class Engine:
-    """A model in training: AdamW and a schedule inside DeepSpeed (ZeRO 0-3, fp32 or bf16)."""
+    """A model in training: AdamW and a schedule inside DeepSpeed.
+
+    `backward` any number of times (micro-batches), then `update`, on every rank. The step's loss is
+    the mean over all items of all micro-batches of all ranks, each loss weighing as many items as
+    it says: N processes compute what one does with the same global batch.
+    """
 
     def __init__(
         self,
@@ -89,86 +82,178 @@ class Engine:
         weight_decay: float,
         max_grad_norm: float,
     ) -> None:
-        self.device = prepare_process(engine)
+        self.device = join_ranks(engine)
         deepspeed = _import_deepspeed()
-        trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay)
+        if engine.dtype == "fp32":
+            model = model.float()  # the parent may have been trained in bf16
+        self._trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(self._trained, lr=lr, weight_decay=weight_decay)
         self._engine, *_ = deepspeed.initialize(
             model=model.to(self.device),
             optimizer=optimizer,
             lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, schedule),
-            config={
-                "train_micro_batch_size_per_gpu": 1,
-                "gradient_accumulation_steps": 1,
-                "gradient_clipping": max_grad_norm,
-                "zero_optimization": {
-                    "stage": engine.zero_stage,
-                    "stage3_gather_16bit_weights_on_model_save": True,
-                },
-                "bf16": {"enabled": engine.dtype == "bf16"},
-                "steps_per_print": 2**31,
-            },
+            config=_config(engine, max_grad_norm),
         )
         self.model: nn.Module = self._engine.module
         self.step_count = 0
+        self.newest_state: Path | None = None
+        self._params = engine
+        self._mean: list[Tensor] = []  # the gradient so far of this step, over `_weight` items
+        self._weight = 0.0
+        self._loss = 0.0  # the sum over those items
+        self._bad_losses: list[float] = []
+        self._whole = ExitStack()
+        if engine.zero_stage == 3:
+            self._engine.optimizer.parameter_offload._remove_module_hooks()
+        self._gather_weights()
 
-    def step(self, loss: Tensor) -> dict[str, float]:
-        """One update from `loss`; the metrics of the optimiser.
+    def shares(self, n: int) -> list[range]:
+        """This rank's places in a global batch of n, in engine.accumulate micro-batches."""
+        return shares(n, self._params.accumulate)
 
-        Raises NonFiniteLoss before the weights are touched by a loss that is not a number, and
-        after a gradient that was none.
+    def step(
+        self, loss: Tensor, weight: float = 1.0, clips: Sequence[str] = ()
+    ) -> dict[str, float]:
+        """One update from one loss: `backward`, then `update`."""
+        self.backward(loss, weight)
+        return self.update(clips)
+
+    def backward(self, loss: Tensor, weight: float = 1.0) -> None:
+        """Add the gradient of a loss that is a mean over `weight` items (tokens, completions).
+
+        Nothing is sent to other ranks, and no weight's `grad` changes, before `update`.
+        """
+        if not bool(torch.isfinite(loss.detach())):
+            self._bad_losses.append(float(loss.detach()))
+            return
+        self._loss += float(loss.detach()) * weight
+        found: Sequence[Tensor | None] = [None] * len(self._trained)
+        if loss.requires_grad:  # else nothing of it can be learned, and it only weighs
+            found = torch.autograd.grad(loss, self._trained, allow_unused=True)
+        gradient = [
+            torch.zeros_like(p) if g is None else g
+            for p, g in zip(self._trained, found, strict=True)
+        ]
+        self._weight += weight
+        if self._mean:
+            share = weight / self._weight
+            gradient = [  # in float32: bf16 would swallow small additions
+                torch.lerp(mean.float(), new.float(), share)
+                for mean, new in zip(self._mean, gradient, strict=True)
+            ]
+        self._mean = gradient
+
+    def update(self, clips: Sequence[str] = ()) -> dict[str, float]:
+        """One update of the weights from all ranks' gradients; the metrics of the optimiser.
+
+        Raises NonFiniteLoss, on every rank and before any weight is touched, where a loss or a
+        gradient is not a number; it names the step, `clips` and the state that is left.
         """
         self.step_count += 1
-        if not bool(torch.isfinite(loss.detach())):
-            raise NonFiniteLoss(f"step {self.step_count}: the loss is {loss.item()}")
+        gradient = self._mean or [torch.zeros_like(p) for p in self._trained]
+        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient))))
+        bad = [float(len(self._bad_losses)), float(not math.isfinite(norm))]
+        weight, loss, bad_losses, bad_norms = sum_over_ranks([self._weight, self._loss, *bad])
+        assert weight > 0 or bad_losses, "no rank has learned anything"
+        if bad_losses or bad_norms:
+            raise NonFiniteLoss(self._blame(norm, clips))
+        # DeepSpeed averages over ranks as if each had learned from equally many items.
+        scale = self._weight * world_size() / weight
+        if scale != 1.0:
+            torch._foreach_mul_(gradient, scale)
         lr = self._engine.get_lr()[0]
-        self._engine.backward(loss)
+        handover: Tensor = _Handover.apply(gradient, *self._trained)
+        self._engine.backward(handover)
+        self._mean, self._weight, self._loss = [], 0.0, 0.0
         grad_norm = self._plain_grad_norm()
+        self._whole.close()
         self._engine.step()
+        self._gather_weights()
         if grad_norm is None:  # DeepSpeed's own optimisers keep the gradients, and their norm
             grad_norm = float(self._engine.get_global_grad_norm())
-        if not math.isfinite(grad_norm):
-            raise NonFiniteLoss(f"step {self.step_count}: the gradient's norm is {grad_norm}")
-        return {"optim/lr": float(lr), "optim/grad_norm": grad_norm}
+        return {
+            "train/loss": loss / weight,
+            "optim/lr": float(lr),
+            "optim/grad_norm": grad_norm,
+        }
+
+    def save(self, folder: Path, recipe: str) -> None:
+        """Write the training state after this step; engine.keep_last of them are kept."""
+        self._whole.close()
+        self.newest_state = write_state(
+            folder, self.step_count, recipe, self._params.keep_last, self._write
+        )
+        self._gather_weights()
+
+    def resume(self, folder: Path, recipe: str) -> int:
+        """Load the newest whole state of the same recipe; the step it was saved after, or 0."""
+        found = newest_state(folder, recipe)
+        if found is None:
+            return 0
+        self.newest_state, self.step_count = found
+        self._whole.close()
+        self._engine.load_checkpoint(str(self.newest_state), tag="state")
+        self._gather_weights()
+        return self.step_count
+
+    def _write(self, folder: Path) -> None:
+        self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
+
+    def _gather_weights(self) -> None:
+        """Under ZeRO 3, hold the weights whole until `self._whole` is closed."""
+        if self._params.zero_stage == 3:
+            deepspeed = _import_deepspeed()
+            weights = list(self.model.parameters())
+            self._whole.enter_context(deepspeed.zero.GatheredParameters(weights))
 
     def _plain_grad_norm(self) -> float | None:
         """The gradient's norm before clipping where the optimiser is torch's own, else None."""
         if self._engine.zero_optimization() or self._engine.bfloat16_enabled():
             return None
-        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        grads = [p.grad for p in self._trained if p.grad is not None]
         return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
 
-    def save(self, folder: Path, fingerprint: str) -> None:
-        """Write the training state after this step; the state before it is kept until then."""
-        final = folder / f"step-{self.step_count:06d}"
-        partial = folder / f".partial-{self.step_count:06d}"
-        if _rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)
-        self._engine.save_checkpoint(str(partial), tag="state", save_latest=False)
-        if _rank() == 0:
-            record = {
-                "step": self.step_count,
-                "fingerprint": fingerprint,
-                "sha256": {str(p.relative_to(partial)): _sha256(p) for p in _files(partial)},
-            }
-            (partial / "record.json").write_text(json.dumps(record), encoding="utf-8")
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-            for old in sorted(folder.glob("step-*"))[:-2]:
-                shutil.rmtree(old)
+    def _blame(self, norm: float, clips: Sequence[str]) -> str:
+        if self._bad_losses:
+            what = f"the loss is {self._bad_losses[0]}"
+        elif not math.isfinite(norm):
+            what = f"the gradient's norm is {norm}"
+        else:
+            what = "another rank's loss or gradient is not a number"
+        left = self.newest_state or "none: it would start at step 1"
+        return (
+            f"step {self.step_count}: {what}; nothing was learned from it. "
+            f"Clips of the step: {', '.join(clips) or 'not named'}. Last good state: {left}"
+        )
 
-    def resume(self, folder: Path, fingerprint: str) -> int:
-        """Load the newest whole state of the same recipe; the step it was saved after, or 0."""
-        for state in sorted(folder.glob("step-*"), reverse=True):
-            record = json.loads((state / "record.json").read_text(encoding="utf-8"))
-            whole = all(
-                _sha256(state / name) == digest for name, digest in record["sha256"].items()
-            )
-            if whole and record["fingerprint"] == fingerprint:
-                self._engine.load_checkpoint(str(state), tag="state")
-                self.step_count = int(record["step"])
-                return self.step_count
-        return 0
+
+class _Handover(torch.autograd.Function):
+    """0, whose gradient is the one it is given: DeepSpeed's hooks see every parameter once."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: list[Tensor], *weights: Tensor) -> Tensor:
+        ctx.gradient = [g.to(w.dtype) for g, w in zip(gradient, weights, strict=True)]
+        return weights[0].new_zeros((), dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
+        gradient: list[Tensor] = ctx.gradient
+        return (None, *gradient)
+
+
+def _config(engine: EngineParams, max_grad_norm: float) -> dict[str, Any]:
+    """DeepSpeed's own params. It sees one micro-batch a step: ours are summed before it."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": max_grad_norm,
+        "zero_optimization": {
+            "stage": engine.zero_stage,
+            "stage3_param_persistence_threshold": 0,
+        },
+        "bf16": {"enabled": engine.dtype == "bf16"},
+        "steps_per_print": 2**31,
+    }
 
 
 def _import_deepspeed() -> Any:
@@ -177,15 +262,3 @@ def _import_deepspeed() -> Any:
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file())
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"

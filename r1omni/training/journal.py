@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from r1omni.training.ranks import barrier, is_first
+
 Log = Callable[[int, Mapping[str, float]], None]
 logger = logging.getLogger(__name__)
 
@@ -44,20 +46,30 @@ def fingerprint(sections: Iterable[BaseModel], inputs: Iterable[Path]) -> str:
 
 
 def open_state(folder: Path, recipe: str) -> bool:
-    """True if `folder` holds the unfinished state of this recipe; another recipe's is removed."""
+    """True if `folder` holds the unfinished state of this recipe; another recipe's is removed.
+
+    All ranks call it; the first one acts, and the others wait for it.
+    """
     note = folder / "recipe"
-    if note.is_file() and note.read_text(encoding="utf-8") == recipe:
-        return True
-    if folder.exists():
-        logger.info("the recipe or its inputs changed: starting afresh instead of resuming")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    note.write_text(recipe, encoding="utf-8")
-    return False
+    barrier()
+    found = note.is_file() and note.read_text(encoding="utf-8") == recipe
+    barrier()
+    if is_first() and not found:
+        if folder.exists():
+            logger.info("the recipe or its inputs changed: starting afresh instead of resuming")
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        note.write_text(recipe, encoding="utf-8")
+    barrier()
+    return found
 
 
 class Curves:
-    """Metrics by step in a JSON-lines file: {"step": 1, "train/loss": 0.7, …}."""
+    """Metrics by step in a JSON-lines file: {"step": 1, "train/loss": 0.7, …}.
+
+    Written by the first rank alone. The file is also the spool of what the log could not deliver:
+    it outlives a kill, and `rewind` hands all of it on again.
+    """
 
     def __init__(self, path: Path, log: Log) -> None:
         self._path = path
@@ -65,6 +77,8 @@ class Curves:
 
     def rewind(self, step: int) -> None:
         """Drop what was written after `step`, and tell the log what stays."""
+        if not is_first():
+            return
         rows = [row for row in read_curves(self._path) if row["step"] <= step]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         partial = self._path.with_suffix(".partial")
@@ -75,6 +89,8 @@ class Curves:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one step's metrics and hand them on."""
+        if not is_first():
+            return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._log(step, metrics)

@@ -1,6 +1,6 @@
 """Rollouts as a table: prompt, completions, rewards and advantages of every few steps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -9,58 +9,74 @@ import torch
 from r1omni import prompts
 from r1omni.corpora.clip import Clip
 from r1omni.rewards import Score
+from r1omni.training.joint import Row
+from r1omni.training.ranks import is_first
 from r1omni.training.rollouts import Groups
 
 CLIPS_KEPT = 4  # clips of each step whose groups are kept: enough to look at, small on disk
 
 
+def rollout_rows(
+    step: int,
+    clips: Sequence[Clip],
+    groups: Groups,
+    scores: Sequence[Sequence[Score]],
+    advantages: torch.Tensor,
+) -> list[Row]:
+    """One row per completion of the first clips; a clip drawn twice is kept once."""
+    lengths = groups.completion_mask.sum(dim=2)
+    places = {clip.clip_id: p for p, clip in reversed(list(enumerate(clips)))}
+    return [
+        {
+            "step": step,
+            "clip_id": clips[p].clip_id,
+            "label": clips[p].label,
+            "prompt": prompts.instruction("reasoned"),
+            "group": g,
+            "completion": groups.texts[p][g],
+            "reward": score.reward,
+            **score.parts,
+            "advantage": float(advantages[p, g]),
+            "n_tokens": int(lengths[p, g]),
+            "finished": bool(groups.finished[p, g]),
+        }
+        for p in sorted(places.values())[:CLIPS_KEPT]
+        for g, score in enumerate(scores[p])
+    ]
+
+
 class RolloutTable:
-    """Rows of rollouts, kept in parts beside the training state and joined at the end."""
+    """Rows of rollouts, kept in parts beside the training state and joined at the end.
+
+    Written by the first rank alone.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._parts = folder / "rollouts"
         self._parts.mkdir(parents=True, exist_ok=True)
         self._final = folder / "rollouts.parquet"
-        self._rows: list[dict[str, object]] = []
+        self._rows: list[Row] = []
 
-    def add(
-        self,
-        step: int,
-        clips: Sequence[Clip],
-        groups: Groups,
-        scores: Sequence[Sequence[Score]],
-        advantages: torch.Tensor,
-    ) -> None:
-        """Keep the groups of the step's first clips; a clip drawn twice is kept once."""
-        lengths = groups.completion_mask.sum(dim=2)
-        places = {clip.clip_id: p for p, clip in reversed(list(enumerate(clips)))}
-        for p in sorted(places.values())[:CLIPS_KEPT]:
-            clip = clips[p]
-            for g, score in enumerate(scores[p]):
-                self._rows.append(
-                    {
-                        "step": step,
-                        "clip_id": clip.clip_id,
-                        "label": clip.label,
-                        "prompt": prompts.instruction("reasoned"),
-                        "group": g,
-                        "completion": groups.texts[p][g],
-                        "reward": score.reward,
-                        **score.parts,
-                        "advantage": float(advantages[p, g]),
-                        "n_tokens": int(lengths[p, g]),
-                        "finished": bool(groups.finished[p, g]),
-                    }
-                )
+    def add(self, rows: Iterable[Row]) -> None:
+        """Keep the groups of a step's first clips; a clip in two micro-batches is kept once."""
+        groups: dict[object, dict[object, Row]] = {}
+        for row in rows:
+            groups.setdefault(row["clip_id"], {}).setdefault(row["group"], row)
+        for group in list(groups.values())[:CLIPS_KEPT]:
+            self._rows.extend(group.values())
 
     def rewind(self, step: int) -> None:
         """Drop the parts written after `step`."""
+        if not is_first():
+            return
         for part in self._parts.glob("*.parquet"):
             if int(part.stem) > step:
                 part.unlink()
 
     def save(self, step: int) -> None:
         """Write the rows gathered since the last save."""
+        if not is_first():
+            return
         partial = self._parts / f".{step:06d}"
         pd.DataFrame(self._rows).to_parquet(partial, index=False)
         partial.replace(self._parts / f"{step:06d}.parquet")
@@ -68,6 +84,8 @@ class RolloutTable:
 
     def finish(self, step: int) -> None:
         """Join all parts into rollouts.parquet."""
+        if not is_first():
+            return
         if self._rows:
             self.save(step)
         parts = [pd.read_parquet(part) for part in sorted(self._parts.glob("*.parquet"))]

@@ -1,0 +1,121 @@
+"""Which of N training processes this one is, and the little they say to each other.
+
+Every rank runs the same stage on its own share of each global batch. What one rank does with its
+share is its own business: ranks meet only in the functions here and in the engine's update, which
+each of them calls exactly once a step, so that content (no audio, no variance, an empty share at
+an uneven end) can neither change the order of collectives nor stall them.
+"""
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed
+
+from r1omni.config import EngineParams
+from r1omni.training.launch import RENDEZVOUS
+
+PATIENCE = timedelta(hours=6)  # one rank may train towers or look at held-out clips alone
+
+T = TypeVar("T")
+
+
+def join_ranks(engine: EngineParams) -> torch.device:
+    """The device to train on, with the process group joined: the launcher's, or one of its own.
+
+    Raises ValueError where engine.device is cuda and there is none. May be called again.
+    """
+    cuda = torch.cuda.is_available()
+    if engine.device == "cuda" and not cuda:
+        raise ValueError("engine.device is cuda, but this machine has no CUDA device")
+    device = "cuda" if cuda and engine.device != "cpu" else "cpu"
+    if device == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+        os.environ.setdefault(name, value)
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if not distributed.is_initialized():
+        distributed.init_process_group(
+            "nccl" if device == "cuda" else "gloo",
+            rank=rank(),
+            world_size=world_size(),
+            store=_store(),
+            timeout=PATIENCE,
+        )
+    return torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else "cpu")
+
+
+def rank() -> int:
+    """Which of the processes this is, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this is the one process that writes files, curves and MLflow."""
+    return rank() == 0
+
+
+def shares(n: int, accumulate: int = 1) -> list[range]:
+    """This rank's places in a global batch of n, in `accumulate` parts or fewer; none is empty.
+
+    Ranks take neighbouring places, as equally many as n allows; with fewer places than ranks some
+    ranks have none.
+    """
+    own = _cut(range(n), world_size())[rank()]
+    return [part for part in _cut(own, accumulate) if len(part)]
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if world_size() > 1:
+        distributed.barrier()
+
+
+def sum_over_ranks(values: Sequence[float]) -> list[float]:
+    """The sums over all ranks, in float64, the same on each of them."""
+    if world_size() == 1:
+        return list(values)
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    distributed.all_reduce(tensor)
+    return [float(v) for v in tensor.tolist()]
+
+
+def any_rank(here: bool) -> bool:
+    """Whether it is so on any rank; the same answer on all."""
+    return sum_over_ranks([float(here)])[0] > 0
+
+
+def gather(value: T) -> list[T]:
+    """Every rank's value, in their order; the same list on all."""
+    if world_size() == 1:
+        return [value]
+    values: list[T | None] = [None] * world_size()
+    distributed.all_gather_object(values, value)
+    return values  # type: ignore[return-value]  # each rank has put its own
+
+
+def _cut(whole: range, parts: int) -> list[range]:
+    """`whole` in `parts` neighbouring pieces whose lengths differ by one at most."""
+    bounds = [whole.start + len(whole) * i // parts for i in range(parts + 1)]
+    return [range(a, b) for a, b in pairwise(bounds)]
+
+
+def _store() -> Any:
+    """Where the ranks meet: a file, the launcher's port (None), or nowhere for one alone."""
+    if RENDEZVOUS in os.environ:
+        path = str(Path(os.environ[RENDEZVOUS]).absolute())
+        return distributed.FileStore(path, world_size())  # type: ignore[attr-defined]
+    if "MASTER_ADDR" in os.environ:
+        return None
+    return distributed.HashStore()  # type: ignore[attr-defined]  # alone: no port that others take
