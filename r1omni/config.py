@@ -175,6 +175,7 @@ class BaseParams(Section):
     tower_steps: Count
     tower_batch_size: Count
     tower_lr: Positive
+    connector_steps: Count
     emotion_share: Fraction
     emotion_label_noise: Fraction
     align: SFTParams
@@ -187,6 +188,7 @@ class GRPOParams(Section):
     steps: Count
     clips_per_step: Count
     group_size: Annotated[int, Field(ge=2)]
+    prefix: Literal["reuse", "recompute"]
     temperature: Positive
     max_new_tokens: Count
     lr: Positive

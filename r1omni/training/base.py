@@ -30,6 +30,7 @@ from r1omni.model.processor import build_processor, train_gate_tokenizer, train_
 from r1omni.model.tower_inputs import stack_inputs
 from r1omni.model.weights import is_hub_id
 from r1omni.training.checkpoints import freeze, save_checkpoint
+from r1omni.training.connector import train_connector
 from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
 from r1omni.training.ranks import barrier, is_first, join_ranks
 from r1omni.training.sft import Example, train_supervised
@@ -54,12 +55,12 @@ def run_base(
     A checkpoint is a folder with config.json or a hub id, owner/name. The reasoning manifest lends
     its vocabulary to the tiny base's tokenizer.
     """
+    join_ranks(engine)
     if (source / "config.json").is_file() or is_hub_id(source):
         _convert(source, paths, base=base)
         return
     clips = read_generic(source)
     recipe = fingerprint([base, model, media, engine], [source / ANNOTATIONS, reasoning])
-    join_ranks(engine)
     open_state(paths.state, recipe)
     torch.manual_seed(base.seed)
     spoken = [c.rationale for c in read_manifest(reasoning) if c.rationale is not None]
@@ -68,12 +69,25 @@ def run_base(
     files = [source / clip.path for clip in clips]
     inputs = decode_clips(files, processor.media, base.workers)
     decoded = dict(zip((clip.clip_id for clip in clips), inputs, strict=True))
-    _tower_weights(built, paths.state, lambda: _train_towers(built, clips, decoded, paths, base))
+    pairs = [(decoded[clip.clip_id], clip.targets) for clip in clips]
+    _kept(
+        {"vision": built.model.vision_tower, "audio": built.model.audio_tower},
+        paths.state / "towers.safetensors",
+        lambda: train_towers(built, pairs, base=base, log=_curves(paths.state / "towers.jsonl")),
+    )
     freeze(built)
+    load = _tower_outputs(built, decoded)
+    _kept(
+        {"vision": built.model.mm_projector, "audio": built.model.audio_projector},
+        paths.state / "connector.safetensors",
+        lambda: train_connector(
+            built, processor, clips, load, base=base, log=_curves(paths.state / "connector.jsonl")
+        ),
+    )
     train_supervised(
         built,
         processor,
-        _tower_outputs(built, decoded),
+        load,
         alignment_examples(clips, base),
         paths,
         sft=base.align,
@@ -89,6 +103,9 @@ def run_base(
 def _convert(source: Path, paths: TrainingPaths, *, base: BaseParams) -> None:
     """Convert, say what became of the tensors, and keep the whole account beside the curves."""
     open_state(paths.state, fingerprint([base], []))
+    if not is_first():
+        barrier()  # which save_checkpoint ends with
+        return
     checkpoint = read_checkpoint(source, allow=base.allow)
     model = HumanOmniForConditionalGeneration.from_checkpoint(checkpoint)
     processor = HumanOmniProcessor.from_pretrained(source)
@@ -146,37 +163,22 @@ def alignment_examples(clips: Sequence[GenericClip], base: BaseParams) -> list[E
     return examples
 
 
-def _train_towers(
-    model: HumanOmniForConditionalGeneration,
-    clips: Sequence[GenericClip],
-    decoded: dict[str, TowerInputs],
-    paths: TrainingPaths,
-    base: BaseParams,
-) -> None:
-    (paths.state / "towers.jsonl").unlink(missing_ok=True)
-    curves = Curves(paths.state / "towers.jsonl", lambda _step, _metrics: None)
-    pairs = [(decoded[clip.clip_id], clip.targets) for clip in clips]
-    train_towers(model, pairs, base=base, log=curves.log)
+def _curves(path: Path) -> Log:
+    """A log that writes a curve of its own, from its start: these phases leave no state."""
+    path.unlink(missing_ok=True)
+    return Curves(path, lambda _step, _metrics: None).log
 
 
-def _tower_weights(
-    model: HumanOmniForConditionalGeneration, state: Path, train: Callable[[], None]
-) -> None:
-    """Load the towers that an earlier, killed run finished, or train them and keep them.
-
-    The first rank trains; the others wait and load.
-    """
-    path = state / "towers.safetensors"
-    towers = torch.nn.ModuleDict(
-        {"vision": model.model.vision_tower, "audio": model.model.audio_tower}
-    )
-    if is_first() and not path.is_file():
-        train()
-        partial = path.with_suffix(".partial")
-        save_file({k: v.contiguous() for k, v in towers.state_dict().items()}, partial)
-        partial.replace(path)
-    barrier()
-    towers.load_state_dict(load_file(path))
+def _kept(parts: dict[str, torch.nn.Module], path: Path, train: Callable[[], None]) -> None:
+    """Load the parts that an earlier, killed run finished training, or train and keep them."""
+    modules = torch.nn.ModuleDict(parts)
+    if path.is_file():
+        modules.load_state_dict(load_file(path))
+        return
+    train()
+    partial = path.with_suffix(".partial")
+    save_file({k: v.contiguous() for k, v in modules.state_dict().items()}, partial)
+    partial.replace(path)
 
 
 @torch.no_grad()
