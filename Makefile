@@ -1,5 +1,5 @@
 # Every target installs what it needs into .venv first. Needs Python 3.11, git and a C++ compiler.
-.PHONY: help install repro test lint bench ui prefect clean
+.PHONY: help install repro test lint bench ui prefect rehearse clean
 SHELL := /bin/bash
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -31,6 +31,9 @@ lint: install ## ruff, mypy, import-linter
 
 ui: install ## Open MLflow on 127.0.0.1 and print the link to the registry
 	@exec $(BIN)/r1omni ui
+
+rehearse: install ## Run the paper profile's graph on small stand-ins for the real files
+	$(BIN)/python -m benchmarks.rehearse
 
 prefect: install ## Start Prefect's server and a worker for grpo-pipeline/default
 	@exec $(BIN)/python -m flows.serve

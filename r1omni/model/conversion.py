@@ -294,12 +294,12 @@ def tower_directory(
     """The folder of a tower: as config.json says, beside the checkpoint, or from the hub.
 
     Public configs name folders of the machine that trained them; the last part of such a path is
-    then looked for beside the checkpoint, and on the hub where it is the usual tower.
+    then looked for inside the checkpoint, beside it, and on the hub where it is the usual tower.
     """
     tower = TOWERS[tower_name]
     place = str(settings.get(tower.config_key) or tower.hub_id)
     name = Path(place).name
-    for folder in (directory / place, Path(place), directory / name):
+    for folder in (directory / place, Path(place), directory / name, directory.parent / name):
         if (folder / "config.json").is_file():
             return folder
     if name == Path(tower.hub_id).name:

@@ -171,6 +171,8 @@ def test_the_tower_paths_of_another_machine_are_looked_for_beside_the_checkpoint
 ) -> None:
     resettle(original, mm_vision_tower="/nowhere/models/siglip", bert_path="/nowhere/bert")
     load(original)
+    (original / "bert").rename(original.parent / "bert")
+    load(original)
     resettle(original, mm_vision_tower="/nowhere/models/elsewhere")
     with pytest.raises(
         ValueError, match=r"config\.json: mm_vision_tower: /nowhere/models/elsewhere"

@@ -1,0 +1,112 @@
+"""The paper profile's own graph on stand-ins: `make rehearse`, minutes on two cores.
+
+    python -m benchmarks.rehearse [--folder .sweep/rehearsal]
+
+params/paper.yaml runs in a copy of this project with nothing changed but sizes and places: corpora
+of a few clips in the real layouts lie in another root, as signed copies would, and a small random
+checkpoint in the public ones' layout is converted. Two processes train under ZeRO-2. Its Table 1
+means nothing; that it is printed means that real files would take the same way.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = (".git", ".venv", ".sweep", ".state", ".prefect", "data", "mlartifacts",
+            "mlflow.db*", "__pycache__", "tmp", "cache", ".*_cache", "dvc.lock")  # fmt: skip
+CLIPS = {"reasoning": 40, "dfew": 105, "mafw": 165, "ravdess": 48}
+SMALL: dict[str, Any] = {
+    "ingest": {"workers": 2},
+    "validation": {"min_clips_per_label": 0, "min_clips": 10},
+    "features": {"batch_size": 16, "workers": 1},
+    "cold_start": {"epochs": 40, "lr": 3.0e-3},  # a random model must learn to speak first
+    "label_sft": {"epochs": 1},
+    "grpo": {"steps": 3, "clips_per_step": 4, "group_size": 4, "max_new_tokens": 48},
+    "engine": {"device": "cpu", "processes": 2, "zero_stage": 2, "save_every": 2},
+    "predict": {"batch_size": 32, "max_new_tokens": 48},
+    "score": {"bootstrap_samples": 100},
+    "tracking": {"system_metrics": False},
+}
+
+
+def main() -> None:
+    """Set the stage up where it is not, run the pipeline, and check that nothing was made up."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=ROOT / ".sweep/rehearsal")
+    folder = parser.parse_args().folder.absolute()
+    write_corpora(folder / "corpora")
+    if not (folder / "HumanOmni-0.5B/config.json").is_file():
+        write_checkpoint(folder / "HumanOmni-0.5B", folder / "corpora/reasoning")
+    project = folder / "project"
+    shutil.copytree(ROOT, project, ignore=shutil.ignore_patterns(*LEFT_OUT), dirs_exist_ok=True)
+    (project / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+    params = profile(folder)
+    (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    binaries = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(project),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run([binaries / "r1omni", "repro"], cwd=project, env=environment, check=False)
+    raise SystemExit(done.returncode)
+
+
+def profile(folder: Path) -> dict[str, Any]:
+    """The paper's params with the stand-ins' places and SMALL's sizes."""
+    params: dict[str, Any] = yaml.safe_load((ROOT / "params/paper.yaml").read_text())
+    for section, values in SMALL.items():
+        params[section] |= values
+    for name, corpus in params["corpora"].items():
+        corpus["root"] = str(folder / "corpora" / name)
+    params["base"]["source"] = str(folder / "HumanOmni-0.5B")
+    return params
+
+
+def write_corpora(root: Path) -> None:
+    """A few rendered clips per corpus in its real layout; what is there stays."""
+    from r1omni.config import SyntheticCorpusParams, read_params
+    from r1omni.corpora.synthetic.synthesize import run_synthesize
+
+    synthetic = read_params(ROOT / "params.yaml").synthetic
+    sizes = {
+        name: SyntheticCorpusParams(clips=clips, shortcut=0.0, label_noise=0.0)
+        for name, clips in CLIPS.items()
+    }
+    synthetic = synthetic.model_copy(update={"corpora": sizes})
+    for name in CLIPS:
+        if not (root / name).is_dir():
+            truth = root.parent / "truth" / f"{name}.parquet"
+            run_synthesize(root / name, truth, corpus=name, synthetic=synthetic)
+
+
+def write_checkpoint(folder: Path, reasoning: Path) -> None:
+    """A random HumanOmni of the default's widths, in the layout of the public checkpoints.
+
+    Its tokenizer knows the words of the reasoned clips, as a public one knows English.
+    """
+    import torch
+
+    from benchmarks.original_layout import write_original
+    from r1omni.config import read_params
+    from r1omni.training.base import build_untrained
+
+    params = read_params(ROOT / "params.yaml")
+    torch.manual_seed(0)
+    entries = [e for file in reasoning.glob("*.json") for e in json.loads(file.read_text())]
+    spoken = [turn["value"] for e in entries for turn in e["conversations"][1:]]
+    built = build_untrained(spoken, spoken, model=params.model, media=params.media)
+    write_original(*built, folder, towers_inside=False)
+
+
+if __name__ == "__main__":
+    main()
