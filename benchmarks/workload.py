@@ -66,8 +66,9 @@ def build_workload(
         tower.requires_grad_(False)
     reference = deepcopy(policy).requires_grad_(False)
     with torch.no_grad():
-        for parameter in reference.parameters():
-            parameter.mul_(1.0 + 0.05 * torch.randn(()))
+        for name, parameter in reference.named_parameters():
+            if "_tower." not in name:  # the towers are the same in both
+                parameter.mul_(1.0 + 0.05 * torch.randn(()))
     return Workload(policy, reference, [make_clip(config, i, text_tokens) for i in range(n_clips)])
 
 
@@ -85,9 +86,7 @@ def make_clip(config: HumanOmniConfig, seed: int, text_tokens: int = TEXT_TOKENS
         input_ids=ids[None],
         gate_input_ids=gate[None],
         pixels=torch.randn(1, config.num_frames, 3, side, side, generator=generator),
-        mel=torch.randn(
-            1, audio.num_mel_bins, 2 * audio.max_source_positions, generator=generator
-        ),
+        mel=torch.randn(1, audio.num_mel_bins, 2 * audio.max_source_positions, generator=generator),
     )
 
 

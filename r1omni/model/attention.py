@@ -38,7 +38,7 @@ def shared_prefix_attention(
     rows = (query * d**-0.5).reshape(P, G, T, K, R, d).permute(0, 3, 1, 2, 4, 5)
     rows = rows.reshape(P, K, G, T * R, d)
     inputs = (rows, prefix_key, prefix_value, key, value)
-    attended: Tensor = _SharedPrefixAttention.apply(*inputs, padding, R)  # type: ignore[no-untyped-call]
+    attended: Tensor = _SharedPrefixAttention.apply(*inputs, padding, R)
     attended = attended.reshape(P, K, G, T, R, d).permute(0, 2, 3, 1, 4, 5)
     return attended.reshape(P, G, T, H * d)
 
@@ -91,7 +91,7 @@ class _SharedPrefixAttention(torch.autograd.Function):
         return attended
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, prefix_key, prefix_value, key, value, padding, attended, lse = ctx.saved_tensors
         grad_query = torch.empty_like(query)
         grad_prefix_key, grad_prefix_value, grad_key, grad_value = (
@@ -144,9 +144,7 @@ def _own(block: _Block) -> tuple[slice, ...]:
     return (slice(None), slice(None), slice(block.low, block.high), slice(0, block.visible))
 
 
-def _cut(
-    block: _Block, query: Tensor, key: Tensor, value: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _cut(block: _Block, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return query[_rows(block)], key[_own(block)], value[_own(block)]
 
 
@@ -168,7 +166,8 @@ def _scores(
 
 def _apply(rows: Tensor, shared: Tensor) -> Tensor:
     """(P, K, g, r, a) @ (P, K, a, b), every completion with the same: -> (P, K, g, r, b)."""
-    return (rows.flatten(2, 3) @ shared).unflatten(2, rows.shape[2:4])
+    product = rows.flatten(2, 3) @ shared
+    return product.view(*rows.shape[:4], -1)
 
 
 def _summed(rows: Tensor, others: Tensor) -> Tensor:

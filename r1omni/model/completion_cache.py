@@ -66,13 +66,13 @@ class CompletionCache:
         key_values = self._prefix.keys[i], self._prefix.values[i]
         K = key_values[0].shape[1]
         heads = torch.cat([attention.q_proj(normed), attention.k_proj(normed)], dim=-1)
-        heads = heads.unflatten(-1, (-1, d))  # (P, G, H + K, d)
+        heads = heads.view(P, G, -1, d)  # (P, G, H + K, d)
         heads = (heads * cos).addcmul_(heads.roll(d // 2, -1), sin)
         seen = slice(0, self.length + 1)
         self._keys[i][:, :, :, self.length] = heads[:, :, -K:].transpose(1, 2)
-        value = attention.v_proj(normed).unflatten(-1, (K, d)).transpose(1, 2)
+        value = attention.v_proj(normed).view(P, G, K, d).transpose(1, 2)
         self._values[i][:, :, :, self.length] = value
-        query = (heads[:, :, :-K] * d**-0.5).unflatten(2, (K, -1)).transpose(1, 2)
+        query = (heads[:, :, :-K] * d**-0.5).view(P, G, K, -1, d).transpose(1, 2)
         query = query.contiguous()  # (P, K, G, R, d)
         R, L = query.shape[3], key_values[0].shape[2]
         to_prefix = query.flatten(2, 3) @ key_values[0].transpose(-1, -2)  # (P, K, G*R, L)
@@ -81,6 +81,6 @@ class CompletionCache:
         to_own = query @ self._keys[i][:, :, :, seen].transpose(-1, -2)  # (P, K, G, R, length)
         scores = torch.cat([to_prefix, to_own.flatten(2, 3)], dim=-1)
         weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(normed.dtype)
-        attended = (weights[..., :L] @ key_values[1]).unflatten(2, (G, R))
-        attended += weights[..., L:].unflatten(2, (G, R)) @ self._values[i][:, :, :, seen]
+        attended = (weights[..., :L] @ key_values[1]).view(P, K, G, R, d)
+        attended += weights[..., L:].reshape(P, K, G, R, -1) @ self._values[i][:, :, :, seen]
         return attended.transpose(1, 2).reshape(P, G, -1)

@@ -22,17 +22,21 @@ class LanguageModelHead(nn.Linear):
     have different numbers of positions.
     """
 
-    def forward(self, hidden: Tensor, chosen: Tensor | None = None, temperature: float = 1.0) -> Any:
-        """Logits (…, D) -> (…, V); with `chosen` (M,) log probabilities and entropies, (M, D) -> 2 x
-        (M,), both at least float32, of softmax(logits / temperature). The entropy has no gradient.
+    def forward(
+        self, hidden: Tensor, chosen: Tensor | None = None, temperature: float = 1.0
+    ) -> Any:
+        """Logits, (…, D) -> (…, V).
+
+        With `chosen` (M,): its log probabilities under softmax(logits / temperature) and the
+        entropies, (M, D) -> 2 x (M,), at least float32. The entropy has no gradient.
         """
         if chosen is None:
             return super().forward(hidden)
-        return _ChosenLogprobs.apply(hidden, self.weight, chosen, temperature)  # type: ignore[no-untyped-call]
+        return _ChosenLogprobs.apply(hidden, self.weight, chosen, temperature)
 
 
 class _ChosenLogprobs(torch.autograd.Function):
-    """log softmax(hidden W^T / temperature) at the chosen tokens, a chunk of positions at a time."""
+    """log softmax(hidden W^T / temperature) at the chosen tokens, some positions at a time."""
 
     @staticmethod
     def forward(
@@ -57,7 +61,7 @@ class _ChosenLogprobs(torch.autograd.Function):
         return logprobs, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _entropy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _entropy: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, chosen, lse, *kept = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None

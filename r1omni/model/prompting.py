@@ -1,13 +1,67 @@
 """From clips' features and instructions to a prefilled prompt: the only road, for every stage."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
+from torch import Tensor
 
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.model.modelling import HumanOmniForConditionalGeneration
 from r1omni.model.processor import HumanOmniProcessor
 from r1omni.model.shared_prefix import Prefix, prefill
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """P prompts as the model takes them: ids padded, features from the cache, on one device."""
+
+    input_ids: Tensor  # (P, L) left-padded, with sentinels
+    attention_mask: Tensor  # (P, L)
+    gate_input_ids: Tensor  # (P, I) right-padded
+    gate_attention_mask: Tensor  # (P, I)
+    vision_features: Tensor  # (P, F, N, Dv)
+    audio_features: Tensor  # (P, A, Da)
+
+    def select(self, prompts: Tensor) -> "PromptBatch":
+        """Only some prompts, by their index (P',)."""
+        return PromptBatch(*(getattr(self, f.name)[prompts] for f in fields(self)))
+
+
+def encode_prompts(
+    processor: HumanOmniProcessor,
+    features: FeatureBatch,
+    instructions: Sequence[str],
+    device: torch.device,
+) -> PromptBatch:
+    """One prompt per clip, in the clips' order."""
+    prompts = [processor.encode_prompt(text) for text in instructions]
+    gates = [processor.encode_gate(text) for text in instructions]
+    inputs = (
+        *_left_padded(prompts, processor.pad_token_id),
+        *_right_padded([ids for ids, _ in gates]),
+        features.vision,
+        features.audio,
+    )
+    return PromptBatch(*(tensor.to(device) for tensor in inputs))
+
+
+def prefill_batch(
+    model: HumanOmniForConditionalGeneration, prompts: PromptBatch, *, recompute: bool = False
+) -> Prefix:
+    """The prompts' prefix, with the gradient of connector, gate and language model.
+
+    With `recompute` the backward pass makes the language model's inner states again.
+    """
+    embeds, mask = model.embed_prompt(
+        prompts.input_ids,
+        prompts.attention_mask,
+        vision_features=prompts.vision_features,
+        audio_features=prompts.audio_features,
+        gate_input_ids=prompts.gate_input_ids,
+        gate_attention_mask=prompts.gate_attention_mask,
+    )
+    return prefill(model.model, embeds, mask, recompute=recompute)
 
 
 def prefill_prompts(
@@ -21,29 +75,17 @@ def prefill_prompts(
     Carries the gradient of connector, gate and language model unless torch.no_grad is on.
     """
     device = model.lm_head.weight.device
-    prompts = [processor.encode_prompt(text) for text in instructions]
-    gates = [processor.encode_gate(text) for text in instructions]
-    input_ids, attention_mask = _left_padded(prompts, processor.pad_token_id)
-    gate_ids, gate_mask = _right_padded([ids for ids, _ in gates])
-    embeds, mask = model.embed_prompt(
-        input_ids.to(device),
-        attention_mask.to(device),
-        vision_features=features.vision.to(device),
-        audio_features=features.audio.to(device),
-        gate_input_ids=gate_ids.to(device),
-        gate_attention_mask=gate_mask.to(device),
-    )
-    return prefill(model.model, embeds, mask)
+    return prefill_batch(model, encode_prompts(processor, features, instructions, device))
 
 
-def _left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
     length = max(map(len, rows))
     ids = torch.tensor([[pad] * (length - len(row)) + list(row) for row in rows])
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
     return ids, mask
 
 
-def _right_padded(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+def _right_padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     length = max(map(len, rows))
     ids = torch.tensor([list(row) + [0] * (length - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])

@@ -4,13 +4,17 @@ One code path serves GRPO's rollouts (sampled), `predict` (greedy) and every tra
 (`score_completions`). Shapes as in shared_prefix.py.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from r1omni.model.completion_cache import CompletionCache
 from r1omni.model.modelling import HumanOmniForConditionalGeneration
-from r1omni.model.shared_prefix import Packing, Prefix, empty_cache, extend, keep_rows
+from r1omni.model.shared_prefix import Packing, Prefix, extend
+
+CROWDED = 0.75  # of the rows decode something: below, the finished leave the batch
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,20 @@ class Decoded:
     finished: Tensor  # (P, G) True where the end token came in time
 
 
+def uniform_draws(generators: Sequence[torch.Generator], group_size: int, length: int) -> Tensor:
+    """What sampling is decided by: (P, G, T) in [0, 1), float64, from one generator per prompt.
+
+    Each token has its own number, so what a completion becomes depends neither on which other
+    prompts are in its batch nor on which rows have left it.
+    """
+    return torch.stack(
+        [
+            torch.rand(group_size, length, generator=generator, dtype=torch.float64)
+            for generator in generators
+        ]
+    )
+
+
 @torch.no_grad()
 def decode(
     model: HumanOmniForConditionalGeneration,
@@ -32,12 +50,12 @@ def decode(
     max_new_tokens: int,
     eos_token_id: int,
     temperature: float = 0.0,
-    generator: torch.Generator | None = None,
+    draws: Tensor | None = None,
 ) -> Decoded:
     """G completions per prompt, all prompts together, until every one ended or hit the limit.
 
     Temperature 0 is greedy; otherwise tokens are drawn from the full softmax(logits / temperature),
-    no top-k, no top-p.
+    no top-k, no top-p, by `draws` (P, G, max_new_tokens) of `uniform_draws`.
     """
     prefix = prefix.detach()
     P, G, device = prefix.lengths.shape[0], group_size, prefix.last_hidden.device
@@ -45,26 +63,30 @@ def decode(
     token_ids = torch.full(shape, eos_token_id, device=device)
     logprobs = torch.zeros(shape, device=device)
     mask = torch.zeros(shape, dtype=torch.long, device=device)
-    cache = empty_cache(prefix, G, max_new_tokens)
-    rows = torch.arange(G, device=device).expand(P, G)  # which completion each cache row decodes
+    cache = CompletionCache(model.model, prefix, G, max_new_tokens)
+    # which completion (prompt, row) each of the batch's (P', G') places decodes
+    prompts = torch.arange(P, device=device)[:, None]
+    rows = torch.arange(G, device=device).expand(P, G)
     ended = torch.zeros(P, G, dtype=torch.bool, device=device)
-    hidden = prefix.last_hidden[:, None].expand(P, G, -1)  # (P, G, D)
+    draws = None if draws is None else draws.to(device)
+    hidden = prefix.last_hidden[:, None].expand(P, G, -1)  # (P', G', D)
     for step in range(max_new_tokens):
-        token, logprob = _choose(model.lm_head(hidden).float(), temperature, generator)
+        draw = None if draws is None else draws[prompts, rows, step]
+        token, logprob = _choose(model.lm_head(hidden).float(), temperature, draw)
         token = torch.where(ended, eos_token_id, token)
-        token_ids[:, :, step].scatter_(1, rows, token)
-        logprobs[:, :, step].scatter_(1, rows, torch.where(ended, 0.0, logprob))
-        mask[:, :, step].scatter_(1, rows, (~ended).long())
+        token_ids[prompts, rows, step] = token
+        logprobs[prompts, rows, step] = torch.where(ended, 0.0, logprob)
+        mask[prompts, rows, step] = (~ended).long()
         ended = ended | (token == eos_token_id)
-        longest = int((~ended).sum(dim=1).max())  # running completions of the busiest prompt
-        if longest == 0 or step + 1 == max_new_tokens:
+        if step + 1 == max_new_tokens or bool(ended.all()):
             break
-        if longest <= 0.75 * rows.shape[1]:  # the finished leave the batch
-            running = ended.long().argsort(dim=1, stable=True)[:, :longest]
-            keep_rows(cache, running)
-            rows, token, ended = (x.gather(1, running) for x in (rows, token, ended))
-        embeds = model.model.embed_tokens(token)[:, :, None]  # (P, G', 1, D)
-        hidden = extend(model.model, prefix, embeds, cache=cache).view(P, rows.shape[1], -1)
+        places = _still_running(ended)
+        if places is not None:
+            busy, running = places
+            cache.keep(busy, running)
+            prompts = prompts[busy]
+            rows, token, ended = (x[busy].gather(1, running) for x in (rows, token, ended))
+        hidden = cache.step(model.model.embed_tokens(token))
     length = step + 1
     mask = mask[:, :, :length]
     finished = (token_ids[:, :, :length] == eos_token_id).logical_and(mask.bool()).any(dim=2)
@@ -78,11 +100,13 @@ def score_completions(
     mask: Tensor,
     *,
     temperature: float = 1.0,
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Each completion token's log probability, and the entropy there: (P, G, T) -> 2 x (P, G, T).
 
-    The gradient reaches the prompt through `prefix`. The head runs on completion positions only;
-    masked positions are 0 in both results. Float32. The entropy carries no gradient.
+    The gradient reaches the prompt through `prefix`. The head runs on completion positions only,
+    some at a time; masked positions are 0 in both results. Float32. The entropy carries no
+    gradient. With `recompute` the backward pass makes the layers' inner states again.
     """
     keep = mask.bool()
     P, G, T = mask.shape
@@ -90,28 +114,40 @@ def score_completions(
     if T > 1:
         embeds = model.model.embed_tokens(token_ids[:, :, :-1])
         later = keep[:, :, 1:]  # a state is wanted where it predicts a wanted token
-        states = Packing(later).unpack(
-            extend(model.model, prefix, embeds, keep=later), (P, G, T - 1)
-        )
-        hidden = torch.cat([hidden, states], dim=2)  # (P, G, T, D)
-    logits = model.lm_head(hidden[keep]).float() / temperature  # (M, V)
-    all_logprobs = torch.log_softmax(logits, dim=-1)
-    chosen = all_logprobs.gather(-1, token_ids[keep][:, None]).squeeze(-1)
+        states = extend(model.model, prefix, embeds, later, recompute=recompute)
+        hidden = torch.cat([hidden, Packing(later).unpack(states, (P, G, T - 1))], dim=2)
+    chosen, spread = model.lm_head(hidden[keep], token_ids[keep], temperature)  # (M,), (M,)
     logprobs = chosen.new_zeros(mask.shape).masked_scatter(keep, chosen)
-    with torch.no_grad():
-        spread = -(all_logprobs.exp() * all_logprobs).sum(dim=-1)
-        entropy = spread.new_zeros(mask.shape).masked_scatter(keep, spread)
+    entropy = spread.new_zeros(mask.shape).masked_scatter(keep, spread)
     return logprobs, entropy
 
 
-def _choose(
-    logits: Tensor, temperature: float, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """The next token and its log probability: (P, G, V) -> (P, G), (P, G)."""
+def _still_running(ended: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The prompts (P',) and their completions (P', G') to go on with, or None for all as they are.
+
+    A prompt of which every completion ended leaves; the others keep as many rows as the busiest
+    has running.
+    """
+    running_each = (~ended).sum(dim=1)  # (P',)
+    busy = running_each > 0
+    longest, n_busy = int(running_each.max()), int(busy.sum())
+    if longest * n_busy > CROWDED * ended.numel():
+        return None
+    kept = busy.nonzero().squeeze(1)
+    return kept, ended[kept].long().argsort(dim=1, stable=True)[:, :longest]
+
+
+def _choose(logits: Tensor, temperature: float, draw: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The next token and its log probability: (P, G, V), (P, G) -> (P, G), (P, G)."""
     logprobs = torch.log_softmax(logits / temperature if temperature else logits, dim=-1)
     if temperature:
-        flat = logprobs.exp().flatten(0, 1)
-        token = torch.multinomial(flat, 1, generator=generator).view(logits.shape[:2])
+        assert draw is not None, "sampling needs draws"
+        # Float64: in float32 the running sum would swallow the tail of a large vocabulary.
+        below = logprobs.exp().cumsum(dim=-1, dtype=torch.float64)  # (P, G, V)
+        at = draw[..., None] * below[..., -1:]
+        token = (
+            torch.searchsorted(below, at, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+        )
     else:
         token = logprobs.argmax(dim=-1)
     return token, logprobs.gather(-1, token[..., None]).squeeze(-1)

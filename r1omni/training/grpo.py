@@ -6,8 +6,7 @@ once per clip, with gradient; its keys and values serve sampling and the policy'
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +15,23 @@ import torch
 from rich.progress import Progress
 
 from r1omni import prompts
-from r1omni.config import EngineParams, GRPOParams
+from r1omni.config import EngineParams, GRPOParams, HeldOutParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureBatch, FeatureStore
-from r1omni.model.prompting import prefill_prompts
-from r1omni.model.sampling import score_completions
+from r1omni.model.prompting import encode_prompts, prefill_batch
 from r1omni.rewards import Score
 from r1omni.training.batches import balanced_shares, batch_at
 from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
 from r1omni.training.engine import Engine, linear_decay, step_generator
+from r1omni.training.group_loss import Sampled, group_loss, timed
+from r1omni.training.held_out import Watch, set_aside
+from r1omni.training.interruption import Stopped, sigterm_noted
+from r1omni.training.joint import Part, joint_metrics
 from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
-from r1omni.training.losses import group_advantages, grpo_loss
-from r1omni.training.rollout_table import RolloutTable
+from r1omni.training.losses import group_advantages
+from r1omni.training.ranks import any_rank, gather, is_first, join_ranks
+from r1omni.training.rollout_table import RolloutTable, rollout_rows
 from r1omni.training.rollouts import (
     Groups,
     rewards_tensor,
@@ -65,16 +68,20 @@ def run_grpo(
     paths: TrainingPaths,
     *,
     grpo: GRPOParams,
+    held_out: HeldOutParams,
     engine: EngineParams,
     log: Log,
 ) -> None:
     """Train the cold start by GRPO on the labelled training clips of the manifests."""
     every_clip = [clip for path in manifests for clip in read_manifest(path)]
     one_fold(every_clip, cold_start)
-    clips = [clip for clip in every_clip if clip.split == "train" and clip.label is not None]
+    join_ranks(engine)
+    rest, watched = set_aside(every_clip, held_out)
+    clips = [clip for clip in rest if clip.split == "train" and clip.label is not None]
     shares = balanced_shares([(clip.corpus, clip.label) for clip in clips], grpo.balance)
     store = FeatureStore(list(features))
-    recipe = fingerprint([grpo, engine], [cold_start, *manifests])
+    watch = Watch(watched, store, "reasoned", grpo.max_new_tokens, held_out.every)
+    recipe = fingerprint([grpo, held_out, engine], [cold_start, *manifests])
     open_state(paths.state, recipe)
     policy, processor = load_parent(cold_start)
     models = Models(policy, deepcopy(policy).requires_grad_(False), processor)
@@ -86,26 +93,32 @@ def run_grpo(
         weight_decay=grpo.weight_decay,
         max_grad_norm=grpo.max_grad_norm,
     )
-    models.reference.to(trainer.device)
+    models.reference.to(trainer.device, policy.dtype)
     first = trainer.resume(paths.state, recipe) + 1
     curves = Curves(paths.state / "curves.jsonl", log)
     curves.rewind(first - 1)
     table = RolloutTable(paths.state)
     table.rewind(first - 1)
-    with Progress(transient=True) as progress:
+    with Progress(transient=True, disable=not is_first()) as progress, sigterm_noted() as stopping:
         task = progress.add_task("grpo", total=grpo.steps)
         for step in range(first, grpo.steps + 1):
             batch = batch_at(clips, step, grpo.clips_per_step, grpo.seed, shares)
             began = time.perf_counter()
-            learned = learn(models, store.load([c.clip_id for c in batch]), batch, grpo, step)
-            optimised = trainer.step(learned.loss)
+            own = learn_share(models, trainer, store, batch, grpo, step)
+            optimised = trainer.update([clip.clip_id for clip in batch])
             seconds = {"time/step": time.perf_counter() - began}
-            curves.log(step, {**learned.metrics, **optimised, **seconds})
-            table.add(step, batch, learned.groups, learned.scores, learned.advantages)
-            if step % engine.save_every == 0 and step < grpo.steps:
+            everyones = gather(own)
+            metrics = {**joint_metrics(everyones), **optimised, **seconds}
+            seen = watch.look(policy, processor) if watch.due(step, grpo.steps) else {}
+            curves.log(step, {**metrics, **seen})
+            table.add(row for parts in everyones for part in parts for row in part.rows)
+            stop = any_rank(stopping())
+            if step < grpo.steps and (stop or step % engine.save_every == 0):
                 table.save(step)
                 trainer.save(paths.state, recipe)
-            progress.update(task, completed=step, description=_headline(learned.metrics))
+            if step < grpo.steps and stop:
+                raise Stopped(step)
+            progress.update(task, completed=step, description=_headline(metrics))
     table.finish(grpo.steps)
     save_checkpoint(
         policy,
@@ -114,20 +127,56 @@ def run_grpo(
         stage_params=grpo,
         mode="reasoned",
         parent=cold_start,
-        clips=every_clip,
+        clips=rest,
     )
 
 
+def learn_share(
+    models: Models,
+    trainer: Engine,
+    store: FeatureStore,
+    batch: Sequence[Clip],
+    grpo: GRPOParams,
+    step: int,
+) -> list[Part]:
+    """What this rank's micro-batches of the global batch tell; their gradients are in `trainer`."""
+    parts = []
+    for places in trainer.shares(len(batch)):
+        clips = [batch[place] for place in places]
+        features = store.load([clip.clip_id for clip in clips])
+        learned = learn(models, features, clips, grpo, step, places)
+        trainer.backward(learned.loss, weight=len(clips))
+        parts.append(
+            Part(
+                learned.metrics,
+                completions=learned.groups.finished.numel(),
+                tokens=int(learned.groups.completion_mask.sum()),
+                rows=rollout_rows(step, clips, learned.groups, learned.scores, learned.advantages),
+            )
+        )
+    return parts
+
+
 def learn(
-    models: Models, features: FeatureBatch, batch: Sequence[Clip], grpo: GRPOParams, step: int
+    models: Models,
+    features: FeatureBatch,
+    batch: Sequence[Clip],
+    grpo: GRPOParams,
+    step: int,
+    places: Sequence[int],
 ) -> Learned:
-    """Sample, score, compare: the GRPO loss of one batch of clips, ready to step on."""
+    """Sample, score, compare: the GRPO loss of one batch of clips, ready to step on.
+
+    `places`: the clips' places in the step's global batch, which decide what is sampled.
+    """
     question = prompts.instruction("reasoned")
     instructions = [question] * len(batch)
     seconds: dict[str, float] = {}
-    with _timed(seconds, "time/prefill"):
-        prefix = prefill_prompts(models.policy, models.processor, features, instructions)
-    with _timed(seconds, "time/sample"):
+    recompute = grpo.prefix == "recompute"
+    asked = encode_prompts(models.processor, features, instructions, models.policy.device)
+    with timed(seconds, "time/prefill"):
+        prefix = prefill_batch(models.policy, asked, recompute=recompute)
+    with timed(seconds, "time/sample"):
         groups = sample_groups(
             models.policy,
             models.processor,
@@ -135,41 +184,27 @@ def learn(
             group_size=grpo.group_size,
             temperature=grpo.temperature,
             max_new_tokens=grpo.max_new_tokens,
-            generator=step_generator(grpo.seed, step),
+            generators=[step_generator(grpo.seed, step, place) for place in places],
         )
     labels = [str(clip.label) for clip in batch]
     scores = score_groups(groups, labels, grpo.reward_weights)
     advantages = group_advantages(rewards_tensor(scores), grpo.advantage_eps)
-    ids, mask = groups.token_ids, groups.completion_mask
-    with _timed(seconds, "time/reference"), torch.no_grad():
-        ref_prefix = prefill_prompts(models.reference, models.processor, features, instructions)
-        ref_logprobs, _ = score_completions(
-            models.reference, ref_prefix, ids, mask, temperature=grpo.temperature
-        )
-    with _timed(seconds, "time/policy"):
-        logprobs, entropy = score_completions(
-            models.policy, prefix, ids, mask, temperature=grpo.temperature
-        )
-    loss, metrics = grpo_loss(
-        logprobs.flatten(0, 1),
-        ref_logprobs.flatten(0, 1),
-        advantages.flatten().to(logprobs.device),
-        mask.flatten(0, 1),
+    compared = group_loss(
+        models.policy,
+        models.reference,
+        Sampled(
+            asked,
+            prefix,
+            groups.token_ids,
+            groups.completion_mask,
+            advantages.to(groups.token_ids.device),
+        ),
+        temperature=grpo.temperature,
         kl_coef=grpo.kl_coef,
+        recompute=recompute,
     )
-    watched = {
-        **rollout_metrics(groups, scores, entropy),
-        **{name: float(value) for name, value in metrics.items()},
-        **seconds,
-    }
-    return Learned(loss, groups, scores, advantages, watched)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    began = time.perf_counter()
-    yield
-    seconds[name] = time.perf_counter() - began
+    watched = {**rollout_metrics(groups, scores), **compared.metrics, **seconds}
+    return Learned(compared.loss, groups, scores, advantages, watched)
 
 
 def _headline(metrics: dict[str, float]) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
-from r1omni.model.sampling import decode
+from r1omni.model.sampling import decode, uniform_draws
 from r1omni.model.shared_prefix import Prefix
 from r1omni.rewards import Score, score_completion
 
@@ -31,9 +31,12 @@ def sample_groups(
     group_size: int,
     temperature: float,
     max_new_tokens: int,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
 ) -> Groups:
-    """G completions per prefilled prompt from the full distribution at `temperature`."""
+    """G completions per prefilled prompt from the full distribution at `temperature`.
+
+    Each prompt draws from a generator of its own.
+    """
     decoded = decode(
         policy,
         prefix,
@@ -41,7 +44,7 @@ def sample_groups(
         max_new_tokens=max_new_tokens,
         eos_token_id=processor.eos_token_id,
         temperature=temperature,
-        generator=generator,
+        draws=uniform_draws(generators, group_size, max_new_tokens),
     )
     texts = [
         [processor.decode(row[keep.bool()].tolist()) for row, keep in zip(*group, strict=True)]
@@ -65,10 +68,8 @@ def rewards_tensor(scores_PG: Sequence[Sequence[Score]]) -> Tensor:
     return torch.tensor([[score.reward for score in group] for group in scores_PG])
 
 
-def rollout_metrics(
-    groups: Groups, scores_PG: Sequence[Sequence[Score]], entropy: Tensor
-) -> dict[str, float]:
-    """What a practitioner watches: reward by function, zero-variance share, length, entropy."""
+def rollout_metrics(groups: Groups, scores_PG: Sequence[Sequence[Score]]) -> dict[str, float]:
+    """What a practitioner watches: reward by function, zero-variance share, length, finished."""
     flat = [score for group in scores_PG for score in group]
     rewards_PG = rewards_tensor(scores_PG)
     flat_groups = rewards_PG.amax(dim=1) == rewards_PG.amin(dim=1)
@@ -83,5 +84,4 @@ def rollout_metrics(
         "rollout/zero_variance_groups": float(flat_groups.float().mean()),
         "rollout/completion_length": float(tokens / groups.finished.numel()),
         "rollout/finished": float(groups.finished.float().mean()),
-        "rollout/entropy": float(entropy.sum() / tokens),
     }

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1omni.model.prompting import prefill_prompts
-from r1omni.model.sampling import decode, score_completions
+from r1omni.model.sampling import decode, score_completions, uniform_draws
+from r1omni.model.shared_prefix import prefill
+from r1omni.training.losses import group_advantages, grpo_loss
 
 TEXTS = ["short", "a rather longer question about the face?", "the voice"]
 
@@ -91,7 +93,7 @@ def test_sampled_logprobs_are_those_that_training_scores(tiny):
             max_new_tokens=8,
             eos_token_id=processor.eos_token_id,
             temperature=0.7,
-            generator=torch.Generator().manual_seed(3),
+            draws=uniform_draws([torch.Generator().manual_seed(3)] * 2, 3, 8),
         )
         scored, entropy = score_completions(
             model, prefix, decoded.token_ids, decoded.mask, temperature=0.7
@@ -124,7 +126,7 @@ def test_greedy_is_the_limit_of_low_temperature(tiny):
             max_new_tokens=5,
             eos_token_id=-1,
             temperature=1e-4,
-            generator=torch.Generator().manual_seed(0),
+            draws=uniform_draws([torch.Generator().manual_seed(0)], 4, 5),
         )
     assert cold.token_ids[0].tolist() == [greedy.token_ids[0, 0].tolist()] * 4
 
@@ -153,3 +155,42 @@ def test_every_group_member_starts_from_the_same_distribution(tiny, group_size):
         ids = torch.full((2, group_size, 1), 7)
         logprobs, _ = score_completions(model, prefix, ids, torch.ones_like(ids))
     assert torch.equal(logprobs, logprobs[:, :1].expand_as(logprobs))
+
+
+def test_the_shared_prefix_gives_the_original_trainers_numbers(golden):
+    """Loss, KL, logprobs and ten gradients of the original GRPO trainer, from one prefill."""
+    model, inputs, outputs = golden.model, golden.inputs, golden.outputs
+    prompt = golden.prompt()
+    with torch.no_grad():
+        vision = model.encode_vision(prompt["pixel_values_videos"])
+        audio = model.encode_audio(prompt["input_features"])
+    embeds, seen = model.embed_prompt(
+        prompt["input_ids"],
+        prompt["attention_mask"],
+        vision_features=vision,
+        audio_features=audio,
+        gate_input_ids=prompt["gate_input_ids"],
+        gate_attention_mask=prompt["gate_attention_mask"],
+    )
+    prefix = prefill(model.model, embeds, seen)
+    mask = outputs["grpo.completion_mask"].long()
+    logprobs, _ = score_completions(model, prefix, inputs["grpo.completion_ids"][None], mask[None])
+    advantages = group_advantages(inputs["grpo.rewards"][None])[0]
+    reference = outputs["grpo.ref_per_token_logps"]
+    loss, metrics = grpo_loss(logprobs[0], reference, advantages, mask, kl_coef=0.04)
+
+    torch.testing.assert_close(
+        logprobs[0], outputs["grpo.per_token_logps"] * mask, rtol=1e-5, atol=1e-5
+    )
+    torch.testing.assert_close(loss[None], outputs["grpo.loss"], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        metrics["train/kl"][None], outputs["grpo.mean_kl"], rtol=1e-5, atol=0
+    )
+    loss.backward()
+    parameters = dict(model.named_parameters())
+    names = [name for name in outputs if name.startswith("grad.")]
+    assert len(names) == 10
+    for name in names:
+        gradient = parameters[name.removeprefix("grad.")].grad
+        error = (gradient - outputs[name]).norm() / outputs[name].norm()
+        assert float(error) < 3e-5, f"{name}: {float(error):.1e}"

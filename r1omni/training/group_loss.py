@@ -1,0 +1,107 @@
+"""What a batch of groups teaches: the GRPO loss of sampled completions against their prefix.
+
+Shapes: `P` prompts, `G` completions each, `T` tokens.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from r1omni.model import HumanOmniForConditionalGeneration
+from r1omni.model.prompting import PromptBatch, prefill_batch
+from r1omni.model.sampling import score_completions
+from r1omni.model.shared_prefix import Prefix
+from r1omni.training.losses import grpo_loss
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Completions and what they were sampled from; `prefix` is the policy's, with its graph."""
+
+    prompts: PromptBatch
+    prefix: Prefix
+    token_ids: Tensor  # (P, G, T)
+    mask: Tensor  # (P, G, T)
+    advantages: Tensor  # (P, G)
+
+    def select(self, groups: Tensor) -> "Sampled":
+        """Only some groups, by their index (P',)."""
+        tensors = (x[groups] for x in (self.token_ids, self.mask, self.advantages))
+        return Sampled(self.prompts.select(groups), self.prefix.select(groups), *tensors)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The loss, ready for the backward pass, with its metrics and the seconds that it took."""
+
+    loss: Tensor
+    metrics: dict[str, float]
+
+
+def group_loss(
+    policy: HumanOmniForConditionalGeneration,
+    reference: HumanOmniForConditionalGeneration,
+    sampled: Sampled,
+    *,
+    temperature: float,
+    kl_coef: float,
+    recompute: bool = False,
+) -> Compared:
+    """How the policy is to change: GRPO's loss of every sampled group (losses.grpo_loss).
+
+    Groups without a variance of rewards have advantages of 0, so their policy term and its gradient
+    are exactly 0. With `kl_coef` > 0 they are scored like all others, since their KL counts. With
+    `kl_coef` = 0 they pass through neither model: exact for the loss and every gradient; `train/kl`
+    and `rollout/entropy` then tell of the other groups only. (One group is always scored, so that
+    ranks agree on what takes part.) `recompute` makes inner states again in the backward pass.
+    """
+    counted = groups_that_count(sampled.advantages, kl_coef)
+    share = len(counted) / len(sampled.advantages)
+    if share < 1.0:
+        sampled = sampled.select(counted)
+    ids, mask = sampled.token_ids, sampled.mask
+    seconds: dict[str, float] = {}
+    with timed(seconds, "time/reference"), torch.no_grad():
+        ref_logprobs, _ = score_completions(
+            reference, prefill_batch(reference, sampled.prompts), ids, mask, temperature=temperature
+        )
+    with timed(seconds, "time/policy"):
+        logprobs, entropy = score_completions(
+            policy, sampled.prefix, ids, mask, temperature=temperature, recompute=recompute
+        )
+    loss, metrics = grpo_loss(
+        logprobs.flatten(0, 1),
+        ref_logprobs.flatten(0, 1),
+        sampled.advantages.flatten(),
+        mask.flatten(0, 1),
+        kl_coef=kl_coef,
+    )
+    return Compared(
+        share * loss,
+        {
+            "train/loss": share * float(metrics["train/loss"]),
+            "train/kl": float(metrics["train/kl"]),
+            "rollout/entropy": float(entropy.sum() / mask.sum()),
+            **seconds,
+        },
+    )
+
+
+def groups_that_count(advantages: Tensor, kl_coef: float) -> Tensor:
+    """The groups whose loss is not 0 by itself: (P, G) -> indices (P',), at least one."""
+    if kl_coef > 0.0:
+        return torch.arange(len(advantages), device=advantages.device)
+    vary = advantages.ne(0.0).any(dim=1).nonzero().squeeze(1)
+    return vary if len(vary) else torch.zeros(1, dtype=torch.long, device=advantages.device)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Note how many seconds of wall time the block took."""
+    began = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - began
