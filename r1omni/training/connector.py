@@ -1,4 +1,4 @@
-"""The connector's warm-up: its tokens tell what the towers saw before the language model reads them.
+"""The connector's warm-up: its tokens tell what the towers saw before the language model reads.
 
 Public connectors start from millions of captions. A tiny language model that learns to read while
 its connector learns to speak finds some attributes in a few hundred steps and others never: brows,
@@ -53,7 +53,7 @@ def train_connector(
 ) -> None:
     """Train both projectors in place, `base.connector_steps` steps at the alignment's rate and
     batch size, to show every attribute in the mean of their tokens."""
-    width = model.config.hidden_size
+    width = model.config.text_config.hidden_size
     seen, heard = TokenHeads(width, list(FACE)), TokenHeads(width, list(VOICE))
     gate_ids, gate_mask = processor.encode_gate(prompts.CAPTION_QUESTION)
     trained = [
