@@ -142,7 +142,9 @@ def predict(folder: Path) -> dict[str, object]:
     model, processor = load_checkpoint(folder / "base")
     loaded = time.perf_counter()
     params = PredictParams(batch_size=1, max_new_tokens=NEW_TOKENS)
-    (answer,) = answer_files([str(clip)], model, processor, labels=LABELS["dfew"], predict=params)
+    (answer,) = answer_files(
+        [str(clip)], model, processor, labels=LABELS["dfew"], predict=params, timeout_seconds=60.0
+    )
     if not isinstance(answer, Answer):
         raise SystemExit(answer.as_text())
     return {

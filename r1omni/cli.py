@@ -90,7 +90,10 @@ def predict(
     loaded = load_checkpoint(find_checkpoint(model, read.tracking), mode)
     vocabulary = VOCABULARIES[labels]
     refused = False
-    for outcome in answer_files(files, *loaded, labels=vocabulary, predict=read.predict):
+    seconds = read.ingest.timeout_seconds
+    for outcome in answer_files(
+        files, *loaded, labels=vocabulary, predict=read.predict, timeout_seconds=seconds
+    ):
         is_refusal = isinstance(outcome, Refusal)
         refused |= is_refusal
         if as_json:

@@ -13,11 +13,11 @@ from rich.progress import Progress
 
 from r1omni.config import PredictParams
 from r1omni.emotions import EMOTIONS, LABELS
-from r1omni.evaluation.files import ReadFile, Refusal, find_files, read_file
+from r1omni.evaluation.files import ReadFile, Refusal, find_files
 from r1omni.evaluation.predict import Answered, answer_batch
 from r1omni.evaluation.probabilities import label_probabilities
+from r1omni.evaluation.reading import read_files
 from r1omni.judging import Judged, judge
-from r1omni.media import UnreadableMedia
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.model.tower_inputs import stack_inputs
@@ -73,17 +73,21 @@ def answer_files(
     *,
     labels: Sequence[str],
     predict: PredictParams,
+    timeout_seconds: float,
 ) -> Iterator[Answer | Refusal]:
     """An answer or a refusal for every file that `names` stand for (see `find_files`), in order.
 
-    A bar shows the progress where standard error is a terminal.
+    A file whose reading takes longer than the timeout is refused. A bar shows the progress where
+    standard error is a terminal.
     """
     files = list(find_files(names))
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("predict", total=len(files))
-        read = (_read(file, processor) for file in files)
-        for batch in _groups(read, predict.batch_size):
+        paths = [file for file in files if isinstance(file, Path)]
+        read = read_files(paths, processor.media, timeout_seconds)
+        outcomes = (next(read) if isinstance(file, Path) else file for file in files)
+        for batch in _groups(outcomes, predict.batch_size):
             known = [item for item in batch if isinstance(item, ReadFile)]
             answers = iter(_answers(known, model, processor, labels, predict.max_new_tokens))
             for item in batch:
@@ -102,15 +106,6 @@ def features_of(
         model.encode_audio(mel).half().float(),
         torch.tensor([file.inputs.has_audio for file in files]),
     )
-
-
-def _read(file: Path | Refusal, processor: HumanOmniProcessor) -> ReadFile | Refusal:
-    if isinstance(file, Refusal):
-        return file
-    try:
-        return read_file(file, processor.media)
-    except UnreadableMedia as error:
-        return Refusal(str(file), str(error).removeprefix(f"{file}: "))
 
 
 def _answers(

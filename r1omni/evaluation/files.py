@@ -27,6 +27,7 @@ from r1omni.media import (
     UnreadableMedia,
     decode,
     frames_to_pixels,
+    probe,
     sample_frame_indices,
     waveform_to_mel,
 )
@@ -39,6 +40,7 @@ _VIDEO: Final = "3gp avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv ts vo
 _AUDIO: Final = "aac aif aiff flac m4a mka mp3 oga ogg opus wav wma"
 SUFFIXES: Final = frozenset(f".{name}" for name in f"{_VIDEO} {_AUDIO}".split())
 _COMPLETE: Final = 0.9  # of the frames that the header announces must be there, as in media.py
+_DAMAGED: Final = 0.5  # of the frames may be patched up by the decoder, as in media.probe
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,12 @@ def _moving_pictures(container: InputContainer) -> Sequence[av.VideoStream]:
 
 
 def _decode(path: Path, settings: MediaSettings) -> Media:
-    """As training decodes; what decord cannot index is read through from its start instead."""
+    """As training decodes, and as strictly as ingestion probes.
+
+    What decord cannot index is read through from its start instead.
+    """
     try:
+        probe(path)
         return decode(path, settings.num_frames, settings.sampling_rate)
     except UnreadableMedia as refused:
         try:
@@ -169,12 +175,15 @@ def _decode(path: Path, settings: MediaSettings) -> Media:
 
 def _read_through(path: Path, num_frames: int) -> Frames:
     """The sampled frames of a video without an index: once through to count, once to take."""
+    n_frames = n_damaged = 0
     with _open(path) as container:
         stream = _moving_pictures(container)[0]
         announced = stream.frames
-        n_frames = sum(1 for _ in container.decode(stream))
-    if n_frames == 0 or n_frames < _COMPLETE * announced:
-        raise UnreadableMedia(f"{path}: {n_frames} of {announced} announced frames decode")
+        for frame in container.decode(stream):
+            n_frames += 1
+            n_damaged += frame.is_corrupt
+    if n_frames == 0 or n_frames < _COMPLETE * announced or n_damaged > _DAMAGED * n_frames:
+        raise UnreadableMedia(f"{path}: of {n_frames} frames {n_damaged} decode with errors")
     indices = sample_frame_indices(n_frames, num_frames)
     wanted = set(indices.tolist())
     with _open(path) as container:

@@ -92,7 +92,9 @@ def files(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def outcomes(files, tiny) -> dict[str, Answer | Refusal]:
     """What comes back for the folder, by file name."""
-    found = answer_files([str(files)], *tiny, labels=EMOTIONS, predict=PREDICT)
+    found = answer_files(
+        [str(files)], *tiny, labels=EMOTIONS, predict=PREDICT, timeout_seconds=60.0
+    )
     return {Path(o.name).name if isinstance(o, Refusal) else o.path.name: o for o in found}
 
 

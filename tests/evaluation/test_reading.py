@@ -1,0 +1,51 @@
+"""Files read in another process: in order, and a reader that dies or hangs costs one file."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clip_files import write_clip
+
+from r1omni.evaluation.files import ReadFile, Refusal, read_file
+from r1omni.evaluation.reading import read_files
+from r1omni.media import MediaSettings, TowerInputs, UnreadableMedia
+
+SETTINGS = MediaSettings(2, 16, "pad", 16000, 1600, 400, 160, 10)
+
+
+def troubled(path: Path, settings: MediaSettings) -> ReadFile:
+    """A reader that fails as the file's name says."""
+    if path.name == "dies":
+        os._exit(1)
+    if path.name == "hangs":
+        time.sleep(60)
+    if path.name == "bad":
+        raise UnreadableMedia(f"{path}: is bad")
+    number = np.full(1, float(path.name), dtype=np.float32)
+    return ReadFile(path, TowerInputs(number, number, True), ())
+
+
+@pytest.mark.parametrize("trouble", ["dies", "hangs"])
+def test_a_reader_that_dies_or_hangs_costs_one_file(trouble):
+    names = ["1", "bad", "2", trouble, *map(str, range(3, 30)), "dies", "30"]
+    found = list(read_files([Path(n) for n in names], SETTINGS, 5.0, troubled))
+    reasons = {"dies": "the decoder died of it", "hangs": "reading took longer than 5 s"}
+    expected = {"bad": "is bad", **reasons}
+    for name, outcome in zip(names, found, strict=True):
+        if name in expected:
+            assert outcome == Refusal(name, expected[name])
+        else:
+            assert isinstance(outcome, ReadFile)
+            assert outcome.path == Path(name)
+            assert float(outcome.inputs.mel[0]) == float(name)
+
+
+def test_what_another_process_reads_is_what_this_one_reads(tmp_path):
+    paths = [write_clip(tmp_path / f"{i}.mp4", seed=i) for i in range(2)]
+    for path, outcome in zip(paths, read_files(paths, SETTINGS, 60.0), strict=True):
+        here = read_file(path, SETTINGS)
+        assert isinstance(outcome, ReadFile)
+        assert np.array_equal(outcome.inputs.pixels, here.inputs.pixels)
+        assert np.array_equal(outcome.inputs.mel, here.inputs.mel)
