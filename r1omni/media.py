@@ -30,10 +30,14 @@ Floats = npt.NDArray[np.float32]
 
 decord.logging.set_level(decord.logging.QUIET)
 
-_PROBED_FRAMES = 8  # the probe decodes the last frame that a sample of this many would take
+_WATCHED_FRAMES = 300  # that a probe decodes one after the other: whole clips, not whole films
+_PROBED_FRAMES = (
+    8  # of a longer one it decodes the last frame that a sample of this many would take
+)
 _COMPLETE = 0.9  # of the frames that the header announces (0: it doesn't say) must be there
+_SKIPPED_SOUND = 2  # pieces that a codec needs to get going
 _RESAMPLED_SAMPLES = 16384  # at once; PyAV's cost is per frame
-_SOURCE_LINE = re.compile(r"^\[[\d:]+\] \S+: ")  # decord's clock and place: not the same twice
+_SOURCE_LINE = re.compile(r"\[[\d:]+\] \S+:\d+: |^\[/.*\]")  # decord's clock and place
 _DECODING_ERRORS = (DECORDError, FFmpegError, RuntimeError, OSError, UnicodeError)
 
 
@@ -95,21 +99,27 @@ def sample_frame_indices(n_frames: int, num_frames: int) -> npt.NDArray[np.int64
 
 
 def probe(path: Path) -> Probe:
-    """What the clip file holds, once its audio and its last sampled frame have really decoded.
+    """What the clip file holds, once its audio and its first frames have really decoded.
 
     Raises UnreadableMedia for whatever `decode` would raise it for, e.g. a truncated download
-    whose index is whole.
+    whose index is whole, and for a video most of whose frames are patched up by the decoder.
     """
     with _explained(path):
         with _container(path) as container:
             announced = container.streams.video[0].frames
-            has_audio = bool(container.streams.audio) and (
-                sum(frame.samples for frame in container.decode(audio=0)) > 0
-            )
+            n_sound, has_audio = _play(path, container)
         video = _open_video(path, announced)
         n_frames = len(video)
         fps = float(video.get_avg_fps())
-        video.get_batch(sample_frame_indices(n_frames, _PROBED_FRAMES)[-1:])
+        watched = min(n_frames, _WATCHED_FRAMES)
+        if n_sound < _COMPLETE * watched:
+            raise UnreadableMedia(f"{path}: only {n_sound} of {watched} frames decode well")
+        in_order = list(video.get_key_indices()[:1]) == [0]
+        if n_sound < n_frames or not in_order:  # long, or damaged: is it good enough for `decode`?
+            indices = sample_frame_indices(n_frames, _PROBED_FRAMES)
+            frames = video.get_batch(indices).asnumpy()
+            if n_sound < watched and np.ptp(frames, axis=(1, 2, 3)).min() == 0:
+                raise UnreadableMedia(f"{path}: is damaged: frames of one colour for pictures")
     if not (math.isfinite(fps) and fps > 0):
         raise UnreadableMedia(f"{path}: says that it plays {fps} frames a second")
     return Probe(n_frames / fps, fps, n_frames, has_audio)
@@ -279,6 +289,34 @@ def _waveform(container: InputContainer, sampling_rate: int) -> Floats | None:
         return None
     frames += resampler.resample(None)
     return np.concatenate([f.to_ndarray().reshape(-1) for f in frames]).astype(np.float32)
+
+
+def _play(path: Path, container: InputContainer) -> tuple[int, bool]:
+    """How many frames were decoded well (it stops at `_WATCHED_FRAMES`), and if there is any sound.
+
+    A video decoder conceals what is missing by repeating or smearing frames: those do not count.
+    Raises UnreadableMedia where much of the sound is lost.
+    """
+    video, audio = container.streams.video[0], next(iter(container.streams.audio), None)
+    video.codec_context.thread_type = "NONE"  # the processes are the threads
+    watched = damaged = pieces = heard = 0
+    for packet in container.demux(video, *([] if audio is None else [audio])):
+        if packet.stream is video and watched >= _WATCHED_FRAMES:
+            continue
+        for frame in packet.decode():
+            if isinstance(frame, av.AudioFrame):
+                pieces += 1
+                heard += frame.samples
+            elif isinstance(frame, av.VideoFrame):
+                watched += 1
+                damaged += frame.is_corrupt
+    announced = audio.frames if audio is not None and "mp4" in container.format.name else 0
+    if heard and pieces + _SKIPPED_SOUND < _COMPLETE * announced:
+        raise UnreadableMedia(
+            f"{path}: is cut short: {pieces} of the {announced} pieces of sound that its header "
+            "announces"
+        )
+    return watched - damaged, heard > 0
 
 
 def _open_video(path: Path, announced_frames: int) -> Any:
