@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from r1omni.config import Params, SyntheticCorpus, read_params
+from r1omni.config import EngineParams, Params, SyntheticCorpus, read_params
 
 if TYPE_CHECKING:
     from r1omni.prompts import AnswerMode
@@ -77,6 +77,7 @@ def base(
 ) -> None:
     """Make the base model: convert a public checkpoint, or train a tiny one on generic clips."""
     read = _training_params(params)
+    _launch(read.engine)
     from r1omni.tracking.runs import open_run
     from r1omni.training.base import run_base
 
@@ -162,6 +163,7 @@ def grpo(
 ) -> None:
     """Train the cold start by GRPO with verifiable rewards (R1-Omni)."""
     read = _training_params(params)
+    _launch(read.engine)
     from r1omni.tracking.provenance import content_hash
     from r1omni.tracking.runs import open_run
     from r1omni.training.grpo import run_grpo
@@ -170,12 +172,21 @@ def grpo(
     with open_run(
         "grpo",
         tracking=read.tracking,
-        params=read.model_dump(mode="json", include={"grpo", "engine"}),
+        params=read.model_dump(mode="json", include={"grpo", "held_out", "engine"}),
         datasets=manifest,
         tags={"parent": content_hash(parent)},
         state=paths.state.with_suffix(".run.json"),
     ) as run:
-        run_grpo(parent, manifest, features, paths, grpo=read.grpo, engine=read.engine, log=run.log)
+        run_grpo(
+            parent,
+            manifest,
+            features,
+            paths,
+            grpo=read.grpo,
+            held_out=read.held_out,
+            engine=read.engine,
+            log=run.log,
+        )
         run.finish(checkpoint, training)
 
 
@@ -269,6 +280,7 @@ def _sft(
     params: Path,
 ) -> None:
     read = _training_params(params)
+    _launch(read.engine)
     from r1omni.tracking.provenance import content_hash
     from r1omni.tracking.runs import open_run
     from r1omni.training.sft import run_sft
@@ -277,7 +289,7 @@ def _sft(
     with open_run(
         stage,
         tracking=read.tracking,
-        params=read.model_dump(mode="json", include={stage, "engine"}),
+        params=read.model_dump(mode="json", include={stage, "held_out", "engine"}),
         datasets=manifests,
         tags={"parent": content_hash(parent)},
         state=paths.state.with_suffix(".run.json"),
@@ -291,6 +303,7 @@ def _sft(
             sft=read.cold_start if stage == "cold_start" else read.label_sft,
             engine=read.engine,
             log=run.log,
+            held_out=read.held_out if stage == "label_sft" else None,
         )
         run.finish(checkpoint, training)
 
@@ -301,6 +314,15 @@ def _training_params(path: Path) -> Params:
     os.environ.setdefault("OMP_NUM_THREADS", str(params.engine.threads))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return params
+
+
+def _launch(engine: EngineParams) -> None:
+    """Run this command in engine.processes ranks and leave, unless this is one of them."""
+    from r1omni.training.launch import launch_ranks
+
+    code = launch_ranks(engine)
+    if code is not None:
+        raise typer.Exit(code)
 
 
 def _training_paths(checkpoint: Path, training: Path) -> "TrainingPaths":

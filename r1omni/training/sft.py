@@ -12,7 +12,7 @@ import torch
 from rich.progress import Progress
 
 from r1omni import completions, prompts
-from r1omni.config import EngineParams, SFTParams
+from r1omni.config import EngineParams, HeldOutParams, SFTParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureBatch, FeatureStore
@@ -21,8 +21,11 @@ from r1omni.model.sampling import score_completions
 from r1omni.training.batches import balanced_shares, batch_at
 from r1omni.training.checkpoints import load_parent, save_checkpoint
 from r1omni.training.engine import Engine, cosine_decay
+from r1omni.training.held_out import Watch, set_aside
+from r1omni.training.interruption import Stopped, sigterm_noted
 from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
 from r1omni.training.losses import sft_loss
+from r1omni.training.ranks import any_rank, is_first, join_ranks
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,16 @@ def run_sft(
     sft: SFTParams,
     engine: EngineParams,
     log: Log,
+    held_out: HeldOutParams | None = None,
 ) -> None:
     """Fine-tune the parent checkpoint on the training clips of the manifests."""
-    clips = [clip for path in manifests for clip in read_manifest(path)]
+    every_clip = [clip for path in manifests for clip in read_manifest(path)]
+    clips, watched = set_aside(every_clip, held_out)
     store = FeatureStore(list(features))
     examples = examples_from(clips, mode)
-    recipe = fingerprint([sft, engine], [parent, *manifests])
+    sections = [sft, engine] if held_out is None else [sft, held_out, engine]
+    recipe = fingerprint(sections, [parent, *manifests])
+    join_ranks(engine)
     open_state(paths.state, recipe)
     model, processor = load_parent(parent)
     train_supervised(
@@ -86,6 +93,9 @@ def run_sft(
         engine=engine,
         log=log,
         recipe=recipe,
+        watch=None
+        if held_out is None
+        else Watch(watched, store, mode, _longest(processor, examples), held_out.every),
     )
     save_checkpoint(
         model, processor, paths, stage_params=sft, mode=mode, parent=parent, clips=clips
@@ -103,6 +113,7 @@ def train_supervised(
     engine: EngineParams,
     log: Log,
     recipe: str,
+    watch: Watch | None = None,
 ) -> None:
     """Train in place on `examples`, continuing from the newest state of the same recipe."""
     shares = balanced_shares([example.label for example in examples], sft.balance)
@@ -118,16 +129,23 @@ def train_supervised(
     first = trainer.resume(paths.state, recipe) + 1
     curves = Curves(paths.state / "curves.jsonl", log)
     curves.rewind(first - 1)
-    with Progress(transient=True) as progress:
+    with Progress(transient=True, disable=not is_first()) as progress, sigterm_noted() as stopping:
         task = progress.add_task(f"{paths.training.name} ({len(examples)} examples)", total=steps)
         for step in range(first, steps + 1):
             batch = batch_at(examples, step, sft.batch_size, sft.seed, shares)
-            loss = _batch_loss(model, processor, load, batch)
-            metrics = trainer.step(loss)
-            curves.log(step, {"train/loss": loss.item(), **metrics})
-            if step % engine.save_every == 0 and step < steps:
+            for places in trainer.shares(len(batch)):
+                part = [batch[place] for place in places]
+                trainer.backward(*_batch_loss(model, processor, load, part))
+            metrics = trainer.update([example.clip_id for example in batch])
+            due = watch is not None and watch.due(step, steps)
+            seen = watch.look(model, processor) if watch is not None and due else {}
+            curves.log(step, {**metrics, **seen})
+            stop = any_rank(stopping())
+            if step < steps and (stop or step % engine.save_every == 0):
                 trainer.save(paths.state, recipe)
-            progress.update(task, completed=step, description=f"loss {loss.item():.3f}")
+            if step < steps and stop:
+                raise Stopped(step)
+            progress.update(task, completed=step, description=f"loss {metrics['train/loss']:.3f}")
 
 
 def _batch_loss(
@@ -135,14 +153,20 @@ def _batch_loss(
     processor: HumanOmniProcessor,
     load: Callable[[Sequence[str]], FeatureBatch],
     batch: Sequence[Example],
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, float]:
+    """The mean loss per completion token of these examples, and how many tokens they are."""
     features = load([example.clip_id for example in batch])
     prefix = prefill_prompts(model, processor, features, [e.instruction for e in batch])
     token_ids, mask = pad_completions(
         [processor.encode_completion(e.completion) for e in batch], processor.eos_token_id
     )
     logprobs, _ = score_completions(model, prefix, token_ids[:, None], mask[:, None])
-    return sft_loss(logprobs.flatten(0, 1), mask)
+    return sft_loss(logprobs.flatten(0, 1), mask.to(logprobs.device)), float(mask.sum())
+
+
+def _longest(processor: HumanOmniProcessor, examples: Sequence[Example]) -> int:
+    """Tokens of the longest completion, beyond which no good answer goes."""
+    return max(len(processor.encode_completion(text)) for text in {e.completion for e in examples})
 
 
 def pad_completions(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -102,7 +102,7 @@ def test_a_two_answer_bandits_reward_rises(fresh, params, tmp_path):
     ]
     sft_on(fresh, examples, params, tmp_path, epochs=60)
     grpo = params.grpo.model_copy(
-        update={"group_size": 8, "max_new_tokens": 16, "lr": 2e-4, "kl_coef": 0.0}
+        update={"group_size": 8, "max_new_tokens": 16, "lr": 3e-4, "kl_coef": 0.0}
     )
     models = Models(model, deepcopy(model).requires_grad_(False), processor)
     trainer = Engine(
@@ -116,7 +116,7 @@ def test_a_two_answer_bandits_reward_rises(fresh, params, tmp_path):
     batch = [clip_named("a", "sad")] * 4
     rewards = []
     for step in range(1, 21):
-        learned = learn(models, features_of(model, ["a"] * 4), batch, grpo, step)
+        learned = learn(models, features_of(model, ["a"] * 4), batch, grpo, step, range(4))
         trainer.step(learned.loss)
         rewards.append(learned.metrics["reward/accuracy"])
     assert 0.2 < rewards[0] < 0.8
