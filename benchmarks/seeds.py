@@ -97,36 +97,85 @@ def read_row(shortcut: float, seed: int) -> dict[str, dict[str, dict[str, object
 
 
 def render(measured: dict, shortcuts: list[float], seeds: list[int]) -> str:
-    """All rows, and the means over seeds, as Markdown."""
-    head = "| shortcut | seed | model | DFEW WAR / UAR | MAFW WAR / UAR | RAVDESS WAR / UAR |"
+    """All rows, what each step gained, and the means over seeds, as Markdown."""
+    there = [(s, seed) for s in shortcuts for seed in seeds if f"{s:g}/{seed}" in measured]
+    absent = [f"{s:g}/{seed}" for s in shortcuts for seed in seeds if (s, seed) not in there]
     lines = [
         "Percent, greedy decoding, fold 1, calm kept; ± is the half-width of the 95 % bootstrap "
         "interval of WAR.",
+        *([f"Not run: {', '.join(absent)}."] if absent else []),
         "",
-        head,
+        "| shortcut | seed | model | DFEW WAR / UAR | MAFW WAR / UAR | RAVDESS WAR / UAR |",
         "|--:|--:|---|---|---|---|",
     ]
+    for s, seed in there:
+        for model in MODELS:
+            cells = " | ".join(cell(measured[f"{s:g}/{seed}"][model][c]) for c in CORPORA)
+            lines.append(f"| {s:g} | {seed} | {model} | {cells} |")
+    lines += ["", *gains(measured, there), "", *means(measured, shortcuts, there)]
+    return "\n".join(lines) + "\n"
+
+
+def gains(measured: dict, there: list[tuple[float, int]]) -> list[str]:
+    """What each step added, in WAR / UAR points with their half-widths; bold where beyond both."""
+    lines = [
+        "Gains (paired bootstrap), WAR ± half-width / UAR ± half-width; **bold** where both exceed "
+        "their half-widths:",
+        "",
+        "| shortcut | seed | step | DFEW | MAFW | RAVDESS |",
+        "|--:|--:|---|---|---|---|",
+    ]
+    for s, seed in there:
+        for later, earlier in (
+            ("cold_start", "base"),
+            ("grpo", "cold_start"),
+            ("grpo", "label_sft"),
+        ):
+            row = measured[f"{s:g}/{seed}"][later]
+            cells = " | ".join(gain(row[c]["gain_over"][earlier]) for c in CORPORA)
+            lines.append(f"| {s:g} | {seed} | {earlier} → {later} | {cells} |")
+    return lines
+
+
+def gain(step: dict) -> str:
+    """One gain, bold where WAR and UAR both exceed their half-widths."""
+    parts = [f"{100 * step[m]:+.1f} ± {100 * step[f'{m}_half_width']:.1f}" for m in ("war", "uar")]
+    beyond = all(step[m] > step[f"{m}_half_width"] for m in ("war", "uar"))
+    text = " / ".join(parts)
+    return f"**{text}**" if beyond else text
+
+
+def means(measured: dict, shortcuts: list[float], there: list[tuple[float, int]]) -> list[str]:
+    """The means over the seeds that were run, of accuracy and of what the answers follow."""
+    lines = [
+        "Means over the seeds: WAR with its standard deviation / UAR; on the DFEW-like set, how "
+        "often the answer is the emotion of a contradicting scene, and how many statements of the "
+        "rationales are true (face, voice):",
+        "",
+        "| shortcut | seeds | model | DFEW | MAFW | RAVDESS | follows scene | face | voice |",
+        "|--:|--:|---|---|---|---|--:|--:|--:|",
+    ]
     for s in shortcuts:
-        for seed in seeds:
-            row = measured.get(f"{s:g}/{seed}")
-            if row is None:
-                lines.append(f"| {s:g} | {seed} | not run | | | |")
-                continue
-            for model in MODELS:
-                cells = " | ".join(cell(row[model][corpus]) for corpus in CORPORA)
-                lines.append(f"| {s:g} | {seed} | {model} | {cells} |")
-    lines += ["", "Means over the seeds that were run (WAR, standard deviation over seeds):", ""]
-    lines += ["| shortcut | seeds | model | DFEW | MAFW | RAVDESS |", "|--:|--:|---|---|---|---|"]
-    for s in shortcuts:
-        ran = [seed for seed in seeds if f"{s:g}/{seed}" in measured]
+        ran = [measured[f"{s:g}/{seed}"] for strength, seed in there if strength == s]
         for model in MODELS if ran else ():
+            rows = [row[model] for row in ran]
             cells = []
             for corpus in CORPORA:
-                wars = [100 * measured[f"{s:g}/{seed}"][model][corpus]["war"] for seed in ran]
+                wars = [100 * row[corpus]["war"] for row in rows]
                 spread = statistics.stdev(wars) if len(wars) > 1 else 0.0
-                cells.append(f"{statistics.mean(wars):.1f} (sd {spread:.1f})")
+                uar = statistics.mean(100 * row[corpus]["uar"] for row in rows)
+                cells.append(f"{statistics.mean(wars):.1f} (sd {spread:.1f}) / {uar:.1f}")
+            cells.append(share([row["dfew"].get("follows_scene") for row in rows], "share"))
+            truths = [row["dfew"].get("rationale_truth") for row in rows]
+            cells += [share(truths, side) for side in ("face", "voice")]
             lines.append(f"| {s:g} | {len(ran)} | {model} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def share(values: list[dict | None], key: str) -> str:
+    """The mean of one share in percent, or nothing where it was not measured."""
+    known = [v[key] for v in values if v is not None and v.get(key) is not None]
+    return f"{100 * statistics.mean(known):.0f}" if known else ""
 
 
 def cell(metrics: dict) -> str:
