@@ -150,6 +150,7 @@ class FeaturesParams(Section):
 
     batch_size: Count
     workers: Workers
+    min_free_gb: Annotated[float, Field(ge=0.0)]
 
 
 class SFTParams(Section):

@@ -112,9 +112,12 @@ def features(
 ) -> None:
     """Run the frozen towers once per clip and keep their outputs."""
     read = _training_params(params)
+    _launch(read.engine)
     from r1omni.model.features import run_features
 
-    run_features(manifest, root, checkpoint, out, features=read.features)
+    run_features(
+        manifest, root, checkpoint, out, features=read.features, device=read.engine.device
+    )
 
 
 Manifests = Annotated[list[Path], typer.Option("--manifest", help="manifest; repeatable")]

@@ -28,7 +28,7 @@ STAGES = {
     "ingest": ("r1omni/corpora/ingest.py", {"ingest", "corpora"}),
     "validate": ("r1omni/corpora/validation.py", {"ingest", "validation"}),
     "base": ("r1omni/training/base.py", {"base", "engine", "media", "model"}),
-    "features": ("r1omni/model/features.py", {"features"}),
+    "features": ("r1omni/model/features.py", {"engine", "features"}),
     "cold_start": ("r1omni/training/sft.py", {"cold_start", "engine"}),
     "label_sft": ("r1omni/training/sft.py", {"engine", "held_out", "label_sft"}),
     "grpo": ("r1omni/training/grpo.py", {"engine", "grpo", "held_out"}),

@@ -45,11 +45,18 @@ class Shard:
 
 
 def write_shard(shard: Shard, path: Path) -> None:
-    """Write a shard atomically; equal shards become equal bytes."""
+    """Write a shard atomically; equal shards become equal bytes.
+
+    Raises ValueError, leaving nothing behind, where it cannot be written (a full disk).
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     tensors = {"vision": shard.vision, "audio": shard.audio, "has_audio": shard.has_audio}
-    save_file(tensors, partial, metadata={"keys": json.dumps(shard.keys)})
-    partial.replace(path)
+    try:
+        save_file(tensors, partial, metadata={"keys": json.dumps(shard.keys)})
+        partial.replace(path)
+    except (SafetensorError, OSError) as error:
+        partial.unlink(missing_ok=True)
+        raise ValueError(f"{path}: cannot be written: {error}") from error
 
 
 def read_shard(path: Path) -> Shard:

@@ -5,19 +5,24 @@ the code that applies them. Finished shards are kept in `.state/features/`, outs
 a killed run goes on from there to the same bytes, and a rerun computes only the clips that are
 new. What is handed out are hard links to them, so the bytes lie on disk once; shards that the
 last complete run did not hand out are dropped.
+
+Where RANK and WORLD_SIZE say that several processes run (on as many GPUs as there are), each makes
+its own share of the shards, and the first hands them out once all are there.
 """
 
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import pandas as pd
 import torch
@@ -37,62 +42,91 @@ from torch import Tensor
 from r1omni import media
 from r1omni.config import FeaturesParams
 from r1omni.corpora.clip import Clip, read_manifest
+from r1omni.corpora.paths import EscapesRoot, resolve_clip
 from r1omni.decoding import decode_clips, usable_cores
 from r1omni.media import MediaSettings, TowerInputs, UnreadableMedia
 from r1omni.model import modelling
-from r1omni.model.feature_store import (
-    COLUMNS,
-    INDEX,
-    FeatureBatch,
-    FeatureStore,
-    Shard,
-    read_shard,
-    write_shard,
-)
+from r1omni.model.feature_store import COLUMNS, INDEX, FeatureBatch, FeatureStore, Shard
+from r1omni.model.kept_shards import KeptShards
 from r1omni.model.modelling import HumanOmniForConditionalGeneration
 from r1omni.model.processor import HumanOmniProcessor
 from r1omni.model.tower_inputs import stack_inputs
 
 __all__ = ["FeatureBatch", "FeatureStore", "run_features", "tower_fingerprint"]
 
+_log = logging.getLogger(__name__)
+
+Device = Literal["auto", "cpu", "cuda"]
+FreeBytes = Callable[[Path], int]
 STATE: Final = Path(".state/features")
 SHARD_CLIPS: Final = 256
 SHARD_BYTES: Final = 2**28  # fewer clips to a shard where each is large: one is held in memory
+_LOG_SECONDS: Final = 30.0  # between lines of progress where there is no terminal for a bar
 Item = TypeVar("Item")
 
 
+def free_on_disk(folder: Path) -> int:
+    """How many bytes the folder's disk can still take."""
+    return shutil.disk_usage(folder).free
+
+
 def run_features(
-    manifest: Path, root: Path, checkpoint: Path, out: Path, *, features: FeaturesParams
+    manifest: Path,
+    root: Path,
+    checkpoint: Path,
+    out: Path,
+    *,
+    features: FeaturesParams,
+    device: Device = "auto",
+    free_bytes: FreeBytes = free_on_disk,
 ) -> None:
     """Write the features of every clip of `manifest` to the folder `out` (see feature_store).
 
-    Raises ValueError naming manifest and file for a clip that no longer decodes.
+    Raises ValueError naming manifest and file for a clip that no longer decodes or leads out of
+    `root`, and before the disk is full: `free_bytes` tells how much a folder's disk can take.
     """
     clips = sorted(read_manifest(manifest), key=lambda clip: clip.clip_id)
     model = HumanOmniForConditionalGeneration.from_pretrained(checkpoint).eval()
+    model.to(_device(device))
     settings = HumanOmniProcessor.from_pretrained(checkpoint).media
     towers = tower_fingerprint(model)
     keys = [_key(clip, towers, settings) for clip in clips]
-    paths = {key: root / clip.path for key, clip in zip(keys, clips, strict=True)}
-    kept = KeptShards(STATE / out.name)
-    missing = [key for key in paths if key not in kept]
+    paths = {key: _path(manifest, root, c) for key, c in zip(keys, clips, strict=True)}
     clip_bytes = _clip_bytes(model)
-    _announce(out, len(clips), len(missing), clip_bytes)
+    groups = list(_groups(paths, max(1, min(SHARD_CLIPS, SHARD_BYTES // clip_bytes))))
+    kept = KeptShards(STATE / out.name)
+    disk = _Disk(out, free_bytes, features.min_free_gb, clip_bytes)
+    disk.announce(groups, kept)
 
-    shard_clips = max(1, min(SHARD_CLIPS, SHARD_BYTES // clip_bytes))
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    decoded = decode_clips([paths[key] for key in missing], settings, features.workers)
-    with _spare_threads(features.workers), _progress() as progress:
-        task = progress.add_task(f"features {out.name}", total=len(missing))
-        for shard_keys in _groups(missing, shard_clips):
-            inputs = _explained(manifest, islice(decoded, len(shard_keys)))
+    todo = [group for group in groups[_rank() :: _world_size()] if not kept.holds(group)]
+    missing = [key for group in todo for key in group if key not in kept]
+    workers = features.workers or max(1, usable_cores() // _world_size())
+    decoded = _explained(manifest, decode_clips([paths[k] for k in missing], settings, workers))
+    with _spare_threads(workers), _progress(out.name, len(missing)) as advance:
+        for group in todo:
+            new = [key for key in group if key not in kept]
             batches = []
-            for batch in _groups(inputs, features.batch_size):
+            disk.check(len(group))
+            for batch in _groups(islice(decoded, len(new)), features.batch_size):
                 batches.append(_encode(model, batch))
-                progress.advance(task, len(batch))
-            kept.add(_joined(shard_keys, batches))
+                advance(len(batch))
+            kept.add(group, _joined(new, batches) if new else None)
 
-    shards = {kept.provide(group): group for group in _groups(paths, shard_clips)}
+    if _rank() == 0:
+        kept.wait_for(groups)
+        _hand_out(clips, keys, groups, kept, out, towers)
+
+
+def _hand_out(
+    clips: Sequence[Clip],
+    keys: Sequence[str],
+    groups: Sequence[Sequence[str]],
+    kept: KeptShards,
+    out: Path,
+    towers: str,
+) -> None:
+    """Put the shards and the index of the clips at `out`, and drop all other shards."""
+    shards = {kept.path(group): group for group in groups}
     places = {key: (path.name, i) for path, group in shards.items() for i, key in enumerate(group)}
     rows = [
         (clip.clip_id, key, *places[key], clip.has_audio, towers)
@@ -111,57 +145,6 @@ def tower_fingerprint(model: HumanOmniForConditionalGeneration) -> str:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:32]
-
-
-class KeptShards:
-    """The shards in `folder` that earlier runs finished, by the keys of their rows."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._places: dict[str, tuple[Path, int]] = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            self._remember(path, read_shard(path).keys)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._places
-
-    def add(self, shard: Shard) -> Path:
-        """The file that now keeps the shard."""
-        path = self._path(shard.keys)
-        write_shard(shard, path)
-        self._remember(path, shard.keys)
-        return path
-
-    def provide(self, keys: Sequence[str]) -> Path:
-        """The shard of exactly these rows in this order, put together from others if need be."""
-        path = self._path(keys)
-        if path.is_file():
-            return path
-        sources = {source: read_shard(source) for source in {self._places[key][0] for key in keys}}
-        rows = [(sources[self._places[key][0]], self._places[key][1]) for key in keys]
-        return self.add(
-            Shard(
-                tuple(keys),
-                torch.stack([shard.vision[row] for shard, row in rows]),
-                torch.stack([shard.audio[row] for shard, row in rows]),
-                torch.stack([shard.has_audio[row] for shard, row in rows]),
-            )
-        )
-
-    def drop_all_but(self, paths: Iterable[Path]) -> None:
-        """Remove the other shards, and what killed runs left half written."""
-        keep = set(paths)
-        for path in self._folder.iterdir():
-            if path not in keep:
-                path.unlink(missing_ok=True)
-
-    def _path(self, keys: Sequence[str]) -> Path:
-        name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:32]
-        return self._folder / f"{name}.safetensors"
-
-    def _remember(self, path: Path, keys: Sequence[str]) -> None:
-        self._places.update({key: (path, row) for row, key in enumerate(keys)})
 
 
 @torch.inference_mode()
@@ -192,6 +175,31 @@ def _explained(manifest: Path, decoded: Iterator[TowerInputs]) -> Iterator[Tower
         ) from error
 
 
+def _path(manifest: Path, root: Path, clip: Clip) -> Path:
+    try:
+        return resolve_clip(root, clip.path)
+    except EscapesRoot as error:
+        raise ValueError(f"{manifest}: clip {clip.clip_id!r}: {error}") from error
+
+
+def _device(device: Device) -> torch.device:
+    """Where the towers run: this process's own GPU where there are several."""
+    n_gpus = torch.cuda.device_count()
+    if device == "cuda" and n_gpus == 0:
+        raise ValueError("engine.device is cuda, but this machine has no CUDA device")
+    if device == "cpu" or n_gpus == 0:
+        return torch.device("cpu")
+    return torch.device(f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % n_gpus}")
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _key(clip: Clip, towers: str, settings: MediaSettings) -> str:
     parts = [clip.sha256, towers, json.dumps(asdict(settings), sort_keys=True), _code()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
@@ -214,17 +222,46 @@ def _clip_bytes(model: HumanOmniForConditionalGeneration) -> int:
     return int(2 * (vision + audio))
 
 
-def _announce(out: Path, n_clips: int, n_missing: int, clip_bytes: int) -> None:
-    """Say what is to come, before it takes its time. Raises ValueError where the disk is full."""
-    size = n_missing * clip_bytes
-    out.parent.mkdir(parents=True, exist_ok=True)
-    free = min(shutil.disk_usage(folder).free for folder in (out.parent, STATE))
-    if size > free:
-        raise ValueError(f"{out}: needs {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
-    Console(stderr=True).print(
-        f"features {out.name}: {n_clips} clips, {n_clips - n_missing} of them kept from earlier, "
-        f"{n_missing} to compute, {size / 1e6:.0f} MB"
-    )
+class _Disk:
+    """The room that features take, on the disk where they are made and on the one they go to."""
+
+    def __init__(
+        self, out: Path, free_bytes: FreeBytes, min_free_gb: float, clip_bytes: int
+    ) -> None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        self._out, self._free_bytes, self._clip_bytes = out, free_bytes, clip_bytes
+        self._reserve = int(min_free_gb * 1e9)
+
+    def announce(self, groups: Sequence[Sequence[str]], kept: KeptShards) -> None:
+        """Say what is to come, before it takes its time. Raises ValueError where the disk is."""
+        n_clips = sum(map(len, groups))
+        n_written = sum(len(group) for group in groups if not kept.holds(group))
+        n_missing = sum(key not in kept for group in groups for key in group)
+        size, free = n_written * self._clip_bytes, self._free()
+        if size + self._reserve > free:
+            raise ValueError(
+                f"{self._out}: needs {size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free and "
+                f"features.min_free_gb keeps {self._reserve / 1e9:.2f} of them"
+            )
+        if _rank() == 0:
+            Console(stderr=True).print(
+                f"features {self._out.name}: {n_clips} clips, {n_clips - n_missing} of them kept "
+                f"from earlier, {n_missing} to compute, {size / 1e6:.0f} MB of "
+                f"{free / 1e9:.1f} GB free"
+            )
+
+    def check(self, n_clips: int) -> None:
+        """Raise ValueError where a shard of so many clips would leave too little."""
+        free = self._free()
+        if n_clips * self._clip_bytes + self._reserve > free:
+            raise ValueError(
+                f"{self._out}: stopped with {free / 1e9:.2f} GB free, of which "
+                f"features.min_free_gb keeps {self._reserve / 1e9:.2f}; what is finished is kept "
+                "in .state/features: make room and run the stage again"
+            )
+
+    def _free(self) -> int:
+        return min(self._free_bytes(folder) for folder in (self._out.parent, STATE))
 
 
 def _commit(index: pd.DataFrame, shards: Sequence[Path], out: Path) -> None:
@@ -253,7 +290,7 @@ def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def _spare_threads(workers: int) -> Iterator[None]:
     """The towers take the cores that the decoding processes leave, one at least."""
     before = torch.get_num_threads()
-    torch.set_num_threads(max(1, usable_cores() - (workers or usable_cores())))
+    torch.set_num_threads(max(1, usable_cores() // _world_size() - workers))
     yield
     torch.set_num_threads(before)
 
@@ -263,12 +300,26 @@ class _Rate(ProgressColumn):
         return Text(f"{task.finished_speed or task.speed or 0.0:.0f} clips/s")
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+@contextmanager
+def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal's standard error; elsewhere a line in the log now and then."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
+               TimeRemainingColumn())  # fmt: skip
+    start = said = time.monotonic()
+    done = 0
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"features {name}", total=total)
+
+        def advance(n_clips: int) -> None:
+            nonlocal done, said
+            done += n_clips
+            progress.advance(task, n_clips)
+            now = time.monotonic()
+            if not console.is_terminal and now - said >= _LOG_SECONDS:
+                said, rate = now, done / (now - start)
+                left = (total - done) / rate
+                _log.info("features %s: %d of %d clips, %.1f a second, about %.0f s left",
+                          name, done, total, rate, left)  # fmt: skip
+
+        yield advance

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -21,8 +22,8 @@ from r1omni.model import features
 from r1omni.model.feature_store import INDEX, FeatureStore, Shard, read_shard, write_shard
 from r1omni.model.features import run_features
 
-FEATURES = FeaturesParams(batch_size=4, workers=2)
-BATCHES_OF_THREE = FeaturesParams(batch_size=3, workers=2)
+FEATURES = FeaturesParams(batch_size=4, workers=2, min_free_gb=0.0)
+BATCHES_OF_THREE = FeaturesParams(batch_size=3, workers=2, min_free_gb=0.0)
 N_CLIPS = 10
 
 
@@ -81,6 +82,13 @@ def computed(raw, checkpoint, tmp_path_factory) -> Path:
     finally:
         os.chdir(before)
     return folder
+
+
+@pytest.fixture
+def clip_bytes(computed) -> int:
+    """What one clip's features take in half precision."""
+    batch = FeatureStore([computed / "out/dfew"]).load(["dfew/0"])
+    return 2 * (batch.vision.numel() + batch.audio.numel())
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -176,8 +184,6 @@ def test_other_towers_mean_other_features(tiny, raw, checkpoint, computed, tmp_p
 
 
 def test_two_clips_with_the_same_content_share_their_row(raw, checkpoint, tmp_path, monkeypatch):
-    from dataclasses import replace
-
     root, clips = raw
     monkeypatch.chdir(tmp_path)
     write_manifest([clips[0], replace(clips[0], clip_id="dfew/copy")], tmp_path / "m.parquet")
@@ -237,6 +243,80 @@ def test_a_shard_comes_back_as_it_was_and_a_broken_one_is_named(tmp_path):
         read_shard(tmp_path / "s.safetensors")
 
 
+def test_a_full_disk_is_told_before_the_start(raw, checkpoint, clip_bytes, tmp_path, monkeypatch):
+    root, clips = raw
+    monkeypatch.chdir(tmp_path)
+    write_manifest(clips, tmp_path / "m.parquet")
+    with pytest.raises(
+        ValueError, match=r"out: needs 0\.00 GB, 0\.00 GB are free and features\.min"
+    ):
+        run_features(
+            tmp_path / "m.parquet", root, checkpoint, tmp_path / "out", features=FEATURES,
+            free_bytes=lambda folder: 10 * clip_bytes - 1,
+        )  # fmt: skip
+    assert not list((tmp_path / ".state").rglob("*.safetensors"))
+    reserve = FeaturesParams(batch_size=4, workers=2, min_free_gb=1e-9)
+    with pytest.raises(ValueError, match=r"min_free_gb keeps"):  # one byte of it
+        run_features(
+            tmp_path / "m.parquet", root, checkpoint, tmp_path / "out", features=reserve,
+            free_bytes=lambda folder: 10 * clip_bytes,
+        )  # fmt: skip
+
+
+def test_a_disk_that_fills_up_stops_the_run_and_what_is_finished_is_kept(
+    raw, checkpoint, clip_bytes, tmp_path, monkeypatch
+):
+    root, clips = raw
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(features, "SHARD_CLIPS", 4)
+    write_manifest(clips, tmp_path / "m.parquet")
+    state = tmp_path / ".state/features/out"
+
+    def quota(folder: Path) -> int:  # room for ten clips at first, for three after a shard
+        return 10 * clip_bytes if not list(state.glob("*.safetensors")) else 3 * clip_bytes
+
+    with pytest.raises(ValueError, match=r"out: stopped with 0\.00 GB free.*is kept in \.state"):
+        run_features(
+            tmp_path / "m.parquet", root, checkpoint, tmp_path / "out", features=FEATURES,
+            free_bytes=quota,
+        )  # fmt: skip
+    assert len(list(state.iterdir())) == 1 and not (tmp_path / "out").exists()
+    run_features(tmp_path / "m.parquet", root, checkpoint, tmp_path / "out", features=FEATURES)
+    assert len(FeatureStore([tmp_path / "out"])) == N_CLIPS
+
+
+def test_two_processes_make_the_same_bytes_as_one(raw, checkpoint, tmp_path, monkeypatch):
+    """The second rank alone makes its share; the first makes the rest and hands all out."""
+    root, clips = raw
+    monkeypatch.setattr(features, "SHARD_CLIPS", 3)
+    write_manifest(clips, tmp_path / "m.parquet")
+    for name, ranks in {"one": ("0",), "two": ("1", "0")}.items():
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        monkeypatch.setenv("WORLD_SIZE", str(len(ranks)))
+        for rank in ranks:
+            monkeypatch.setenv("RANK", rank)
+            run_features(tmp_path / "m.parquet", root, checkpoint, Path("out"), features=FEATURES)
+            if rank == "1":
+                assert len(list(Path(".state/features/out").iterdir())) == 2
+                assert not Path("out").exists()
+    assert _files(tmp_path / "one/out") == _files(tmp_path / "two/out")
+
+
+def test_a_device_that_is_not_there_and_a_clip_outside_the_root_are_refused(
+    raw, checkpoint, tmp_path, monkeypatch
+):
+    root, clips = raw
+    monkeypatch.chdir(tmp_path)
+    write_manifest([replace(clips[0], path="../secret.mp4")], tmp_path / "m.parquet")
+    arguments = (tmp_path / "m.parquet", root, checkpoint, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"m\.parquet: clip 'dfew/0': .*\.\./secret\.mp4"):
+        run_features(*arguments, features=FEATURES, device="cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match=r"engine\.device is cuda"):
+            run_features(*arguments, features=FEATURES, device="cuda")
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -248,7 +328,7 @@ if __name__ == "__main__":  # the decoding processes import this file too: nothi
     features.SHARD_CLIPS = 4
     manifest, root, checkpoint = map(Path, sys.argv[1:])
     features.run_features(manifest, root, checkpoint, Path("out/dfew"),
-                          features=FeaturesParams(batch_size=3, workers=2))
+                          features=FeaturesParams(batch_size=3, workers=2, min_free_gb=0.0))
 """
 
 
