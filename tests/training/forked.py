@@ -1,0 +1,131 @@
+"""Processes that start in milliseconds: forked from one that has everything imported.
+
+They can be killed at any moment, alone or as the ranks of one training.
+"""
+
+import gc
+import multiprocessing
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import toy
+
+from r1omni.config import TrackingParams
+from r1omni.tracking.runs import open_run
+from r1omni.training.launch import RENDEZVOUS
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(
+    [
+        "forked",
+        "deepspeed",
+        "deepspeed.runtime.zero.muon.muon_optimizer",  # takes seconds, under ZeRO 1-3
+        "mlflow",
+        "mlflow.store.tracking.sqlalchemy_store",
+        "r1omni.training.grpo",
+    ]
+)
+
+
+class Ranks:
+    """A function in `size` processes, which are the ranks of one training."""
+
+    def __init__(self, folder: Path, size: int, target: Callable[..., None], *args: Any) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        rendezvous = folder / f"rendezvous-{uuid.uuid4().hex}"
+        self.processes: list[BaseProcess] = [
+            _context.Process(target=_run, args=(rank, size, rendezvous, target, args))
+            for rank in range(size)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def wait(self, seconds: float = 120.0) -> list[int | None]:
+        """Their exit codes; those that hang are killed and have None."""
+        for process in self.processes:
+            process.join(seconds)
+        codes = [process.exitcode for process in self.processes]
+        self.kill()
+        return codes
+
+    def kill(self, first: int = 0) -> None:
+        """SIGKILL to all, the rank `first` before the others."""
+        order = [*self.processes[first:], *self.processes[:first]]
+        for process in order:
+            process.kill()
+        for process in order:
+            process.join()
+
+    def terminate(self, rank: int = 0) -> None:
+        """SIGTERM to one of them."""
+        pid = self.processes[rank].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGTERM)
+
+    @property
+    def alive(self) -> bool:
+        return any(process.is_alive() for process in self.processes)
+
+
+def _run(
+    rank: int, size: int, rendezvous: Path, target: Callable[..., None], args: tuple[Any, ...]
+) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        RENDEZVOUS: str(rendezvous),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",
+    }
+    gc.freeze()  # DeepSpeed collects garbage often, and there are a million objects by now
+    said = (rendezvous.parent / f"said-{rank}").open("a")
+    os.dup2(said.fileno(), 1)
+    os.dup2(said.fileno(), 2)
+    sys.stdout = sys.stderr = said
+    target(*args)
+
+
+def stage(
+    kind: str, world: Path, folder: Path, engine: dict[str, Any], params: dict[str, Any]
+) -> None:
+    """A GRPO or SFT stage of the toy with its MLflow run, which hears of every step at once."""
+    store = folder / "mlflow.db"
+    tracking = TrackingParams(
+        uri=f"sqlite:///{store}", experiment="toy", system_metrics=False, registered_model="toy"
+    )
+    paths = toy.paths_in(folder)
+    os.environ["DVC_ROOT"] = str(folder)
+    os.chdir(folder)
+    with open_run(
+        kind, tracking=tracking, params={}, state=paths.state.with_suffix(".run.json")
+    ) as run:
+
+        def log(step: int, metrics: Any) -> None:
+            run.log(step, metrics)
+            run.flush()
+
+        train(kind, world, folder, engine, params, log)
+        run.finish(paths.checkpoint, paths.training)
+
+
+def train(
+    kind: str,
+    world: Path,
+    folder: Path,
+    engine: dict[str, Any],
+    params: dict[str, Any],
+    log: Any = None,
+) -> None:
+    """The stage alone, without MLflow."""
+    log = log or (lambda _step, _metrics: None)
+    if kind == "grpo":
+        toy.train_grpo(world, folder, toy.engine_params(**engine), toy.grpo_params(**params), log)
+    else:
+        toy.train_sft(world, folder, toy.engine_params(**engine), toy.sft_params(**params), log)

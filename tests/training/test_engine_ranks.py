@@ -1,0 +1,185 @@
+"""Several processes against one, ZeRO stages and dtypes, micro-batches: the same training."""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from forked import Ranks, train
+
+from r1omni.model import HumanOmniForConditionalGeneration
+from r1omni.training.journal import read_curves
+from r1omni.training.ranks import shares
+
+ZERO, DTYPES, SIZES = (0, 1, 2, 3), ("fp32", "bf16"), (1, 2)
+
+
+def curves_of(folder: Path) -> list[dict[str, float]]:
+    """The curves without the times."""
+    rows = read_curves(folder / "training" / "curves.jsonl")
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+
+def trained(folder: Path, size: int, kind: str, world: Path, engine: dict, **params) -> Path:
+    codes = Ranks(folder, size, train, kind, world, folder, engine, params).wait()
+    assert codes == [0] * size, (folder / f"said-{size - 1}").read_text()[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(world, tmp_path_factory):
+    """Both stages in one process."""
+    return {
+        kind: trained(tmp_path_factory.mktemp(kind), 1, kind, world, {}) for kind in ("grpo", "sft")
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "engine"),
+    [
+        ("grpo", 2, {"processes": 2}),
+        ("grpo", 2, {"processes": 2, "zero_stage": 2, "accumulate": 2}),
+        ("grpo", 1, {"accumulate": 3}),
+        ("sft", 2, {"processes": 2, "zero_stage": 3}),
+        ("sft", 1, {"accumulate": 2}),
+    ],
+)
+def test_the_same_global_batch_gives_the_same_curves(alone, world, tmp_path, kind, size, engine):
+    expected = curves_of(alone[kind])
+    found = curves_of(trained(tmp_path, size, kind, world, engine))
+    assert [row.keys() for row in found] == [row.keys() for row in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+    if kind == "grpo":
+        tables = [
+            pd.read_parquet(folder / "training" / "rollouts.parquet")
+            for folder in (tmp_path, alone[kind])
+        ]
+        pd.testing.assert_frame_equal(*tables, rtol=1e-5, atol=1e-5)
+        assert any(0 < row["rollout/zero_variance_groups"] < 1 for row in expected)
+
+
+def test_a_rank_without_a_share_neither_stalls_nor_counts(world, tmp_path):
+    one = trained(tmp_path / "1", 1, "grpo", world, {}, clips_per_step=1, steps=3)
+    two = trained(tmp_path / "2", 2, "grpo", world, {"zero_stage": 2}, clips_per_step=1, steps=3)
+    for ours, theirs in zip(curves_of(two), curves_of(one), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+
+
+def test_shares_by_hand(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert shares(7) == [range(3, 7)]
+    assert shares(7, 3) == [range(3, 4), range(4, 5), range(5, 7)]
+    assert shares(1, 3) == [range(0, 1)]
+    monkeypatch.setenv("RANK", "0")
+    assert shares(7) == [range(0, 3)]
+    assert shares(1) == []
+
+
+def walk(world: Path, folder: Path) -> None:
+    """Every ZeRO stage and dtype at this number of ranks: train, save, resume, export."""
+    import toy
+
+    from r1omni.training import sft
+    from r1omni.training.checkpoints import load_parent, save_checkpoint
+    from r1omni.training.engine import Engine, linear_decay
+    from r1omni.training.journal import open_state
+    from r1omni.training.ranks import is_first, join_ranks
+
+    join_ranks(toy.engine_params())
+    clips = [toy.clip_at(i) for i in range(toy.CLIPS)]
+    examples = sft.examples_from(clips, "reasoned")
+    store = sft.FeatureStore([world / "features"])
+    parent, processor = load_parent(world / "parent")
+    found = {}
+    for zero_stage in ZERO:
+        for dtype in DTYPES:
+            paths = toy.paths_in(folder / f"{zero_stage}-{dtype}")
+            params = toy.engine_params(zero_stage=zero_stage, dtype=dtype)
+
+            def begin(params=params):
+                schedule = linear_decay(3, 0.0)
+                options = {"lr": 1e-2, "weight_decay": 0.0, "max_grad_norm": 1.0}
+                return Engine(deepcopy(parent), params, schedule=schedule, **options)
+
+            def learn(trainer, upto):
+                metrics = {}
+                while trainer.step_count < upto:
+                    for places in trainer.shares(len(examples)):
+                        part = [examples[place] for place in places]
+                        loss = sft._batch_loss(trainer.model, processor, store.load, part)
+                        trainer.backward(*loss)
+                    metrics = trainer.update()
+                return metrics
+
+            def answer(model):
+                with torch.no_grad():
+                    prompt = torch.tensor([processor.encode_prompt("why")]).clamp(min=0)
+                    return model(input_ids=prompt).logits.float()
+
+            trainer = begin()
+            open_state(paths.state, "walk")
+            before = answer(trainer.model)
+            learn(trainer, 2)
+            trainer.save(paths.state, "walk")
+            metrics = learn(trainer, 3)
+            logits = answer(trainer.model)
+            resumed = begin()
+            step = resumed.resume(paths.state, "walk")
+            learn(resumed, 3)
+            again = answer(resumed.model)
+            save_checkpoint(
+                trainer.model,
+                processor,
+                paths,
+                stage_params=toy.sft_params(),
+                mode="reasoned",
+                parent=world / "parent",
+                clips=clips,
+            )
+            loaded = HumanOmniForConditionalGeneration.from_pretrained(paths.checkpoint)
+            found[f"{zero_stage}-{dtype}"] = {
+                "resumed_at": step,
+                "moved": float((logits - before).abs().max()),
+                "resumed_equal": torch.equal(logits, again),
+                "exported_equal": torch.equal(logits, answer(loaded)),
+                "dtype": str(loaded.dtype),
+                "loss": metrics["train/loss"],
+                "grad_norm": metrics["optim/grad_norm"],
+            }
+    if is_first():
+        (folder / "found.json").write_text(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def walked(world, tmp_path_factory):
+    """What every combination did, by number of processes."""
+    found = {}
+    for size in SIZES:
+        folder = tmp_path_factory.mktemp(f"walk-{size}")
+        assert Ranks(folder, size, walk, world, folder).wait() == [0] * size, (
+            folder / "said-0"
+        ).read_text()[-3000:]
+        found[size] = json.loads((folder / "found.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("zero_stage", ZERO)
+def test_every_zero_stage_and_dtype_trains_saves_resumes_and_exports(
+    walked, zero_stage, dtype, size
+):
+    found = walked[size][f"{zero_stage}-{dtype}"]
+    assert found["resumed_at"] == 2
+    assert found["moved"] > 1e-3
+    assert found["resumed_equal"]
+    assert found["exported_equal"]
+    assert found["dtype"] == {"fp32": "torch.float32", "bf16": "torch.bfloat16"}[dtype]
+    plain = walked[1]["0-fp32"]
+    tolerance = 1e-5 if dtype == "fp32" else 0.05
+    assert found["loss"] == pytest.approx(plain["loss"], rel=tolerance)
+    assert found["grad_norm"] == pytest.approx(plain["grad_norm"], rel=tolerance * 4)

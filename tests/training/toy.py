@@ -1,0 +1,223 @@
+"""A whole stage at toy size: checkpoint, manifest and features of a dozen clips on disk.
+
+For processes that train, die and train again; `python toy.py` is not meant to be run.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from r1omni import completions, prompts
+from r1omni.config import EngineParams, GRPOParams, HeldOutParams, Params, SFTParams, read_params
+from r1omni.corpora.clip import Clip, write_manifest
+from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.model.feature_store import INDEX, FeatureBatch, Shard, write_shard
+from r1omni.training.base import build_untrained
+from r1omni.training.checkpoints import freeze
+from r1omni.training.journal import Log, TrainingPaths
+from r1omni.training.sft import Example, train_supervised
+
+REPO = Path(__file__).parents[2]
+LABELS = ("happy", "sad", "angry")
+CLIPS = 7  # an odd number: the last rank's share of a batch is another one's plus one
+
+
+@lru_cache
+def toy_params() -> Params:
+    """params.yaml with a model of some ten thousand parameters."""
+    params = read_params(REPO / "params.yaml")
+    tower = {"num_hidden_layers": 1, "num_attention_heads": 2}
+    model = params.model.model_copy(
+        update={
+            "vision": params.model.vision.model_copy(
+                update={"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+            ),
+            "audio": params.model.audio.model_copy(
+                update={
+                    "d_model": 8,
+                    "encoder_ffn_dim": 8,
+                    "encoder_layers": 1,
+                    "encoder_attention_heads": 2,
+                }
+            ),
+            "gate": params.model.gate.model_copy(
+                update={"hidden_size": 8, "intermediate_size": 8, **tower}
+            ),
+            "text": params.model.text.model_copy(
+                update={
+                    "hidden_size": 16,
+                    "intermediate_size": 24,
+                    "num_key_value_heads": 1,
+                    **tower,
+                }
+            ),
+            "max_vocab_size": 320,
+        }
+    )
+    media = params.media.model_copy(update={"num_frames": 2, "image_size": 24})
+    return params.model_copy(update={"model": model, "media": media})
+
+
+def build_world(root: Path) -> Path:
+    """`root` with parent/ (a checkpoint), manifest.parquet and features/ in it."""
+    params = toy_params()
+    torch.manual_seed(0)
+    texts = ["the voice is loud"] + [completions.render("it", label) for label in LABELS] * 50
+    model, processor = build_untrained(texts, texts, model=params.model, media=params.media)
+    clips = [clip_at(i) for i in range(CLIPS)]
+    write_manifest(clips, root / "manifest.parquet")
+    generator = torch.Generator().manual_seed(1)
+    config = model.config
+    vision = torch.randn(
+        CLIPS,
+        config.num_frames,
+        config.patch_grid**2,
+        config.vision_config.hidden_size,
+        generator=generator,
+    )
+    audio = torch.randn(
+        CLIPS, config.audio_tokens, config.audio_config.d_model, generator=generator
+    )
+    has_audio = torch.tensor([clip.has_audio for clip in clips])
+    names = [clip.clip_id for clip in clips]
+    features = FeatureBatch(vision, audio, has_audio)
+    _teach(model, processor, features, [clip.clip_id for clip in clips], root / "taught")
+    model.save_pretrained(root / "parent")
+    processor.save_pretrained(root / "parent")
+    (root / "parent" / "provenance.json").write_text(json.dumps({"fold": 1, "mode": "reasoned"}))
+    (root / "features").mkdir()
+    shard = Shard(tuple(names), vision.half(), audio.half(), has_audio)
+    write_shard(shard, root / "features" / "0.safetensors")
+    pd.DataFrame(
+        {
+            "clip_id": names,
+            "key": names,
+            "shard": "0.safetensors",
+            "row": range(CLIPS),
+            "has_audio": has_audio.tolist(),
+            "towers": "toy",
+        }
+    ).to_parquet(root / "features" / INDEX)
+    return root
+
+
+def _teach(
+    model: HumanOmniForConditionalGeneration,
+    processor: HumanOmniProcessor,
+    features: FeatureBatch,
+    names: list[str],
+    folder: Path,
+) -> None:
+    """Answers in the right form with any label, so that sampled rewards differ."""
+    freeze(model)
+    question = prompts.instruction("reasoned")
+    examples = [
+        Example(name, question, completions.render("it", label), label)
+        for name in names
+        for label in LABELS
+    ]
+
+    def load(wanted: Sequence[str]) -> FeatureBatch:
+        rows = [names.index(name) for name in wanted]
+        return FeatureBatch(features.vision[rows], features.audio[rows], features.has_audio[rows])
+
+    folder.mkdir()
+    train_supervised(
+        model,
+        processor,
+        load,
+        examples,
+        TrainingPaths(folder, folder, folder),
+        sft=sft_params(epochs=60, batch_size=21, lr=1e-2),
+        engine=engine_params(save_every=1000),
+        log=lambda _step, _metrics: None,
+        recipe="taught",
+    )
+
+
+def clip_at(i: int) -> Clip:
+    """The i-th clip; every third has no audio."""
+    digest = hashlib.sha256(str(i).encode()).hexdigest()
+    label = LABELS[i % len(LABELS)]
+    return Clip(
+        clip_id=f"clip-{i}",
+        corpus="dfew",
+        path=f"{i}.mp4",
+        label=label,
+        split="train",
+        fold=1,
+        subject=None,
+        rationale=f"a voice like {label}",
+        duration=1.0,
+        fps=8.0,
+        n_frames=8,
+        has_audio=i % 3 > 0,
+        sha256=digest,
+    )
+
+
+def paths_in(folder: Path) -> TrainingPaths:
+    """Where a training of the toy writes."""
+    return TrainingPaths(folder / "checkpoint", folder / "training", folder / ".state" / "toy")
+
+
+def engine_params(**update: object) -> EngineParams:
+    """The engine's params on the CPU, with a state every second step."""
+    base = {"device": "cpu", "save_every": 2}
+    return toy_params().engine.model_copy(update={**base, **update})
+
+
+def grpo_params(**update: object) -> GRPOParams:
+    """Small groups of short completions, of which none is ever well formed: rewards by length."""
+    base = {
+        "steps": 6,
+        "clips_per_step": 3,
+        "group_size": 4,
+        "max_new_tokens": 24,
+        "temperature": 0.5,
+        "lr": 1e-3,
+    }
+    return toy_params().grpo.model_copy(update={**base, **update})
+
+
+def sft_params(**update: object) -> SFTParams:
+    """Six steps of three examples."""
+    base = {"epochs": 2, "batch_size": 3, "lr": 5e-3}
+    return toy_params().cold_start.model_copy(update={**base, **update})
+
+
+def train_grpo(world: Path, folder: Path, engine: EngineParams, grpo: GRPOParams, log: Log) -> None:
+    """The GRPO stage from the world's checkpoint."""
+    from r1omni.training.grpo import run_grpo
+
+    run_grpo(
+        world / "parent",
+        [world / "manifest.parquet"],
+        [world / "features"],
+        paths_in(folder),
+        grpo=grpo,
+        held_out=HeldOutParams(clips=0, seed=1, every=1),
+        engine=engine,
+        log=log,
+    )
+
+
+def train_sft(world: Path, folder: Path, engine: EngineParams, sft: SFTParams, log: Log) -> None:
+    """The cold start from the world's checkpoint."""
+    from r1omni.training.sft import run_sft
+
+    run_sft(
+        world / "parent",
+        [world / "manifest.parquet"],
+        [world / "features"],
+        paths_in(folder),
+        mode="reasoned",
+        sft=sft,
+        engine=engine,
+        log=log,
+    )
