@@ -78,7 +78,7 @@ def run_grpo(
     join_ranks(engine)
     rest, watched = set_aside(every_clip, held_out)
     clips = [clip for clip in rest if clip.split == "train" and clip.label is not None]
-    shares = balanced_shares([(clip.corpus, clip.label) for clip in clips], grpo.balance)
+    shares = balanced_shares([clip.label for clip in clips], grpo.balance)
     store = FeatureStore(list(features))
     watch = Watch(watched, store, "reasoned", grpo.max_new_tokens, held_out.every)
     recipe = fingerprint([grpo, held_out, engine], [cold_start, *manifests])
