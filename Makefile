@@ -29,6 +29,10 @@ lint: install ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: install ## Time the GRPO step against the textbook's and TRL's (BENCH=quick: under 10 minutes)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[bench]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench $(or $(BENCH),full)
+
 ui: install ## Open MLflow on 127.0.0.1 and print the link to the registry
 	@exec $(BIN)/r1omni ui
 

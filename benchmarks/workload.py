@@ -13,6 +13,7 @@ from transformers import BertConfig, Qwen2Config, SiglipVisionConfig, WhisperCon
 
 from benchmarks.textbook import Prompt
 from r1omni.model import HumanOmniConfig, HumanOmniForConditionalGeneration
+from r1omni.model.prompting import PromptBatch
 
 Model = HumanOmniForConditionalGeneration
 TEXT_TOKENS = 107  # of the prompt, apart from the two sentinels
@@ -54,6 +55,14 @@ def midsize_config(vocab_size: int = 16384) -> HumanOmniConfig:
         ),
         eos_token_id=1, pad_token_id=0,
     )  # fmt: skip
+
+
+def growth_config() -> HumanOmniConfig:
+    """The same language model with little media (49 + 50 positions): prompts can be short."""
+    config = midsize_config()
+    config.num_frames = 1
+    config.audio_config.max_source_positions = 150
+    return config
 
 
 def build_workload(
@@ -99,6 +108,35 @@ def with_features(model: Model, clip: Prompt) -> Prompt:
         clip.gate_input_ids,
         vision_features=model.encode_vision(clip.pixels),
         audio_features=model.encode_audio(clip.mel),
+    )
+
+
+def text_only(config: HumanOmniConfig, seed: int, length: int = 999) -> Prompt:
+    """A prompt of text alone, for the language-model part."""
+    generator = torch.Generator().manual_seed(seed)
+    vocab = config.text_config.vocab_size
+    return Prompt(
+        torch.randint(3, vocab, (1, length), generator=generator), torch.ones(1, 1).long()
+    )
+
+
+def as_batch(model: Model, clips: list[Prompt]) -> PromptBatch:
+    """What the fast path takes: prompts of one length, and features (made here from raw media)."""
+    clips = [with_features(model, clip) if clip.pixels is not None else clip for clip in clips]
+    ids = torch.cat([clip.input_ids for clip in clips])
+    gates = torch.cat([clip.gate_input_ids for clip in clips])
+    vision = [clip.vision_features for clip in clips if clip.vision_features is not None]
+    audio = [clip.audio_features for clip in clips if clip.audio_features is not None]
+    config = model.config  # text alone: one blank position, which no sentinel asks for
+    blank_vision = torch.zeros(len(clips), 1, 4, config.vision_config.hidden_size)
+    blank_audio = torch.zeros(len(clips), 1, config.audio_config.d_model)
+    return PromptBatch(
+        ids,
+        torch.ones_like(ids),
+        gates,
+        torch.ones_like(gates),
+        torch.cat(vision) if vision else blank_vision,
+        torch.cat(audio) if audio else blank_audio,
     )
 
 

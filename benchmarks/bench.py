@@ -1,0 +1,114 @@
+"""`make bench`: the fast GRPO step against the textbook's and TRL's, side by side in one run.
+
+    python -m benchmarks.bench quick        # the first four ratios, within `--minutes`
+    python -m benchmarks.bench full         # also growth, matmul rate, predict, features, CUDA
+
+Every measurement is a process of its own with one thread; the ways take turns, and the order
+turns with the rounds. CPU seconds are compared (wall seconds beside them); medians over the rounds.
+Writes benchmarks/results.json and benchmarks/RESULTS.md (which also takes in sections/*.md).
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.measuring import machine
+from benchmarks.results import Row, summarise, write_results
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results.json"
+WAYS = {
+    "textbook": ["one_step", "textbook"],
+    "fast": ["one_step", "fast"],
+    "fast, cached features": ["one_step", "fast", "--cached"],
+    "fast, text only": ["one_step", "fast", "--text"],
+    "TRL, text only": ["one_step", "trl"],
+}
+GROUPS = (2, 4, 8, 16, 32)
+CLIPS = (1, 2, 4, 8, 16)
+PROMPTS = (250, 500, 1000, 2000)
+SHORT = ["--new-tokens", "32"]
+FULL_ROUNDS = 5
+
+
+def main() -> None:
+    """Measure, then write what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["quick", "full", "rest"], nargs="?", default="full")
+    parser.add_argument("--rounds", type=int, help="of the five ways; default: 5, quick as it fits")
+    parser.add_argument("--minutes", type=float, default=9.0, help="quick: no round beyond this")
+    parser.add_argument("--add", action="store_true", help="to the rows that are there")
+    asked = parser.parse_args()
+    earlier = json.loads(RESULTS.read_text()) if asked.add and RESULTS.is_file() else {}
+    rows: list[Row] = earlier.get("rows", [])
+    began = time.monotonic()
+    minutes = asked.minutes if asked.what == "quick" and asked.rounds is None else None
+    rounds = 0 if asked.what == "rest" else asked.rounds or FULL_ROUNDS
+    for number in range(rounds):
+        started = time.monotonic()
+        for name in in_turn(number):
+            rows += measure(name, WAYS[name])
+            finish(rows)
+        now = time.monotonic()
+        if minutes is not None and (now - began) + (now - started) > 60 * minutes:
+            break
+    if asked.what != "quick":
+        for name, command in the_rest():
+            rows += measure(name, command)
+            finish(rows)
+
+
+def in_turn(number: int) -> list[str]:
+    """The ways in the order of a round: each begins with another one."""
+    names = list(WAYS)
+    turn = number % len(names)
+    return names[turn:] + names[:turn]
+
+
+def the_rest() -> list[tuple[str, list[str]]]:
+    """The measurements that only the full run makes: (name, command)."""
+    step = ["one_step", "fast", "--cached"]
+    return [
+        *((f"G = {g}", [*step, "--group-size", str(g)]) for g in GROUPS),
+        *(
+            (f"P = {p}, one at a time", [*step, *SHORT, "--clips", str(p), "--accumulate", str(p)])
+            for p in CLIPS
+        ),
+        *((f"P = {p}, together", [*step, *SHORT, "--clips", str(p)]) for p in CLIPS[:4]),
+        *((f"prompt {n}", [*step, *SHORT, "--prompt", str(n)]) for n in PROMPTS),
+        ("prompt 2000, recompute", [*step, *SHORT, "--prompt", "2000", "--recompute"]),
+        ("matmul", ["rates", "matmul"]),
+        ("predict", ["rates", "predict"]),
+        ("features", ["rates", "features"]),
+        ("CUDA", ["rates", "cuda"]),
+    ]
+
+
+def measure(name: str, command: list[str]) -> list[Row]:
+    """The rows that one process prints."""
+    module, *arguments = command
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {name}\n")
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **threads, "TOKENIZERS_PARALLELISM": "false"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return [{"name": name, **row} for row in rows]
+
+
+def finish(rows: list[Row]) -> None:
+    """Write what there is so far."""
+    write_results(summarise(rows), rows, machine(), RESULTS)
+
+
+if __name__ == "__main__":
+    main()

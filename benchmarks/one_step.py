@@ -1,0 +1,218 @@
+"""One process, one way to make a GRPO step, measured: a JSON object per step on stdout.
+
+    python -m benchmarks.one_step fast --cached --steps 2
+
+The first step of a process gives its peak memory; of the fast ways later steps give the time (they
+are warm), of the slow ones the first step after a small warm-up. The loss is computed on fixed
+completions, so that its value can be compared between the ways; sampling is timed beside it.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from benchmarks import textbook
+from benchmarks.measuring import Clock, PeakMemory
+from benchmarks.workload import (
+    KL_COEF,
+    TEXT_TOKENS,
+    Workload,
+    advantages_of,
+    as_batch,
+    build_workload,
+    growth_config,
+    midsize_config,
+    text_only,
+)
+from r1omni.model.sampling import decode, uniform_draws
+from r1omni.model.shared_prefix import Prefix, prefill
+from r1omni.training.group_loss import Sampled, group_loss
+
+Step = Callable[[Clock], float]
+NO_END = -1  # no token is the end token
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("way", choices=["textbook", "fast", "trl"])
+    parser.add_argument("--cached", action="store_true", help="fast: towers' outputs are given")
+    parser.add_argument("--text", action="store_true", help="fast: the language model alone")
+    parser.add_argument("--recompute", action="store_true", help="fast: grpo.prefix: recompute")
+    parser.add_argument("--steps", type=int, default=1, help="timed, after the first")
+    parser.add_argument("--clips", type=int, default=1)
+    parser.add_argument("--accumulate", type=int, default=1, help="micro-batches of the clips")
+    parser.add_argument("--group-size", type=int, default=8)
+    parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--prompt", type=int, help="positions, with little media; 250 or more")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    if asked.way == "trl":
+        from benchmarks.trl_step import measure_trl
+
+        report(measure_trl(asked.group_size, asked.new_tokens))
+        return
+    config = growth_config() if asked.prompt else midsize_config()
+    media = config.visual_tokens + config.audio_tokens
+    text = asked.prompt - media if asked.prompt else TEXT_TOKENS
+    workload = build_workload(config, asked.clips, text)
+    workload.policy.requires_grad_(True)
+    for tower in (workload.policy.model.vision_tower, workload.policy.model.audio_tower):
+        tower.requires_grad_(False)
+    if asked.way == "textbook":
+        warm = textbook_step(workload, group_size=2, new_tokens=2)
+        warm(Clock())
+        run, steps = textbook_step(workload, asked.group_size, asked.new_tokens), 0
+    else:
+        if asked.text:
+            clips = [text_only(config, seed) for seed in range(asked.clips)]
+            workload = replace(workload, clips=clips)
+        elif asked.cached:
+            workload = replace(workload, clips=workload.cached())
+        run = fast_step(
+            workload, asked.group_size, asked.new_tokens, asked.accumulate, asked.recompute
+        )
+        steps = asked.steps
+    first = measured(run, workload)
+    report({**first, "warm": steps == 0})
+    for _ in range(steps):
+        report({**measured(run, workload), "warm": True})
+
+
+def report(row: dict[str, object]) -> None:
+    """One line of JSON."""
+    sys.stdout.write(json.dumps(row) + "\n")
+    sys.stdout.flush()
+
+
+def measured(run: Step, workload: Workload) -> dict[str, object]:
+    """One step's CPU and wall seconds, peak memory, loss and gradient norm."""
+    workload.policy.zero_grad(set_to_none=True)
+    clock, peak = Clock(), PeakMemory()
+    with clock.part("step"):
+        loss = run(clock)
+    grads = [p.grad for p in workload.policy.parameters() if p.grad is not None]
+    norm = torch.stack([grad.norm() for grad in grads]).norm()
+    return {
+        "cpu": clock.cpu.pop("step"),
+        "wall": clock.wall.pop("step"),
+        "peak_mib": peak.above_start(),
+        "cpu_parts": clock.cpu,
+        "wall_parts": clock.wall,
+        "loss": loss,
+        "grad_norm": norm.item(),
+    }
+
+
+def completions_of(vocab: int, n_clips: int, group_size: int, new_tokens: int) -> torch.Tensor:
+    """The fixed completions: (P, G, T)."""
+    generator = torch.Generator().manual_seed(7)
+    return torch.randint(3, vocab, (n_clips, group_size, new_tokens), generator=generator)
+
+
+def textbook_step(workload: Workload, group_size: int, new_tokens: int) -> Step:
+    """Everything for every completion in every pass, one clip at a time."""
+    vocab = workload.policy.config.text_config.vocab_size
+    ids = completions_of(vocab, len(workload.clips), group_size, new_tokens)
+    watched: list[Clock] = []
+
+    def run(clock: Clock) -> float:
+        if not watched:
+            for model in (workload.policy, workload.reference):
+                model = model.model
+                vision = model.vision_tower.vision_tower["vision_model"]
+                clock.watch("towers", vision, model.audio_tower.audio_tower["encoder"])
+            watched.append(clock)
+        generator, total = torch.Generator().manual_seed(0), 0.0
+        for clip, own in zip(workload.clips, ids, strict=True):
+            with clock.part("generate"):
+                textbook.generate(
+                    workload.policy,
+                    clip,
+                    group_size=group_size,
+                    max_new_tokens=new_tokens,
+                    temperature=1.0,
+                    generator=generator,
+                )
+            rewards = torch.arange(group_size).float()
+            rollouts = textbook.Rollouts(own, torch.ones_like(own), rewards)
+            with clock.part("policy and reference forward"):
+                step = textbook.grpo_step(
+                    workload.policy, workload.reference, [clip], [rollouts], kl_coef=KL_COEF
+                )
+            with clock.part("backward"):
+                (step.loss / len(workload.clips)).backward()
+            total += step.loss.item() / len(workload.clips)
+        return total
+
+    return run
+
+
+def fast_step(
+    workload: Workload, group_size: int, new_tokens: int, accumulate: int, recompute: bool
+) -> Step:
+    """What the `grpo` stage does with a batch of clips, in `accumulate` micro-batches."""
+    policy, P = workload.policy, len(workload.clips)
+    vocab = policy.config.text_config.vocab_size
+    all_ids = completions_of(vocab, P, group_size, new_tokens)
+    size = P // accumulate
+
+    def run(clock: Clock) -> float:
+        total = 0.0
+        for start in range(0, P, size):
+            clips, ids = workload.clips[start : start + size], all_ids[start : start + size]
+            with clock.part("towers"):
+                prompts = as_batch(policy, clips)
+            with clock.part("connector"):
+                embeds, mask = policy.embed_prompt(
+                    prompts.input_ids,
+                    prompts.attention_mask,
+                    vision_features=prompts.vision_features,
+                    audio_features=prompts.audio_features,
+                    gate_input_ids=prompts.gate_input_ids,
+                    gate_attention_mask=prompts.gate_attention_mask,
+                )
+            with clock.part("prefill"):
+                prefix = prefill(policy.model, embeds, mask, recompute=recompute)
+            with clock.part("decode"):
+                sample(workload, prefix, group_size, new_tokens, temperature=1.0)
+            with clock.part("policy and reference forward"):
+                advantages = advantages_of(len(clips), group_size)
+                compared = group_loss(
+                    policy,
+                    workload.reference,
+                    Sampled(prompts, prefix, ids, torch.ones_like(ids), advantages),
+                    temperature=1.0,
+                    kl_coef=KL_COEF,
+                    recompute=recompute,
+                )
+            with clock.part("backward"):
+                (compared.loss / accumulate).backward()
+            total += compared.loss.item() / accumulate
+        return total
+
+    return run
+
+
+def sample(
+    workload: Workload, prefix: Prefix, group_size: int, new_tokens: int, temperature: float
+) -> torch.Tensor:
+    """Completions that never end: (P, G, T)."""
+    generators = [torch.Generator().manual_seed(i) for i in range(len(prefix.lengths))]
+    return decode(
+        workload.policy,
+        prefix,
+        group_size=group_size,
+        max_new_tokens=new_tokens,
+        eos_token_id=NO_END,
+        temperature=temperature,
+        draws=uniform_draws(generators, group_size, new_tokens),
+    ).token_ids
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""From measured rows to ratios, results.json and RESULTS.md."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+SECTIONS = Path(__file__).parent / "sections"
+TARGETS = {
+    "textbook_over_fast_cpu": "≥ 5.5",
+    "textbook_over_fast_cpu_cached": "≥ 6",
+    "textbook_over_fast_peak_memory": "≥ 4",
+    "trl_over_fast_cpu": "≥ 5",
+    "g16_over_g8_cpu": "≤ 1.75",
+    "fraction_of_matmul_rate": "≥ 0.5",
+    "predict_batched_over_single": "",
+}
+MEANING = {
+    "textbook_over_fast_cpu": "the textbook's CPU time over ours, both with the towers",
+    "textbook_over_fast_cpu_cached": "the same textbook over ours with cached features",
+    "textbook_over_fast_peak_memory": "peak memory above the start, both with the towers",
+    "trl_over_fast_cpu": "TRL's GRPOTrainer over ours, the language model alone",
+    "g16_over_g8_cpu": "CPU time with 16 completions a clip over that with 8",
+    "fraction_of_matmul_rate": "necessary arithmetic at this machine's matmul rate for its shapes, "
+    "over the step's CPU time",
+    "predict_batched_over_single": "clips per CPU second, eight together over one at a time",
+}
+
+
+def summarise(rows: list[Row]) -> dict[str, float | None]:
+    """The ratios; None for what was not measured."""
+    textbook, fast = cpu(rows, "textbook"), cpu(rows, "fast")
+    cached = cpu(rows, "fast, cached features")
+    matmul = next((row for row in rows if row["name"] == "matmul"), None)
+    predict = next((row for row in rows if row["name"] == "predict"), None)
+    return {
+        "textbook_over_fast_cpu": over(textbook, fast),
+        "textbook_over_fast_cpu_cached": over(textbook, cached),
+        "textbook_over_fast_peak_memory": over(peak(rows, "textbook"), peak(rows, "fast")),
+        "trl_over_fast_cpu": over(cpu(rows, "TRL, text only"), cpu(rows, "fast, text only")),
+        "g16_over_g8_cpu": over(cpu(rows, "G = 16"), cpu(rows, "G = 8")),
+        "fraction_of_matmul_rate": over(matmul and matmul["seconds_at_matmul_rate"], cached),
+        "predict_batched_over_single": predict and predict["batched_over_single"],
+    }
+
+
+def timed(rows: list[Row], name: str) -> list[Row]:
+    """The rows whose time counts."""
+    return [row for row in rows if row["name"] == name and row.get("warm")]
+
+
+def cpu(rows: list[Row], name: str) -> float | None:
+    """The median of the CPU seconds."""
+    found = [row["cpu"] for row in timed(rows, name)]
+    return statistics.median(found) if found else None
+
+
+def peak(rows: list[Row], name: str) -> float | None:
+    """The median of the peak memory of first steps, in MiB above the start.
+
+    Later steps start with memory that earlier ones left with the allocator.
+    """
+    found = [row["peak_mib"] for row in rows if row["name"] == name and "peak_mib" in row]
+    first = [r["peak_mib"] for r in rows if r["name"] == name and r.get("warm") is False]
+    return statistics.median(first or found) if found else None
+
+
+def over(above: float | None, below: float | None) -> float | None:
+    """The ratio of what was measured."""
+    return above / below if above is not None and below is not None else None
+
+
+def write_results(
+    ratios: dict[str, float | None], rows: list[Row], machine: dict[str, str], path: Path
+) -> None:
+    """Write results.json and, beside it, RESULTS.md with every section there is."""
+    known = {key: None if value is None else round(value, 3) for key, value in ratios.items()}
+    _write(path, json.dumps({**known, "machine": machine, "rows": rows}, indent=1) + "\n")
+    parts = ["# Speed", *speed_section(ratios, rows, machine)]
+    parts += [section.read_text().rstrip() for section in sorted(SECTIONS.glob("*.md"))]
+    _write(path.with_name("RESULTS.md"), "\n\n".join(parts) + "\n")
+
+
+def speed_section(
+    ratios: dict[str, float | None], rows: list[Row], machine: dict[str, str]
+) -> list[str]:
+    """The paragraphs about GRPO's speed."""
+    return [
+        "`make bench` wrote this from what it measured (raw rows: results.json). "
+        + " · ".join(f"{key} {value}" for key, value in machine.items()),
+        "Every measurement is a process of its own with one thread; the ways took turns. One step, "
+        "one clip, 8 completions of 128 tokens, prompt of 999 positions, no optimizer step, random "
+        "weights: SigLIP 4 x 256 at 224/16, Whisper encoder 4 x 384 with 1500 positions, Qwen2 "
+        "6 x 512 (8 query, 2 key heads, ff 2816), vocabulary 16,384. CPU seconds are medians over "
+        "n steps; wall seconds suffer where other work shares the cores.",
+        _ratio_table(ratios),
+        _step_table(rows),
+        _parts_table(rows),
+        *_same_numbers(rows),
+        *_growth_table(rows),
+        *_notes(rows),
+    ]
+
+
+def _ratio_table(ratios: dict[str, float | None]) -> str:
+    lines = ["| ratio | measured | target | what |", "|---|--:|--:|---|"]
+    for key, value in ratios.items():
+        shown = "not measured" if value is None else f"{value:.2f}"
+        lines.append(f"| `{key}` | {shown} | {TARGETS[key]} | {MEANING[key]} |")
+    return "\n".join(lines)
+
+
+def _step_table(rows: list[Row]) -> str:
+    lines = ["| one step | n | CPU s (median) | CPU s (all) | wall s | peak MiB |"]
+    lines.append("|---|--:|--:|---|--:|--:|")
+    for name in (
+        "textbook", "fast", "fast, cached features", "fast, text only", "TRL, text only"
+    ):  # fmt: skip
+        own = timed(rows, name)
+        if not own:
+            missing = [r["missing"] for r in rows if r["name"] == name and "missing" in r]
+            lines.append(f"| {name} | 0 | {missing[0] if missing else 'not measured'} | | | |")
+            continue
+        every = ", ".join(f"{row['cpu']:.1f}" for row in own)
+        wall = statistics.median(row["wall"] for row in own)
+        lines.append(
+            f"| {name} | {len(own)} | {cpu(rows, name):.2f} | {every} | {wall:.1f} | "
+            f"{peak(rows, name):.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _parts_table(rows: list[Row]) -> str:
+    lines = ["| CPU seconds by part | part | s |", "|---|---|--:|"]
+    for name in ("textbook", "fast", "fast, cached features"):
+        own = timed(rows, name)
+        for part in own[0]["cpu_parts"] if own else ():
+            seconds = statistics.median(row["cpu_parts"][part] for row in own)
+            lines.append(f"| {name} | {part} | {seconds:.2f} |")
+    lines.append("")
+    lines.append("The textbook's towers run inside its other parts and are counted there too.")
+    return "\n".join(lines)
+
+
+def _same_numbers(rows: list[Row]) -> list[str]:
+    slow, fast = timed(rows, "textbook"), timed(rows, "fast")
+    if not slow or not fast:
+        return []
+    said = [
+        f"{what} {slow[0][key]:.9g} and {fast[0][key]:.9g}"
+        for what, key in (("loss", "loss"), ("gradient norm", "grad_norm"))
+    ]
+    return [f"The same step, by the textbook and by the fast path: {', '.join(said)}."]
+
+
+def _growth_table(rows: list[Row]) -> list[str]:
+    names = [n for n in dict.fromkeys(row["name"] for row in rows) if n[:2] in ("G ", "P ", "pr")]
+    names = [name for name in names if timed(rows, name)]
+    if not names:
+        return []
+    lines = ["| growth (cached features) | n | CPU s | peak MiB |", "|---|--:|--:|--:|"]
+    for name in names:
+        n = len(timed(rows, name))
+        lines.append(f"| {name} | {n} | {cpu(rows, name):.2f} | {peak(rows, name):.0f} |")
+    lines.append("")
+    lines.append("128 new tokens with G, 32 with P and prompt; G = 8 where it is not named.")
+    return ["\n".join(lines)]
+
+
+def _notes(rows: list[Row]) -> list[str]:
+    return [f"{row['name']}: {row['note']}" for row in rows if row.get("note")]
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
