@@ -45,27 +45,38 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=1, help="divides rows and files")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rate-clips", type=int, default=600)
+    parser.add_argument("--parts", nargs="+", default=["rate", "memory", "counts"])
     parser.add_argument("--one", nargs=3, metavar=("CORPUS", "ROOT", "FOLD"), help="(internal)")
     options = parser.parse_args()
     if options.one:
         corpus, root, fold = options.one
         say(ingest_here(corpus, Path(root), int(fold), options.workers))
         return
+    results = earlier() | {
+        "machine": f"{processor()}, {options.workers} workers",
+        "scale": options.scale,
+    }
     with tempfile.TemporaryDirectory(prefix="r1omni-ingest-") as folder:
         os.chdir(folder)
         base = Path(folder)
         clips = sources(base)
-        results = {
-            "machine": f"{processor()}, {options.workers} workers",
-            "scale": options.scale,
-            "rate": rates(base, clips, options.rate_clips, options.workers),
-            "memory": memory(base, clips, options.scale, options.workers),
-            "counts": counts(base, clips, options.scale, options.workers),
+        parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
+            "rate": lambda: rates(base, clips, options.rate_clips, options.workers),
+            "memory": lambda: memory(base, clips, options.scale, options.workers),
+            "counts": lambda: counts(base, clips, options.scale, options.workers),
         }
-    SECTION.parent.mkdir(exist_ok=True)
-    write(SECTION.with_suffix(".json"), json.dumps(results, indent=1) + "\n")
-    write(SECTION.with_suffix(".md"), render(results))
+        for name in options.parts:
+            results[name] = parts[name]()
+            write(SECTION.with_suffix(".json"), json.dumps(results, indent=1) + "\n")
+            write(SECTION.with_suffix(".md"), render(results))
     say(render(results))
+
+
+def earlier() -> dict[str, Any]:
+    """What an earlier run has measured."""
+    path = SECTION.with_suffix(".json")
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return {"rate": [], "memory": [], "counts": []} | found
 
 
 def sources(base: Path) -> dict[str, list[Path]]:
@@ -105,6 +116,7 @@ def rates(base: Path, clips: dict[str, list[Path]], n: int, workers: int) -> lis
             taken["probe"].append(bare(probed, paths, workers))
         best = {name: n / min(seconds) for name, seconds in taken.items()}
         rows.append({"clips": kind, "n": n, **best, "share": best["ingest"] / best["decode"]})
+        say(json.dumps(rows[-1]))
     return rows
 
 
@@ -137,6 +149,7 @@ def memory(
         root = base / f"memory-{n}"
         tree(root, clips["short"], n)
         rows.append({"n": n, **ingest("dfew", root, 1, workers)})
+        say(json.dumps(rows[-1]))
     return rows
 
 
@@ -155,6 +168,7 @@ def counts(
     for corpus, fold in wanted:
         root = base / corpus.removesuffix("_compound")
         rows.append({"corpus": corpus, "fold": fold, **ingest(corpus, root, fold, workers)})
+        say(json.dumps(rows[-1]))
     return rows
 
 
@@ -234,6 +248,7 @@ def write(path: Path, text: str) -> None:
 def say(text: str) -> None:
     """Put a line on standard output."""
     sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
