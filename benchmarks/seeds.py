@@ -5,7 +5,8 @@
 Each row is the pipeline itself (`dvc repro score`) in a copy of this project under .sweep/, with
 other values in params.yaml and this project's DVC cache, so what rows have in common is run once.
 A seed is the seed of cold start, label SFT and GRPO (their batches and samples); corpora, towers
-and base are the same for all seeds. Writes benchmarks/SEEDS.md and benchmarks/seeds.json.
+and base are the same for all seeds. Writes benchmarks/SEEDS.md, benchmarks/seeds.json and the
+tables in README.md.
 """
 
 import argparse
@@ -28,6 +29,7 @@ MODELS = ("base", "cold_start", "label_sft", "grpo")
 CORPORA = ("dfew", "mafw", "ravdess")
 WILD = ("dfew", "mafw")
 METRICS = "data/reports/metrics.json"
+BEGIN, END = "<!-- seeds: written by benchmarks/seeds.py -->", "<!-- /seeds -->"
 
 
 def main() -> None:
@@ -46,7 +48,10 @@ def main() -> None:
     there = [row for row in rows if (folder_of(*row) / METRICS).is_file()]
     measured = {f"{s:g}/{seed}": read_row(s, seed) for s, seed in there}
     write(ROOT / "benchmarks/seeds.json", json.dumps(measured, indent=1, sort_keys=True) + "\n")
-    write(ROOT / "benchmarks/SEEDS.md", render(measured, arguments.shortcuts, arguments.seeds))
+    tables = render(measured, arguments.shortcuts, arguments.seeds)
+    write(ROOT / "benchmarks/SEEDS.md", tables)
+    readme = ROOT / "README.md"
+    write(readme, between_markers(readme.read_text(encoding="utf-8"), tables))
 
 
 def folder_of(shortcut: float, seed: int) -> Path:
@@ -182,6 +187,15 @@ def cell(metrics: dict) -> str:
     """WAR / UAR with WAR's half-width."""
     low, high = metrics["war_ci"]
     return f"{100 * metrics['war']:.1f} ± {50 * (high - low):.1f} / {100 * metrics['uar']:.1f}"
+
+
+def between_markers(document: str, tables: str) -> str:
+    """The document with the tables in place of what stood between its two markers."""
+    before, _, rest = document.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    if not rest or not after:
+        raise ValueError(f"README.md: expected the markers {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n{tables}{END}{after}"
 
 
 def write(path: Path, text: str) -> None:

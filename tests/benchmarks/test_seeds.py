@@ -1,0 +1,40 @@
+"""The seeds table: bold only where a gain exceeds both half-widths; the README keeps its text."""
+
+import pytest
+
+from benchmarks.seeds import BEGIN, END, between_markers, gain, render
+
+GAIN = {"war": 0.05, "war_half_width": 0.04, "uar": 0.06, "uar_half_width": 0.05}
+
+
+def row(war: float) -> dict:
+    metrics = {
+        "war": war,
+        "uar": war,
+        "war_ci": [war - 0.04, war + 0.04],
+        "gain_over": dict.fromkeys(("base", "cold_start", "label_sft"), GAIN),
+        "follows_scene": {"share": 0.25, "n": 4},
+        "rationale_truth": {"face": 0.5, "voice": None},
+    }
+    return dict.fromkeys(
+        ("base", "cold_start", "label_sft", "grpo"),
+        dict.fromkeys(("dfew", "mafw", "ravdess"), metrics),
+    )
+
+
+def test_a_gain_is_bold_only_beyond_both_half_widths():
+    assert gain(GAIN) == "**+5.0 ± 4.0 / +6.0 ± 5.0**"
+    assert gain({**GAIN, "uar_half_width": 0.06}) == "+5.0 ± 4.0 / +6.0 ± 6.0"
+
+
+def test_means_and_spread_are_over_the_seeds_and_absent_rows_are_named():
+    table = render({"0.5/1": row(0.5), "0.5/2": row(0.7)}, [0.5], [1, 2, 3])
+    assert "Not run: 0.5/3." in table
+    assert "| 0.5 | 2 | grpo | 60.0 (sd 14.1) / 60.0 |" in table  # sqrt(2) * 10
+    assert table.count("| 25 | 50 |  |") == 4
+
+
+def test_only_what_stands_between_the_markers_is_replaced():
+    assert between_markers(f"a {BEGIN}\nold{END} b", "new\n") == f"a {BEGIN}\nnew\n{END} b"
+    with pytest.raises(ValueError, match="expected the markers"):
+        between_markers("no markers", "new")
