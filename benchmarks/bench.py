@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 from benchmarks.measuring import machine
 from benchmarks.results import Row, summarise, write_results
 
@@ -84,6 +86,19 @@ def the_rest() -> list[tuple[str, list[str]]]:
         ("matmul", ["rates", "matmul"]),
         ("predict", ["rates", "predict"]),
         ("features", ["rates", "features"]),
+        *real_size(),
+    ]
+
+
+def real_size() -> list[tuple[str, list[str]]]:
+    """Where there is a CUDA device: the real 0.5B shapes in bfloat16, textbook and fast."""
+    if not torch.cuda.is_available():
+        return [("CUDA", ["rates", "cuda"])]
+    size = ["--real", "--new-tokens", "150"]
+    return [
+        ("CUDA, 0.5B: textbook", ["one_step", "textbook", *size]),
+        ("CUDA, 0.5B: fast", ["one_step", "fast", *size, "--steps", "3"]),
+        ("CUDA, 0.5B: fast, cached", ["one_step", "fast", "--cached", *size, "--steps", "3"]),
         ("CUDA", ["rates", "cuda"]),
     ]
 

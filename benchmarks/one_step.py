@@ -26,6 +26,8 @@ from benchmarks.workload import (
     build_workload,
     growth_config,
     midsize_config,
+    moved,
+    real_config,
     text_only,
 )
 from r1omni.model.sampling import decode, uniform_draws
@@ -49,17 +51,23 @@ def main() -> None:
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--prompt", type=int, help="positions, with little media; 250 or more")
+    parser.add_argument("--real", action="store_true", help="the 0.5B shapes, bfloat16")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    device = torch.device("cuda" if asked.real and torch.cuda.is_available() else "cpu")
     if asked.way == "trl":
         from benchmarks.trl_step import measure_trl
 
         report(measure_trl(asked.group_size, asked.new_tokens))
         return
     config = growth_config() if asked.prompt else midsize_config()
+    if asked.real:
+        config = real_config()
     media = config.visual_tokens + config.audio_tokens
     text = asked.prompt - media if asked.prompt else TEXT_TOKENS
     workload = build_workload(config, asked.clips, text)
+    if asked.real:
+        workload = moved(workload, device, torch.bfloat16)
     workload.policy.requires_grad_(True)
     for tower in (workload.policy.model.vision_tower, workload.policy.model.audio_tower):
         tower.requires_grad_(False)
@@ -70,7 +78,7 @@ def main() -> None:
     else:
         if asked.text:
             clips = [text_only(config, seed) for seed in range(asked.clips)]
-            workload = replace(workload, clips=clips)
+            workload = moved(replace(workload, clips=clips), device, workload.policy.dtype)
         elif asked.cached:
             workload = replace(workload, clips=workload.cached())
         run = fast_step(
@@ -117,7 +125,8 @@ def completions_of(vocab: int, n_clips: int, group_size: int, new_tokens: int) -
 def textbook_step(workload: Workload, group_size: int, new_tokens: int) -> Step:
     """Everything for every completion in every pass, one clip at a time."""
     vocab = workload.policy.config.text_config.vocab_size
-    ids = completions_of(vocab, len(workload.clips), group_size, new_tokens)
+    device = workload.policy.device
+    ids = completions_of(vocab, len(workload.clips), group_size, new_tokens).to(device)
     watched: list[Clock] = []
 
     def run(clock: Clock) -> float:
@@ -127,7 +136,7 @@ def textbook_step(workload: Workload, group_size: int, new_tokens: int) -> Step:
                 vision = model.vision_tower.vision_tower["vision_model"]
                 clock.watch("towers", vision, model.audio_tower.audio_tower["encoder"])
             watched.append(clock)
-        generator, total = torch.Generator().manual_seed(0), 0.0
+        generator, total = torch.Generator(device).manual_seed(0), 0.0
         for clip, own in zip(workload.clips, ids, strict=True):
             with clock.part("generate"):
                 textbook.generate(
@@ -138,7 +147,7 @@ def textbook_step(workload: Workload, group_size: int, new_tokens: int) -> Step:
                     temperature=1.0,
                     generator=generator,
                 )
-            rewards = torch.arange(group_size).float()
+            rewards = torch.arange(group_size, device=device).float()
             rollouts = textbook.Rollouts(own, torch.ones_like(own), rewards)
             with clock.part("policy and reference forward"):
                 step = textbook.grpo_step(
@@ -158,7 +167,7 @@ def fast_step(
     """What the `grpo` stage does with a batch of clips, in `accumulate` micro-batches."""
     policy, P = workload.policy, len(workload.clips)
     vocab = policy.config.text_config.vocab_size
-    all_ids = completions_of(vocab, P, group_size, new_tokens)
+    all_ids = completions_of(vocab, P, group_size, new_tokens).to(policy.device)
     size = P // accumulate
 
     def run(clock: Clock) -> float:
@@ -181,7 +190,7 @@ def fast_step(
             with clock.part("decode"):
                 sample(workload, prefix, group_size, new_tokens, temperature=1.0)
             with clock.part("policy and reference forward"):
-                advantages = advantages_of(len(clips), group_size)
+                advantages = advantages_of(len(clips), group_size).to(policy.device)
                 compared = group_loss(
                     policy,
                     workload.reference,

@@ -163,10 +163,24 @@ def features() -> dict[str, object]:
 
 
 def cuda() -> dict[str, object]:
-    """Where this machine has a CUDA device: not written yet, and said so."""
+    """Where there is a CUDA device: its bfloat16 matmul rate, which utilisation is counted by."""
     if not torch.cuda.is_available():
         return {"missing": "no CUDA device", "note": "no CUDA device here: not measured."}
-    return {"missing": "not written", "note": "a CUDA device is here; this part is not written."}
+    side, repeats = 8192, 20
+    a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    a @ b
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(repeats):
+        a @ b
+    torch.cuda.synchronize()
+    rate = 2 * side**3 * repeats / (time.perf_counter() - began)
+    step = 9.56e12  # FLOP of a clip's step with cached features (facts/performance.md)
+    return {
+        "bf16_matmul_rate": rate,
+        "note": f"bf16 products of 8192 x 8192 run at {rate / 1e12:.0f} TFLOP/s, at which a clip's "
+        f"step of 9.56 TFLOP (cached features) would take {step / rate * 1e3:.0f} ms.",
+    }
 
 
 def cpu_seconds(run: Callable[[], object], repeats: int) -> float:

@@ -5,7 +5,7 @@ MIDSIZE has the released model's proportions at a size that one core can train: 
 """
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -57,6 +57,29 @@ def midsize_config(vocab_size: int = 16384) -> HumanOmniConfig:
     )  # fmt: skip
 
 
+def real_config() -> HumanOmniConfig:
+    """The shapes of the released 0.5B checkpoints; the towers stay behind, features are cached."""
+    return HumanOmniConfig(
+        text_config=Qwen2Config(
+            vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
+            num_attention_heads=14, num_key_value_heads=2,
+        ),
+        vision_config=SiglipVisionConfig(
+            hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+            image_size=224, patch_size=16,
+        ),
+        audio_config=WhisperConfig(
+            d_model=1280, encoder_ffn_dim=5120, encoder_layers=32, encoder_attention_heads=20,
+            num_mel_bins=128, max_source_positions=1500, encoder_layerdrop=0.0,
+        ),
+        gate_config=BertConfig(
+            vocab_size=30522, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
+            num_attention_heads=12, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        ),
+        eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+
+
 def growth_config() -> HumanOmniConfig:
     """The same language model with little media (49 + 50 positions): prompts can be short."""
     config = midsize_config()
@@ -79,6 +102,22 @@ def build_workload(
             if "_tower." not in name:  # the towers are the same in both
                 parameter.mul_(1.0 + 0.05 * torch.randn(()))
     return Workload(policy, reference, [make_clip(config, i, text_tokens) for i in range(n_clips)])
+
+
+def moved(workload: Workload, device: torch.device, dtype: torch.dtype) -> Workload:
+    """The workload on another device, in another precision."""
+
+    def move(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+    clips = [
+        Prompt(*(move(getattr(clip, field.name)) for field in fields(clip)))  # type: ignore[arg-type]
+        for clip in workload.clips
+    ]
+    models = (model.to(device, dtype) for model in (workload.policy, workload.reference))
+    return Workload(*models, clips)
 
 
 def make_clip(config: HumanOmniConfig, seed: int, text_tokens: int = TEXT_TOKENS) -> Prompt:
@@ -128,8 +167,9 @@ def as_batch(model: Model, clips: list[Prompt]) -> PromptBatch:
     vision = [clip.vision_features for clip in clips if clip.vision_features is not None]
     audio = [clip.audio_features for clip in clips if clip.audio_features is not None]
     config = model.config  # text alone: one blank position, which no sentinel asks for
-    blank_vision = torch.zeros(len(clips), 1, 4, config.vision_config.hidden_size)
-    blank_audio = torch.zeros(len(clips), 1, config.audio_config.d_model)
+    like = {"device": ids.device, "dtype": model.dtype}
+    blank_vision = torch.zeros(len(clips), 1, 4, config.vision_config.hidden_size, **like)
+    blank_audio = torch.zeros(len(clips), 1, config.audio_config.d_model, **like)
     return PromptBatch(
         ids,
         torch.ones_like(ids),
