@@ -269,6 +269,7 @@ def register(
         receipt,
         name=name,
         tracking=read_params(params).tracking,
+        state=Path(".state") / f"{checkpoint.name}.run.json",
     )
 
 

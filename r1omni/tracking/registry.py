@@ -13,7 +13,7 @@ from typing import Any
 
 from r1omni.config import TrackingParams
 from r1omni.tracking.provenance import code_tags, content_hash
-from r1omni.tracking.runs import Description, create_run, deliver_training
+from r1omni.tracking.runs import Description, create_run, deliver_training, owed_run
 from r1omni.tracking.store import locked, open_client, reaching
 
 CHECKPOINT = "checkpoint"
@@ -41,13 +41,15 @@ def run_register(
     *,
     name: str,
     tracking: TrackingParams,
+    state: Path | None = None,
 ) -> None:
     """Writes the receipt (JSON) of the checkpoint's model version; a leaf stage.
 
     `name`: base, cold_start, label_sft or grpo. All are versions of the one registered model
     `tracking.registered_model`, so that the registry's compare page can set them side by side. The
     same content is the same version, however often it is registered. No alias moves here.
-    What the store still lacks of the training (it may have been unreachable) is delivered first.
+    What the store still lacks of the training (it may have been unreachable) is delivered first, to
+    the run that `state` names if the training began one there: each point is in the store once.
     Raises StoreUnreachable; ValueError for a checkpoint or metrics that are not as expected.
     """
     evaluation = dict(_evaluation(metrics, name))
@@ -55,11 +57,7 @@ def run_register(
     client, experiment = open_client(tracking)
     with locked(tracking.uri), reaching(tracking.uri):
         version = _find_version(client, tracking.registered_model, tags["content_hash"])
-        run_id = version.run_id if version else _find_run(client, experiment, tags["content_hash"])
-        if run_id is None:
-            description = Description(name, json.loads(tags.get("params", "{}")), (), tags)
-            run_id = create_run(client, experiment, description)
-            client.set_terminated(run_id)
+        run_id = version.run_id if version else _training_run(client, experiment, tags, state)
         deliver_training(client, run_id, training)
         _log_evaluation(client, run_id, evaluation)
         _store_files(client, run_id, predictions, "predictions")
@@ -134,11 +132,23 @@ def _find_version(client: Any, model: str, digest: str) -> Any:
     return min(found, key=lambda version: int(version.version), default=None)
 
 
-def _find_run(client: Any, experiment: str, digest: str) -> str | None:
+def _training_run(client: Any, experiment: str, tags: Mapping[str, str], state: Path | None) -> str:
+    """The run that trained this content: completed, left incomplete by a lost store, or new."""
+    digest = tags["content_hash"]
     found = client.search_runs(
         [experiment], f"tags.content_hash = '{digest}'", max_results=1, order_by=["start_time DESC"]
     )
-    return str(found[0].info.run_id) if found else None
+    if found:
+        return str(found[0].info.run_id)
+    run_id = owed_run(client, state, digest) if state is not None else None
+    if run_id is not None and state is not None:
+        client.set_tag(run_id, "content_hash", digest)
+        state.unlink()
+    else:
+        params = json.loads(tags.get("params", "{}"))
+        run_id = create_run(client, experiment, Description(tags["model"], params, (), tags))
+    client.set_terminated(run_id)
+    return run_id
 
 
 def _create_version(client: Any, model: str, run_id: str, tags: Mapping[str, str]) -> Any:

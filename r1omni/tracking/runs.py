@@ -100,15 +100,22 @@ class Run:
         return True
 
     def finish(self, checkpoint: Path, training: Path) -> None:
-        """Completes the run from what the stage has written, and ties it to the checkpoint."""
+        """Completes the run from what the stage has written, and ties it to the checkpoint.
+
+        Where the store cannot be reached, the state file remembers which run is owed the rest, for
+        the `register` stage.
+        """
+        digest = content_hash(checkpoint)
         if not self.flush(at_once=True) or self._run_id is None:
+            self._owe(digest)
             return
         try:
             with reaching(self.tracking.uri):
                 deliver_training(self._client, self._run_id, training)
-                self._client.set_tag(self._run_id, "content_hash", content_hash(checkpoint))
+                self._client.set_tag(self._run_id, "content_hash", digest)
         except StoreUnreachable as error:
             self._postpone(error)
+            self._owe(digest)
 
     def close(self, status: str) -> None:
         """Ends the run as FINISHED, FAILED or KILLED; only a finished one is never continued."""
@@ -124,6 +131,10 @@ class Run:
             return
         if status == "FINISHED":
             self.state.unlink(missing_ok=True)
+
+    def _owe(self, digest: str) -> None:
+        kept = json.loads(self.state.read_text(encoding="utf-8")) if self.state.is_file() else {}
+        _write_state(self.state, {**kept, "content_hash": digest})
 
     def _postpone(self, error: StoreUnreachable) -> None:
         logger.warning("training goes on without MLflow for %.0f s: %s", self._pause, error)
@@ -223,6 +234,16 @@ def describe_run(client: Any, run_id: str, description: Description) -> None:
         client.log_inputs(run_id, dataset_inputs(description.datasets))
 
 
+def owed_run(client: Any, state: Path, digest: str) -> str | None:
+    """The run that trained the checkpoint of this content and could not be completed, or None."""
+    if not state.is_file():
+        return None
+    kept = json.loads(state.read_text(encoding="utf-8"))
+    if kept.get("content_hash") != digest or "run_id" not in kept:
+        return None
+    return _revived(client, kept["run_id"])
+
+
 def deliver_training(client: Any, run_id: str, training: Path) -> int:
     """How many points of curves.jsonl the run still lacked; rollout samples are added once."""
     sent = Curves(client, run_id).deliver(read_curves(training / "curves.jsonl"))
@@ -239,25 +260,30 @@ def deliver_training(client: Any, run_id: str, training: Path) -> int:
 
 
 def _continued(client: Any, experiment: str, state: Path, description: Description) -> str | None:
-    from mlflow.exceptions import MlflowException
-
     if not state.is_file():
         return None
     kept = json.loads(state.read_text(encoding="utf-8"))
-    if kept["fingerprint"] != description.fingerprint():
+    if kept.get("fingerprint") != description.fingerprint():
         return None
     if "run_id" not in kept:  # killed while the run was being created
         begun = client.search_runs([experiment], f"tags.{TOKEN} = '{kept['token']}'")
         for run in begun:
             describe_run(client, run.info.run_id, description)
         return str(begun[0].info.run_id) if begun else None
+    return _revived(client, kept["run_id"])
+
+
+def _revived(client: Any, run_id: str) -> str | None:
+    """The run, open again; None if the store is another one, or new, and has no such run."""
+    from mlflow.exceptions import MlflowException
+
     try:
-        client.update_run(kept["run_id"], status="RUNNING")
+        client.update_run(run_id, status="RUNNING")
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        return None  # another store, or a new one
-    return str(kept["run_id"])
+        return None
+    return run_id
 
 
 def _write_state(state: Path, kept: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from r1omni.config import TrackingParams
 from r1omni.tracking.promotion import run_promote
 from r1omni.tracking.registry import model_directory, read_receipt, run_register
-from r1omni.tracking.runs import open_run
+from r1omni.tracking.runs import Description, Run, open_run
 from r1omni.tracking.store import open_client
 
 
@@ -80,6 +80,31 @@ def test_what_a_lost_store_missed_is_delivered_by_register(
     history = client.get_metric_history(read_receipt(paths["receipt"]).run_id, "train/loss")
     assert [point.step for point in history] == list(range(1, 41))
     assert [point.value for point in history[:3]] == [1.0, 0.5, 1 / 3]
+
+
+def test_a_run_that_lost_its_store_before_the_end_is_completed_by_register(
+    project: Path, tracking: TrackingParams, trained: Any
+) -> None:
+    paths, state = trained("grpo"), project / "run.json"
+    begun = Run(Description("grpo", {"lr": 1}, (), {}), tracking, state)
+    for step in (1, 2, 3):
+        begun.log(step, {"train/loss": 1 / step})
+    assert begun.flush(at_once=True)  # and then nothing more: as after SIGKILL
+    (project / "blocked").write_text("a file where the store's folder should be")
+    blocked = tracking.model_copy(update={"uri": "sqlite:///blocked/mlflow.db"})
+    with open_run("grpo", tracking=blocked, params={"lr": 1}, state=state) as run:
+        run.log(4, {"train/loss": 1 / 4})
+        run.finish(paths["checkpoint"], paths["training"])
+    run_register(**paths, name="grpo", tracking=tracking, state=state)
+    client, experiment = open_client(tracking)
+    (only,) = client.search_runs([experiment])
+    assert (only.info.run_id, only.info.status) == (
+        read_receipt(paths["receipt"]).run_id,
+        "FINISHED",
+    )
+    history = client.get_metric_history(only.info.run_id, "train/loss")
+    assert [point.step for point in history] == list(range(1, 41))
+    assert not state.exists()
 
 
 def test_the_bytes_of_a_checkpoint_are_on_disk_once(

@@ -1,0 +1,111 @@
+"""Trainings that are killed with SIGKILL at seeded moments, again and again, until they end."""
+
+import random
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from forked import Ranks, stage
+
+from r1omni.training.journal import read_curves
+
+STATE = Path(".state") / "toy"
+
+
+@dataclass
+class Killed:
+    """What was done to a training."""
+
+    kills: int = 0
+    in_a_write: int = 0  # the kill left a half-written state behind
+    at_steps: list[int] = field(default_factory=list)  # steps in the curves when it came
+
+
+def kill_until_done(
+    kind: str,
+    world: Path,
+    folder: Path,
+    *,
+    kills: int,
+    seed: int,
+    engine: dict[str, Any],
+    params: dict[str, Any],
+) -> Killed:
+    """Start the stage, kill it `kills` times at moments drawn from `seed`, then let it end.
+
+    A third of the kills come as soon as a state is seen half written, the others some moments
+    after the next 0, 1 or 2 steps have been logged (0: while the process is still starting).
+    """
+    draw = random.Random(seed)
+    told = Killed()
+    size = engine.get("processes", 1)
+    folder.mkdir(parents=True, exist_ok=True)
+    while told.kills < kills:
+        ranks = Ranks(folder, size, stage, kind, world, folder, engine, params)
+        if told.kills % 3 == 2:
+            _wait_for(ranks, lambda: any((folder / STATE).glob(".partial-*/state/*")))
+        else:
+            _wait_for(ranks, _moment(folder, draw))
+            time.sleep(draw.uniform(0.0, 0.05))
+        assert ranks.alive, f"it ended after {told.kills} kills: {ranks.wait()}"
+        told.at_steps.append(_steps(folder))
+        ranks.kill(first=draw.randrange(size))
+        told.kills += 1
+        told.in_a_write += any((folder / STATE).glob(".partial-*"))
+    codes = Ranks(folder, size, stage, kind, world, folder, engine, params).wait()
+    assert codes == [0] * size, (folder / "said-0").read_text()[-3000:]
+    return told
+
+
+def _moment(folder: Path, draw: random.Random) -> Callable[[], bool]:
+    """Whether the next one or two steps have been logged, or some time of the start has gone by."""
+    begun, more = _steps(folder), draw.randrange(3)
+    until = time.monotonic() + draw.uniform(0.0, 1.0)
+
+    def come() -> bool:
+        if more == 0:
+            return time.monotonic() > until
+        return abs(_steps(folder) - begun) >= more  # a resumed run may first go back
+
+    return come
+
+
+def undisturbed(
+    kind: str, world: Path, folder: Path, engine: dict[str, Any], params: dict[str, Any]
+) -> Path:
+    """The folder of the same training, left alone."""
+    size = engine.get("processes", 1)
+    folder.mkdir(parents=True, exist_ok=True)
+    codes = Ranks(folder, size, stage, kind, world, folder, engine, params).wait()
+    assert codes == [0] * size, (folder / "said-0").read_text()[-3000:]
+    return folder
+
+
+def curves(folder: Path) -> list[dict[str, float]]:
+    """The curves without the times."""
+    rows = read_curves(folder / "training" / "curves.jsonl")
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+
+def mlflow_points(folder: Path) -> tuple[list[str], list[tuple[str, int, float]]]:
+    """The status of every run in the store, and all points but the times, in order."""
+    with sqlite3.connect(folder / "mlflow.db") as store:
+        runs = [status for (status,) in store.execute("select status from runs")]
+        rows = store.execute(
+            "select key, step, value from metrics where key not like 'time/%' order by key, step"
+        ).fetchall()
+    store.close()
+    return runs, rows
+
+
+def _wait_for(ranks: Ranks, condition: Any) -> None:
+    while ranks.alive and not condition():
+        time.sleep(0.0005)
+
+
+def _steps(folder: Path) -> int:
+    rows = read_curves(folder / STATE / "curves.jsonl")
+    return int(rows[-1]["step"]) if rows else 0

@@ -1,0 +1,128 @@
+"""One command, N processes: they know their ranks, die together and end with one exit code."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from r1omni.training.launch import launch_ranks
+
+LAUNCH = """
+import sys
+from types import SimpleNamespace
+from r1omni.training.launch import launch_ranks
+engine = SimpleNamespace(processes=int(sys.argv[1]), hostfile=None)
+sys.exit(launch_ranks(engine, [sys.executable, "-c", *sys.argv[2:]]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_rank(monkeypatch):
+    """Earlier tests of this process may have joined a group of one."""
+    monkeypatch.delenv("RANK", raising=False)
+
+
+def launched(size: int, code: str, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", LAUNCH, str(size), code, *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_every_rank_knows_its_place_and_where_to_meet(tmp_path):
+    code = (
+        "import os, sys, pathlib; "
+        "names = ('RANK', 'LOCAL_RANK', 'WORLD_SIZE'); "
+        "text = ' '.join(os.environ[n] for n in names); "
+        "pathlib.Path(sys.argv[1], os.environ['RANK']).write_text(text)"
+    )
+    assert launched(3, code, str(tmp_path)).wait() == 0
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert found == {"0": "0 0 3", "1": "1 1 3", "2": "2 2 3"}
+
+
+def test_one_failed_rank_ends_all_and_is_quoted():
+    code = (
+        "import os, sys, time\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    print('no such clip'); sys.exit(7)\n"
+        "time.sleep(60)"
+    )
+    began = time.monotonic()
+    process = launched(2, code)
+    _, said = process.communicate()
+    assert process.returncode == 7
+    assert "rank 1 ended with code 7" in said
+    assert "no such clip" in said
+    assert time.monotonic() - began < 50
+
+
+def test_sigterm_reaches_the_ranks_and_their_code_comes_back(tmp_path):
+    code = (
+        "import os, pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        "pathlib.Path(sys.argv[1], os.environ['RANK']).touch()\n"
+        "time.sleep(60)"
+    )
+    process = launched(2, code, str(tmp_path))
+    until(lambda: len(list(tmp_path.iterdir())) == 2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 143
+
+
+def test_killed_stage_leaves_no_rank_behind(tmp_path):
+    code = (
+        "import os, pathlib, sys, time; "
+        "pathlib.Path(sys.argv[1], os.environ['RANK']).touch(); time.sleep(60)"
+    )
+    process = launched(2, code, str(tmp_path))
+    until(lambda: len(list(tmp_path.iterdir())) == 2)
+    ranks = psutil.Process(process.pid).children()
+    assert len(ranks) == 2
+    process.kill()
+    process.wait()
+    assert psutil.wait_procs(ranks, timeout=10)[1] == []
+
+
+def test_one_process_and_a_launched_rank_train_by_themselves(params, monkeypatch):
+    assert launch_ranks(params.engine) is None
+    monkeypatch.setenv("RANK", "0")
+    assert launch_ranks(params.engine.model_copy(update={"processes": 4})) is None
+
+
+def test_a_missing_hostfile_is_named(params):
+    engine = params.engine.model_copy(update={"hostfile": Path("/no/hosts")})
+    with pytest.raises(ValueError, match=r"/no/hosts: engine\.hostfile names it"):
+        launch_ranks(engine)
+
+
+def test_a_stage_command_trains_in_two_processes(repo, world, tmp_path):
+    """The command that dvc.yaml runs, with engine.processes 2 in params.yaml."""
+    import yaml
+
+    values = yaml.safe_load((repo / "params.yaml").read_text())
+    values["engine"] |= {"device": "cpu", "processes": 2, "zero_stage": 2}
+    values["cold_start"] |= {"epochs": 1, "batch_size": 3}
+    values["tracking"] |= {"uri": "sqlite:////proc/none.db", "system_metrics": False}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    command = [sys.executable, "-m", "r1omni.cli", "cold-start", str(world / "parent")]
+    command += ["out/checkpoint", "--manifest", str(world / "manifest.parquet")]
+    command += ["--features", str(world / "features"), "--training", "out/training"]
+    environment = {**os.environ, "DVC_ROOT": str(tmp_path)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "out" / "checkpoint" / "model.safetensors").is_file()
+    assert len((tmp_path / "out" / "training" / "curves.jsonl").read_text().splitlines()) == 3
+    assert not (tmp_path / ".state" / "checkpoint").exists()

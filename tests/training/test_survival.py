@@ -1,0 +1,188 @@
+"""Killed, stopped, starved of its store or fed nonsense: a training loses nothing and says so."""
+
+import json
+import logging
+import shutil
+import time
+from pathlib import Path
+
+import kills
+import pandas as pd
+import pytest
+import torch
+import toy
+from forked import Ranks, stage, train
+
+from r1omni.training.engine import NonFiniteLoss
+from r1omni.training.journal import open_state, read_curves
+from r1omni.training.states import newest_state, write_state
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """An empty MLflow database, made once as it takes seconds."""
+    from r1omni.tracking.store import ensure_store
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    ensure_store(f"sqlite:///{path}")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "n", "engine", "params"),
+    [
+        ("grpo", 20, {}, {"steps": 40}),
+        ("sft", 5, {}, {"epochs": 6}),
+        ("grpo", 5, {"processes": 2, "zero_stage": 2}, {"steps": 14}),
+    ],
+    ids=["grpo", "sft", "grpo-two-processes-zero-2"],
+)
+def test_a_killed_training_ends_as_if_it_had_been_left_alone(
+    world, store, tmp_path, kind, n, engine, params
+):
+    for name in ("alone", "killed"):
+        (tmp_path / name).mkdir()
+        shutil.copy(store, tmp_path / name / "mlflow.db")
+    alone = kills.undisturbed(kind, world, tmp_path / "alone", engine, params)
+    told = kills.kill_until_done(
+        kind, world, tmp_path / "killed", kills=n, seed=1, engine=engine, params=params
+    )
+    killed = tmp_path / "killed"
+    assert told.kills == n
+    assert told.in_a_write >= n // 5, told
+    for file in sorted(p for p in (alone / "checkpoint").rglob("*") if p.is_file()):
+        twin = killed / file.relative_to(alone)
+        assert twin.read_bytes() == file.read_bytes(), file.name
+    expected = kills.curves(alone)
+    assert [row["step"] for row in expected] == list(range(1, len(expected) + 1))
+    assert kills.curves(killed) == expected
+    if kind == "grpo":
+        pd.testing.assert_frame_equal(
+            pd.read_parquet(killed / "training" / "rollouts.parquet"),
+            pd.read_parquet(alone / "training" / "rollouts.parquet"),
+        )
+    runs, points = kills.mlflow_points(killed)
+    assert runs == ["FINISHED"]
+    assert points == kills.mlflow_points(alone)[1]
+    assert len({(key, step) for key, step, _ in points}) == len(points)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_sigterm_saves_the_step_and_the_next_run_continues_there(world, tmp_path, size):
+    engine = {"processes": size, "save_every": 1000}
+    params = {"steps": 30}
+    ranks = Ranks(tmp_path, size, train, "grpo", world, tmp_path, engine, params)
+    curves = toy.paths_in(tmp_path).state / "curves.jsonl"
+    while ranks.alive and len(read_curves(curves)) < 2:
+        time.sleep(0.001)
+    ranks.terminate(rank=size - 1)  # any one of them
+    assert ranks.wait() == [143] * size
+    saved = len(read_curves(curves))
+    assert 2 <= saved < 30
+    assert [p.name for p in curves.parent.glob("step-*")] == [f"step-{saved:06d}"]
+    assert (
+        Ranks(tmp_path, size, train, "grpo", world, tmp_path, engine, params).wait() == [0] * size
+    )
+    assert [row["step"] for row in read_curves(tmp_path / "training" / "curves.jsonl")] == list(
+        range(1, 31)
+    )
+
+
+def poisoned(world: Path, folder: Path, where: int) -> Path:
+    """The world with one clip whose features are not numbers."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(world, folder)
+    path = folder / "features" / "0.safetensors"
+    tensors = load_file(path)
+    tensors["audio"][where] = float("nan")
+    names = json.dumps([toy.clip_at(i).clip_id for i in range(toy.CLIPS)])
+    save_file(tensors, path, metadata={"keys": names})
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["sft", "grpo"])
+def test_a_loss_that_is_no_number_names_step_clips_and_the_last_state(world, tmp_path, kind):
+    bad = poisoned(world, tmp_path / "world", where=4)
+    engine = {"save_every": 1}
+    with pytest.raises(NonFiniteLoss) as raised:
+        train(kind, bad, tmp_path / "out", engine, {})
+    message = str(raised.value)
+    curves = read_curves(toy.paths_in(tmp_path / "out").state / "curves.jsonl")
+    step = len(curves) + 1
+    assert f"step {step}: the loss is nan" in message
+    assert "clip-4" in message
+    assert ("step-000001" in message) if step > 1 else ("it would start at step 1" in message)
+
+
+def test_on_two_ranks_both_stop_at_one_ranks_nan(world, tmp_path):
+    bad = poisoned(world, tmp_path / "world", where=4)
+    folder = tmp_path / "out"
+    assert Ranks(folder, 2, train, "sft", bad, folder, {"processes": 2}, {}).wait() == [1, 1]
+    for rank in (0, 1):
+        assert "NonFiniteLoss: step" in (folder / f"said-{rank}").read_text()
+
+
+def lines(path: Path) -> None:
+    path.mkdir()
+    (path / "weights").write_text("1 2 3")
+
+
+def test_the_last_k_states_are_kept_and_a_damaged_one_is_named(tmp_path, caplog):
+    for step in (2, 4, 6, 8):
+        write_state(tmp_path, step, "recipe", 3, lines)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"step-00000{n}" for n in (4, 6, 8)]
+    (tmp_path / "step-000008" / "weights").write_text("1 2 4")
+    (tmp_path / "step-000006" / "record.json").write_text("{")
+    with caplog.at_level(logging.WARNING):
+        assert newest_state(tmp_path, "recipe") == (tmp_path / "step-000004", 4)
+    assert "step-000008: passed over, damaged: weights" in caplog.text
+    assert "step-000006: passed over, its record.json cannot be read" in caplog.text
+    assert newest_state(tmp_path, "another") is None
+    assert "step-000004: passed over, it belongs to another recipe" in caplog.text
+
+
+def test_shards_of_another_number_of_ranks_are_named(tmp_path, caplog, monkeypatch):
+    write_state(tmp_path, 2, "recipe", 2, lines)
+    record = json.loads((tmp_path / "step-000002" / "record.json").read_text())
+    record["ranks"] = 4
+    (tmp_path / "step-000002" / "record.json").write_text(json.dumps(record))
+    with caplog.at_level(logging.WARNING):
+        assert newest_state(tmp_path, "recipe") is None
+    assert "4 processes wrote it and 1 train now" in caplog.text
+
+
+def test_a_changed_recipe_starts_afresh_and_says_so(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        open_state(tmp_path / "state", "one")
+        assert caplog.text == ""
+        open_state(tmp_path / "state", "two")
+    assert "starting afresh" in caplog.text
+
+
+def test_a_store_out_of_reach_gets_every_point_after_a_kill_and_none_twice(world, store, tmp_path):
+    folder = tmp_path / "out"
+    (folder / "mlflow.db").mkdir(parents=True)  # nothing can be opened, nor created, by this name
+    curves = toy.paths_in(folder).state / "curves.jsonl"
+    params = {"steps": 12}
+    ranks = Ranks(folder, 1, stage, "grpo", world, folder, {}, params)
+    while ranks.alive and len(read_curves(curves)) < 5:  # it trains all the same
+        time.sleep(0.001)
+    ranks.kill()
+    assert len(read_curves(curves)) >= 5
+    (folder / "mlflow.db").rmdir()
+    shutil.copy(store, folder / "mlflow.db")
+    assert Ranks(folder, 1, stage, "grpo", world, folder, {}, params).wait() == [0]
+    runs, points = kills.mlflow_points(folder)
+    assert runs == ["FINISHED"]
+    assert [step for key, step, _ in points if key == "train/loss"] == list(range(1, 13))
+
+
+def test_grad_norm_lr_and_tokens_per_second_are_in_the_curves(world, tmp_path):
+    train("grpo", world, tmp_path, {}, {"steps": 2})
+    for row in read_curves(tmp_path / "training" / "curves.jsonl"):
+        assert row["optim/grad_norm"] >= 0
+        assert row["optim/lr"] > 0
+        tokens = row["rollout/completion_length"] * 3 * 4
+        assert row["time/tokens_per_second"] == pytest.approx(tokens / row["time/sample"], rel=1e-3)
+    assert torch.is_grad_enabled()
