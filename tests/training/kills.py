@@ -37,7 +37,7 @@ def kill_until_done(
     """Start the stage, kill it `kills` times at moments drawn from `seed`, then let it end.
 
     A third of the kills come as soon as a state is seen half written, the others some moments
-    after the next 0, 1 or 2 steps have been logged (0: while the process is still starting).
+    after the next 0 to 5 steps have been logged (0: while the process is still starting).
     """
     draw = random.Random(seed)
     told = Killed()
@@ -61,8 +61,8 @@ def kill_until_done(
 
 
 def _moment(folder: Path, draw: random.Random) -> Callable[[], bool]:
-    """Whether the next one or two steps have been logged, or some time of the start has gone by."""
-    begun, more = _steps(folder), draw.randrange(3)
+    """Whether the next one to five steps have been logged, or some of the start has gone by."""
+    begun, more = _steps(folder), draw.randrange(6)
     until = time.monotonic() + draw.uniform(0.0, 1.0)
 
     def come() -> bool:

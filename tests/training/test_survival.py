@@ -9,7 +9,6 @@ from pathlib import Path
 import kills
 import pandas as pd
 import pytest
-import torch
 import toy
 from forked import Ranks, stage, train
 
@@ -32,8 +31,8 @@ def store(tmp_path_factory):
     ("kind", "n", "engine", "params"),
     [
         ("grpo", 20, {}, {"steps": 40}),
-        ("sft", 5, {}, {"epochs": 6}),
-        ("grpo", 5, {"processes": 2, "zero_stage": 2}, {"steps": 14}),
+        ("sft", 5, {}, {"epochs": 14}),
+        ("grpo", 5, {"processes": 2, "zero_stage": 2}, {"steps": 32}),
     ],
     ids=["grpo", "sft", "grpo-two-processes-zero-2"],
 )
@@ -112,7 +111,8 @@ def test_a_loss_that_is_no_number_names_step_clips_and_the_last_state(world, tmp
     step = len(curves) + 1
     assert f"step {step}: the loss is nan" in message
     assert "clip-4" in message
-    assert ("step-000001" in message) if step > 1 else ("it would start at step 1" in message)
+    left = f"step-{step - 1:06d}" if step > 1 else "none: it would start at step 1"
+    assert left in message
 
 
 def test_on_two_ranks_both_stop_at_one_ranks_nan(world, tmp_path):
@@ -185,4 +185,3 @@ def test_grad_norm_lr_and_tokens_per_second_are_in_the_curves(world, tmp_path):
         assert row["optim/lr"] > 0
         tokens = row["rollout/completion_length"] * 3 * 4
         assert row["time/tokens_per_second"] == pytest.approx(tokens / row["time/sample"], rel=1e-3)
-    assert torch.is_grad_enabled()
