@@ -135,7 +135,7 @@ def decode(path: Path, num_frames: int, sampling_rate: int = 16000) -> Media:
     with _explained(path):
         with _container(path) as container:
             announced = container.streams.video[0].frames
-            waveform = _waveform(container, sampling_rate)
+            waveform = read_waveform(container, sampling_rate)
         video = _open_video(path, announced)
         frames = video.get_batch(sample_frame_indices(len(video), num_frames)).asnumpy()
     return Media(frames, waveform)
@@ -272,7 +272,7 @@ def _container(path: Path) -> Iterator[InputContainer]:
         yield container
 
 
-def _waveform(container: InputContainer, sampling_rate: int) -> Floats | None:
+def read_waveform(container: InputContainer, sampling_rate: int) -> Floats | None:
     """The first audio track, mono float32 (S,); None where there is none, or it is empty."""
     if not container.streams.audio:
         return None

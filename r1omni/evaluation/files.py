@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import av
 import numpy as np
@@ -28,6 +28,7 @@ from r1omni.media import (
     decode,
     frames_to_pixels,
     probe,
+    read_waveform,
     sample_frame_indices,
     waveform_to_mel,
 )
@@ -165,9 +166,7 @@ def _decode(path: Path, settings: MediaSettings) -> Media:
     except UnreadableMedia as refused:
         try:
             frames = _read_through(path, settings.num_frames)
-            with _open(path) as container:
-                has_sound = bool(container.streams.audio)
-            sound = _read_sound(path, settings.sampling_rate) if has_sound else None
+            sound = _read_sound(path, settings.sampling_rate)
         except (UnreadableMedia, FFmpegError, OSError):
             raise refused from None
         return Media(frames, sound)
@@ -193,19 +192,12 @@ def _read_through(path: Path, num_frames: int) -> Frames:
 
 
 def _read_sound(path: Path, sampling_rate: int) -> Floats | None:
-    """The first audio track as media.decode reads it: mono float32 (S,); None where it is empty."""
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=sampling_rate)
-    pieces: list[Any] = []
+    """The first audio track as media.decode reads it: mono float32 (S,); None without sound."""
     try:
         with _open(path) as container:
-            for frame in container.decode(audio=0):
-                frame.pts = None  # jumping time stamps would be refused
-                pieces += [f.to_ndarray().reshape(-1) for f in resampler.resample(frame)]
-        if pieces:
-            pieces += [f.to_ndarray().reshape(-1) for f in resampler.resample(None)]
+            return read_waveform(container, sampling_rate)
     except (FFmpegError, OSError) as error:
         raise UnreadableMedia(f"{path}: its audio cannot be decoded: {_said(error)}") from error
-    return np.concatenate(pieces).astype(np.float32) if pieces else None
 
 
 def _said(error: Exception) -> str:

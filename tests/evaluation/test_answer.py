@@ -164,7 +164,7 @@ def test_predict_sees_exactly_what_training_sees(files, tiny, tmp_path, monkeypa
 
     run_features(
         tmp_path / "m.parquet", files, tmp_path / "c", tmp_path / "out/dfew",
-        features=FeaturesParams(batch_size=1, workers=1),
+        features=FeaturesParams(batch_size=1, workers=1, min_free_gb=0.0),
     )  # fmt: skip
     cached = FeatureStore([tmp_path / "out/dfew"]).load(["dfew/1"])
     read = read_file(files / "plain.mp4", processor.media)
