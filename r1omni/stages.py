@@ -115,9 +115,7 @@ def features(
     _launch(read.engine)
     from r1omni.model.features import run_features
 
-    run_features(
-        manifest, root, checkpoint, out, features=read.features, device=read.engine.device
-    )
+    run_features(manifest, root, checkpoint, out, features=read.features, device=read.engine.device)
 
 
 Manifests = Annotated[list[Path], typer.Option("--manifest", help="manifest; repeatable")]
