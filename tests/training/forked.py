@@ -32,6 +32,8 @@ _context.set_forkserver_preload(
     ]
 )
 
+toy.toy_params()  # read once, before anything is forked: an edit of params.yaml changes no child
+
 
 class Ranks:
     """A function in `size` processes, which are the ranks of one training."""

@@ -44,6 +44,7 @@ def kill_until_done(
     size = engine.get("processes", 1)
     folder.mkdir(parents=True, exist_ok=True)
     while told.kills < kills:
+        before = _half_written(folder)
         ranks = Ranks(folder, size, stage, kind, world, folder, engine, params)
         if told.kills % 3 == 2:
             _wait_for(ranks, lambda: any((folder / STATE).glob(".partial-*/state/*")))
@@ -54,7 +55,7 @@ def kill_until_done(
         told.at_steps.append(_steps(folder))
         ranks.kill(first=draw.randrange(size))
         told.kills += 1
-        told.in_a_write += any((folder / STATE).glob(".partial-*"))
+        told.in_a_write += bool(_half_written(folder) - before)
     codes = Ranks(folder, size, stage, kind, world, folder, engine, params).wait()
     assert codes == [0] * size, (folder / "said-0").read_text()[-3000:]
     return told
@@ -99,6 +100,11 @@ def mlflow_points(folder: Path) -> tuple[list[str], list[tuple[str, int, float]]
         ).fetchall()
     store.close()
     return runs, rows
+
+
+def _half_written(folder: Path) -> set[int]:
+    """The inodes of states without their final name."""
+    return {partial.stat().st_ino for partial in (folder / STATE).glob(".partial-*")}
 
 
 def _wait_for(ranks: Ranks, condition: Any) -> None:
