@@ -34,6 +34,7 @@ FLUSH_ROWS = 50
 FLUSH_SECONDS = 10.0
 FIRST_PAUSE = 30.0  # seconds before a store that failed is tried again; doubles up to LONGEST_PAUSE
 LONGEST_PAUSE = 600.0
+LAST_PAUSES = (0.0, 1.0, 3.0)  # seconds before each try to end a run
 ROLLOUTS_SHOWN = 512
 # MLflow's own bounds.
 PARAM_LENGTH = 6000
@@ -73,6 +74,7 @@ class Run:
     _flushed_at: float = field(default_factory=time.monotonic)
     _retry_at: float = 0.0
     _pause: float = FIRST_PAUSE
+    _digest: str | None = None  # of the checkpoint, once there is one
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keeps the point; sends what is kept every 50 steps or 10 seconds. Never raises for an
@@ -105,7 +107,7 @@ class Run:
         Where the store cannot be reached, the state file remembers which run is owed the rest, for
         the `register` stage.
         """
-        digest = content_hash(checkpoint)
+        digest = self._digest = content_hash(checkpoint)
         if not self.flush(at_once=True) or self._run_id is None:
             self._owe(digest)
             return
@@ -123,14 +125,25 @@ class Run:
             self._monitor.finish()
         if not self.flush(at_once=True):
             return
-        try:
-            with reaching(self.tracking.uri):
-                self._client.set_terminated(self._run_id, status)
-        except StoreUnreachable as error:
-            self._postpone(error)
+        if not self._ended(status):
+            if self._digest is not None:
+                self._owe(self._digest)
             return
         if status == "FINISHED":
             self.state.unlink(missing_ok=True)
+
+    def _ended(self, status: str) -> bool:
+        """True once the store has the run's end; a busy store is asked again, for nobody will
+        later."""
+        for pause in LAST_PAUSES:
+            time.sleep(pause)
+            try:
+                with reaching(self.tracking.uri):
+                    self._client.set_terminated(self._run_id, status)
+                return True
+            except StoreUnreachable as error:
+                logger.warning("MLflow does not take the run's end: %s", error)
+        return False
 
     def _owe(self, digest: str) -> None:
         kept = json.loads(self.state.read_text(encoding="utf-8")) if self.state.is_file() else {}
