@@ -167,9 +167,9 @@ def means(measured: dict, shortcuts: list[float], there: list[tuple[float, int]]
             cells = []
             for corpus in CORPORA:
                 wars = [100 * row[corpus]["war"] for row in rows]
-                spread = statistics.stdev(wars) if len(wars) > 1 else 0.0
+                spread = f" (sd {statistics.stdev(wars):.1f})" if len(wars) > 1 else ""
                 uar = statistics.mean(100 * row[corpus]["uar"] for row in rows)
-                cells.append(f"{statistics.mean(wars):.1f} (sd {spread:.1f}) / {uar:.1f}")
+                cells.append(f"{statistics.mean(wars):.1f}{spread} / {uar:.1f}")
             cells.append(share([row["dfew"].get("follows_scene") for row in rows], "share"))
             truths = [row["dfew"].get("rationale_truth") for row in rows]
             cells += [share(truths, side) for side in ("face", "voice")]
