@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from r1omni import completions, prompts
 from r1omni.config import BaseParams, EngineParams, MediaParams, ModelParams
 from r1omni.corpora.clip import read_manifest
-from r1omni.decoding import decode_clips
+from r1omni.decoding import decode_clips, usable_cores
 from r1omni.emotions import EMOTIONS
-from r1omni.media import TowerInputs
+from r1omni.media import MediaSettings, TowerInputs
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.configuration import build_config
 from r1omni.model.conversion import read_checkpoint
@@ -32,7 +32,7 @@ from r1omni.model.weights import is_hub_id
 from r1omni.training.checkpoints import freeze, save_checkpoint
 from r1omni.training.connector import train_connector
 from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
-from r1omni.training.ranks import barrier, is_first, join_ranks
+from r1omni.training.ranks import barrier, is_first, join_ranks, joined, shares, world_size
 from r1omni.training.sft import Example, train_supervised
 from r1omni.training.towers import ANNOTATIONS, GenericClip, read_generic, train_towers
 
@@ -66,9 +66,7 @@ def run_base(
     spoken = [c.rationale for c in read_manifest(reasoning) if c.rationale is not None]
     captions = [clip.caption for clip in clips]
     built, processor = build_untrained(captions, spoken, model=model, media=media)
-    files = [source / clip.path for clip in clips]
-    inputs = decode_clips(files, processor.media, base.workers)
-    decoded = dict(zip((clip.clip_id for clip in clips), inputs, strict=True))
+    decoded = _decode(source, clips, processor.media, base.workers)
     pairs = [(decoded[clip.clip_id], clip.targets) for clip in clips]
     _kept(
         {"vision": built.model.vision_tower, "audio": built.model.audio_tower},
@@ -169,6 +167,17 @@ def _curves(path: Path) -> Log:
     return Curves(path, lambda _step, _metrics: None).log
 
 
+def _decode(
+    source: Path, clips: Sequence[GenericClip], media: MediaSettings, workers: int
+) -> dict[str, TowerInputs]:
+    """Every clip's tower inputs by its id; each rank decodes its share for all."""
+    own = [clips[place] for part in shares(len(clips)) for place in part]
+    files = [source / clip.path for clip in own]
+    workers = workers or max(1, usable_cores() // world_size())
+    inputs = decode_clips(files, media, workers)
+    return joined({clip.clip_id: read for clip, read in zip(own, inputs, strict=True)})
+
+
 def _kept(parts: dict[str, torch.nn.Module], path: Path, train: Callable[[], None]) -> None:
     """Load the parts that an earlier, killed run finished training, or train and keep them."""
     modules = torch.nn.ModuleDict(parts)
@@ -176,6 +185,8 @@ def _kept(parts: dict[str, torch.nn.Module], path: Path, train: Callable[[], Non
         modules.load_state_dict(load_file(path))
         return
     train()
+    if not is_first():  # all ranks have trained, so none will look whether it is there
+        return
     partial = path.with_suffix(".partial")
     save_file({k: v.contiguous() for k, v in modules.state_dict().items()}, partial)
     partial.replace(path)

@@ -6,6 +6,7 @@ eyes, mouth and melody stayed at chance. With this regression first it reads mos
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
 import torch
 from rich.progress import Progress
@@ -20,6 +21,7 @@ from r1omni.model.feature_store import FeatureBatch
 from r1omni.training.batches import batch_at
 from r1omni.training.engine import cosine_decay
 from r1omni.training.journal import Log
+from r1omni.training.ranks import is_first, joined, own_names
 from r1omni.training.towers import GenericClip
 
 
@@ -52,23 +54,21 @@ def train_connector(
     log: Log,
 ) -> None:
     """Train both projectors in place, `base.connector_steps` steps at the alignment's rate and
-    batch size, to show every attribute in the mean of their tokens."""
+    batch size, to show every attribute in the mean of their tokens.
+
+    Of two ranks each trains one; they meet once a step, in the norm by which both are clipped.
+    """
     width = model.config.text_config.hidden_size
-    seen, heard = TokenHeads(width, list(FACE)), TokenHeads(width, list(VOICE))
-    gate_ids, gate_mask = processor.encode_gate(prompts.CAPTION_QUESTION)
-    trained = [
-        *model.model.mm_projector.parameters(),
-        *model.model.audio_projector.parameters(),
-        *seen.parameters(),
-        *heard.parameters(),
-    ]
-    optimizer = torch.optim.AdamW(trained, lr=base.align.lr, weight_decay=0.0)
+    projectors = {"vision": model.model.mm_projector, "audio": model.model.audio_projector}
+    heads = {"vision": TokenHeads(width, list(FACE)), "audio": TokenHeads(width, list(VOICE))}
+    own = own_names(list(heads))
+    trained = {n: [*projectors[n].parameters(), *heads[n].parameters()] for n in own}
+    optimizer = torch.optim.AdamW(chain(*trained.values()), lr=base.align.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, cosine_decay(base.connector_steps, base.align.warmup)
     )
-    with torch.no_grad():
-        gate = model.gate_weights(torch.tensor([gate_ids]), torch.tensor([gate_mask]))
-    with Progress(transient=True) as progress:
+    tokens = _projected(model, processor)
+    with Progress(transient=True, disable=not is_first()) as progress:
         task = progress.add_task("connector", total=base.connector_steps)
         for step in range(1, base.connector_steps + 1):
             batch = batch_at(clips, step, base.align.batch_size, base.seed)
@@ -77,15 +77,39 @@ def train_connector(
                 name: torch.tensor([clip.targets[name] for clip in batch])
                 for name in (*FACE, *VOICE)
             }
-            loss = seen(
-                model.project_vision(features.vision, gate.expand(len(batch), -1)), targets
-            ) + heard(model.project_audio(features.audio), targets)
+            losses = {name: heads[name](tokens(name, features), targets) for name in own}
             optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(trained, base.align.max_grad_norm)
+            torch.autograd.backward(list(losses.values()))
+            told = joined({n: (losses[n].item(), _squared_norm(trained[n])) for n in own})
+            loss = sum(part for part, _ in told.values())
+            norm = torch.tensor(sum(square for _, square in told.values())).sqrt()
+            nn.utils.clip_grads_with_norm_(chain(*trained.values()), base.align.max_grad_norm, norm)
             optimizer.step()
             schedule.step()
             if step % 10 == 0 or step == base.connector_steps:
-                log(step, {"connector/loss": loss.item()})
-            progress.update(task, completed=step, description=f"connector {loss.item():.2f}")
+                log(step, {"connector/loss": loss})
+            progress.update(task, completed=step, description=f"connector {loss:.2f}")
     optimizer.zero_grad()  # a stale gradient would count in the next training's norm
+    states = joined({name: projectors[name].state_dict() for name in own})
+    for name, projector in projectors.items():
+        projector.load_state_dict(states[name])
+
+
+def _projected(
+    model: HumanOmniForConditionalGeneration, processor: HumanOmniProcessor
+) -> Callable[[str, FeatureBatch], Tensor]:
+    """The connector's tokens of one modality, as the caption's question gates them: (B, T, D)."""
+    gate_ids, gate_mask = processor.encode_gate(prompts.CAPTION_QUESTION)
+    with torch.no_grad():
+        gate = model.gate_weights(torch.tensor([gate_ids]), torch.tensor([gate_mask]))
+
+    def tokens(name: str, features: FeatureBatch) -> Tensor:
+        if name == "audio":
+            return model.project_audio(features.audio)
+        return model.project_vision(features.vision, gate.expand(len(features.vision), -1))
+
+    return tokens
+
+
+def _squared_norm(parameters: Sequence[nn.Parameter]) -> float:
+    return float(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])) ** 2

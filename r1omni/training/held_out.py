@@ -15,6 +15,7 @@ from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureStore
 from r1omni.model.prompting import prefill_prompts
 from r1omni.model.sampling import decode
+from r1omni.training.ranks import gather, shares
 
 _BATCH = 64
 
@@ -77,10 +78,15 @@ class Watch:
     def look(
         self, model: HumanOmniForConditionalGeneration, processor: HumanOmniProcessor
     ) -> dict[str, float]:
-        """Greedy accuracy (WAR), mean recall (UAR) and format rate on the held-out clips."""
-        texts: list[str] = []
-        for start in range(0, len(self.clips), _BATCH):
-            texts += self._answers(model, processor, self.clips[start : start + _BATCH])
+        """Greedy accuracy (WAR), mean recall (UAR) and format rate on the held-out clips.
+
+        Every rank answers its share of them, and is told the same.
+        """
+        own = [self.clips[place] for part in shares(len(self.clips)) for place in part]
+        answers: list[str] = []
+        for start in range(0, len(own), _BATCH):
+            answers += self._answers(model, processor, own[start : start + _BATCH])
+        texts = [text for part in gather(answers) for text in part]
         return watched([str(clip.label) for clip in self.clips], texts, self.mode)
 
     @torch.no_grad()

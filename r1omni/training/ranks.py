@@ -7,7 +7,7 @@ an uneven end) can neither change the order of collectives nor stall them.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import distributed
 from r1omni.config import EngineParams
 from r1omni.training.launch import RENDEZVOUS
 
-PATIENCE = timedelta(hours=6)  # one rank may train towers or look at held-out clips alone
+PATIENCE = timedelta(hours=6)  # one rank may look at held-out clips alone
 
 T = TypeVar("T")
 
@@ -103,6 +103,20 @@ def gather(value: T) -> list[T]:
     values: list[T | None] = [None] * world_size()
     distributed.all_gather_object(values, value)
     return values  # type: ignore[return-value]  # each rank has put its own
+
+
+def own_names(names: Sequence[str]) -> list[str]:
+    """Which of a few independent trainings this rank does; every one is some rank's.
+
+    Ranks beyond the number of names repeat what another does.
+    """
+    parties = min(world_size(), len(names))
+    return list(names[rank() % parties :: parties])
+
+
+def joined(own: Mapping[str, T]) -> dict[str, T]:
+    """What all ranks have under their names, the same on each of them."""
+    return {name: value for part in gather(own) for name, value in part.items()}
 
 
 def _cut(whole: range, parts: int) -> list[range]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import torch
-from rich.progress import Progress
+from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,6 +24,7 @@ from r1omni.model.tower_inputs import stack_inputs
 from r1omni.training.batches import batch_at
 from r1omni.training.engine import cosine_decay
 from r1omni.training.journal import Log
+from r1omni.training.ranks import joined, own_names
 
 Targets = Mapping[str, int]
 ANNOTATIONS = "annotations.json"
@@ -111,46 +112,60 @@ def train_towers(
     base: BaseParams,
     log: Log,
 ) -> None:
-    """Train both towers in place by attribute regression; what they output is read at the layer
-    that the projectors read."""
+    """Train both towers in place by attribute regression, side by side where there are two ranks.
+
+    What the towers output is read at the layer that the projectors read.
+    """
     config = model.config
-    vision_heads = AttributeHeads(
-        config.patch_grid**2,
-        config.vision_config.hidden_size,
-        {**dict.fromkeys(FACE, 3), "scene": SCENES},
-    )
-    audio_heads = AttributeHeads(
-        config.audio_tokens,
-        config.audio_config.d_model,
-        {**dict.fromkeys(VOICE, 3), "speaker": SPEAKERS},
-    )
-    trained = [
-        *model.model.vision_tower.parameters(),
-        *model.model.audio_tower.parameters(),
-        *vision_heads.parameters(),
-        *audio_heads.parameters(),
-    ]
+    heads = {
+        "vision": AttributeHeads(
+            config.patch_grid**2,
+            config.vision_config.hidden_size,
+            {**dict.fromkeys(FACE, 3), "scene": SCENES},
+        ),
+        "audio": AttributeHeads(
+            config.audio_tokens,
+            config.audio_config.d_model,
+            {**dict.fromkeys(VOICE, 3), "speaker": SPEAKERS},
+        ),
+    }
+    own = own_names(list(heads))
+    curves = joined({name: _train_tower(model, name, heads[name], clips, base) for name in own})
+    towers = {"vision": model.model.vision_tower, "audio": model.model.audio_tower}
+    trained = joined({name: towers[name].state_dict() for name in own})
+    for name, tower in towers.items():
+        tower.load_state_dict(trained[name])
+    for step, rows in enumerate(zip(*curves.values(), strict=True), start=1):
+        if step % 10 == 0 or step == base.tower_steps:
+            log(step, {key: value for row in rows for key, value in row.items()})
+
+
+def _train_tower(
+    model: HumanOmniForConditionalGeneration,
+    name: str,
+    heads: AttributeHeads,
+    clips: Sequence[tuple[TowerInputs, Targets]],
+    base: BaseParams,
+) -> list[dict[str, float]]:
+    """Train the vision or the audio tower with its heads; the metrics of every step."""
+    tower = model.model.vision_tower if name == "vision" else model.model.audio_tower
+    trained = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=base.tower_lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_decay(base.tower_steps, 0.05))
-    with Progress(transient=True) as progress:
-        task = progress.add_task("towers", total=base.tower_steps)
-        for step in range(1, base.tower_steps + 1):
-            batch = batch_at(clips, step, base.tower_batch_size, base.seed)
-            targets = {name: torch.tensor([t[name] for _, t in batch]) for name in batch[0][1]}
-            pixels, mels = stack_inputs([inputs for inputs, _ in batch])
-            seen, seen_right = vision_heads(model.encode_vision(pixels).mean(dim=1), targets)
-            heard, heard_right = audio_heads(model.encode_audio(mels), targets)
-            loss = seen + heard
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            metrics = {
-                "towers/loss": loss.item(),
-                "towers/vision_accuracy": float(seen_right),
-                "towers/audio_accuracy": float(heard_right),
-            }
-            if step % 10 == 0 or step == base.tower_steps:
-                log(step, metrics)
-            progress.update(task, completed=step, description=f"towers {loss.item():.2f}")
+    curve = []
+    for step in track(range(1, base.tower_steps + 1), f"{name} tower", transient=True):
+        batch = batch_at(clips, step, base.tower_batch_size, base.seed)
+        targets = {key: torch.tensor([t[key] for _, t in batch]) for key in batch[0][1]}
+        pixels, mels = stack_inputs([inputs for inputs, _ in batch])
+        if name == "vision":
+            tokens = model.encode_vision(pixels).mean(dim=1)
+        else:
+            tokens = model.encode_audio(mels)
+        loss, right = heads(tokens, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        curve.append({f"towers/{name}_loss": loss.item(), f"towers/{name}_accuracy": float(right)})
     optimizer.zero_grad()  # a stale gradient would count in the next training's norm
+    return curve

@@ -1,0 +1,138 @@
+"""What ranks divide among them outside of gradients: towers, connector, held-out clips."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from forked import Ranks
+from safetensors.torch import load_file, save_file
+from toy import CLIPS, clip_at
+
+from r1omni.training.ranks import own_names
+
+
+def warm_up(world: Path, folder: Path) -> None:
+    """Towers, then connector, on noise that has labels; the first rank keeps weights and curves."""
+    import numpy as np
+    import toy
+
+    from r1omni.corpora.synthetic.attributes import ATTRIBUTES
+    from r1omni.media import TowerInputs
+    from r1omni.training.base import _tower_outputs
+    from r1omni.training.checkpoints import freeze, load_parent
+    from r1omni.training.connector import train_connector
+    from r1omni.training.ranks import is_first, join_ranks
+    from r1omni.training.towers import GenericClip, train_towers
+
+    join_ranks(toy.engine_params())
+    model, processor = load_parent(world / "parent")
+    rng = np.random.default_rng(0)
+    clips = [
+        GenericClip(
+            f"generic/{i}", f"{i}.mp4", "A face.", "sad",
+            dict.fromkeys(ATTRIBUTES, i % 3) | {"scene": i % 4, "speaker": i % 5},
+        )
+        for i in range(6)
+    ]  # fmt: skip
+    media = processor.media
+    mel_frames = media.n_samples // media.hop_length
+    decoded = {
+        clip.clip_id: TowerInputs(
+            pixels=rng.standard_normal(
+                (media.num_frames, 3, media.image_size, media.image_size), np.float32
+            ),
+            mel=rng.standard_normal((media.num_mel_bins, mel_frames), np.float32),
+            has_audio=True,
+        )
+        for clip in clips
+    }
+    base = toy.toy_params().base.model_copy(
+        update={"tower_steps": 5, "tower_batch_size": 4, "connector_steps": 12}
+    )
+    curves = []
+
+    def log(step, metrics):
+        curves.append({"step": step, **metrics})
+
+    model.requires_grad_(True)
+    torch.manual_seed(3)
+    train_towers(model, [(decoded[c.clip_id], c.targets) for c in clips], base=base, log=log)
+    freeze(model)
+    train_connector(model, processor, clips, _tower_outputs(model, decoded), base=base, log=log)
+    if is_first():
+        save_file(
+            {k: v.clone() for k, v in model.state_dict().items()}, folder / "weights.safetensors"
+        )
+        (folder / "curves.json").write_text(json.dumps(curves))
+
+
+def look(world: Path, folder: Path) -> None:
+    """What every rank is told of the held-out clips, and the answers that were judged."""
+    import toy
+
+    from r1omni.model.feature_store import FeatureStore
+    from r1omni.training import held_out
+    from r1omni.training.checkpoints import load_parent
+    from r1omni.training.ranks import join_ranks, rank
+
+    join_ranks(toy.engine_params())
+    clips = [toy.clip_at(i) for i in range(toy.CLIPS)]
+    watch = held_out.Watch(clips, FeatureStore([world / "features"]), "reasoned", 24, 1)
+    judged = []
+    real_watched, real_answers = held_out.watched, held_out.Watch._answers
+
+    def watched(labels, completions, mode):
+        judged.extend(zip(labels, completions, strict=True))
+        return real_watched(labels, completions, mode)
+
+    def named_answers(self, model, processor, clips):  # the toy says the same of every clip
+        answers = real_answers(self, model, processor, clips)
+        return [f"{clip.clip_id} {text}" for clip, text in zip(clips, answers, strict=True)]
+
+    held_out.watched, held_out.Watch._answers = watched, named_answers
+    seen = watch.look(*load_parent(world / "parent"))
+    (folder / f"seen-{rank()}.json").write_text(json.dumps([seen, judged]))
+
+
+def run(target, size: int, world: Path, folder: Path) -> Path:
+    codes = Ranks(folder, size, target, world, folder).wait()
+    assert codes == [0] * size, (folder / f"said-{size - 1}").read_text()[-3000:]
+    return folder
+
+
+def test_two_ranks_train_towers_and_connector_as_one_does(world, tmp_path):
+    one, two = (run(warm_up, size, world, tmp_path / str(size)) for size in (1, 2))
+    ours, theirs = (load_file(folder / "weights.safetensors") for folder in (two, one))
+    assert ours.keys() == theirs.keys()
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6, msg=name)
+    parent = load_file(world / "parent" / "model.safetensors")
+    for part in ("vision_tower", "audio_tower", "mm_projector", "audio_projector"):
+        assert any(part in k and not torch.equal(theirs[k], parent[k]) for k in parent), part
+    curves = [json.loads((folder / "curves.json").read_text()) for folder in (two, one)]
+    assert [row.keys() for row in curves[0]] == [row.keys() for row in curves[1]]
+    for a, b in zip(*curves, strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+    assert {"towers/vision_loss", "towers/audio_accuracy"} <= curves[0][0].keys()
+
+
+def test_ranks_share_the_held_out_clips_and_are_told_the_same(world, tmp_path):
+    one, three = (run(look, size, world, tmp_path / str(size)) for size in (1, 3))
+    metrics, judged = json.loads((one / "seen-0.json").read_text())
+    assert [label for label, _ in judged] == [clip_at(i).label for i in range(CLIPS)]
+    assert [text.split()[0] for _, text in judged] == [f"clip-{i}" for i in range(CLIPS)]
+    for rank in range(3):
+        told = json.loads((three / f"seen-{rank}.json").read_text())
+        assert told == [pytest.approx(metrics), judged]
+
+
+@pytest.mark.parametrize(
+    ("size", "owned"),
+    [(1, [["v", "a"]]), (2, [["v"], ["a"]]), (3, [["v"], ["a"], ["v"]])],
+)
+def test_every_training_is_some_ranks(monkeypatch, size, owned):
+    monkeypatch.setenv("WORLD_SIZE", str(size))
+    for rank, names in enumerate(owned):
+        monkeypatch.setenv("RANK", str(rank))
+        assert own_names(["v", "a"]) == names
