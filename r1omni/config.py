@@ -190,6 +190,7 @@ class GRPOParams(Section):
     clips_per_step: Count
     group_size: Annotated[int, Field(ge=2)]
     prefix: Literal["reuse", "recompute"]
+    reference_cache_gb: Annotated[float, Field(ge=0.0)]
     temperature: Positive
     max_new_tokens: Count
     lr: Positive

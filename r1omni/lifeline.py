@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
-_SHELLS = frozenset({"sh", "dash", "bash", "zsh", "ksh"})
+SHELLS = frozenset({"sh", "dash", "bash", "zsh", "ksh"})  # by the names of their processes
 
 
 def die_with_parent() -> None:
@@ -37,7 +37,7 @@ def die_with_caller() -> None:
     try:
         shell = Path("/proc", str(os.getppid()), "stat").read_text()
         name, _, rest = shell.partition("(")[2].rpartition(")")
-        if name not in _SHELLS:
+        if name not in SHELLS:
             return
         caller = os.pidfd_open(int(rest.split()[1]))
     except (FileNotFoundError, ProcessLookupError):

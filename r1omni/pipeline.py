@@ -1,12 +1,16 @@
 """The main job: `dvc repro` with what a newcomer's folder may lack, and Table 1 at the end."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from r1omni.lifeline import die_with_parent
+import psutil  # type: ignore[import-untyped]
+
+from r1omni.lifeline import SHELLS, die_with_parent
 
 METRICS = Path("data/reports/metrics.json")
 
@@ -14,7 +18,8 @@ METRICS = Path("data/reports/metrics.json")
 def run_pipeline(targets: Sequence[str]) -> int:
     """DVC's exit code after reproducing the targets (none: everything); prints Table 1 after 0.
 
-    DVC dies with this process and each stage with DVC, so a kill leaves nothing running.
+    DVC dies with this process and each stage with DVC, so a kill leaves nothing running. SIGTERM is
+    passed on to the running stage, which saves its state; when it and DVC have ended, 143.
     """
     die_with_parent()
     dvc = [sys.executable, "-m", "dvc"]
@@ -26,9 +31,13 @@ def run_pipeline(targets: Sequence[str]) -> int:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "DO_NOT_TRACK": "true",
     }
-    code = subprocess.run(
-        [*dvc, "repro", *targets], env=environment, check=False, preexec_fn=die_with_parent
-    ).returncode
+    process = subprocess.Popen(
+        [*dvc, "repro", *targets], env=environment, preexec_fn=die_with_parent
+    )
+    with _sigterm_to_stage(process) as stopped:
+        code = process.wait()
+    if stopped():
+        return 128 + signal.SIGTERM
     if code == 0 and METRICS.is_file():
         print_table(METRICS)
     return code
@@ -42,6 +51,35 @@ def print_table(metrics: Path) -> None:
     if not metrics.is_file():
         raise ValueError(f"{metrics}: not there yet; `r1omni repro` makes it")
     sys.stdout.write(f"\n{render_table1_text(read_metrics(metrics))}\n")
+
+
+@contextmanager
+def _sigterm_to_stage(dvc: subprocess.Popen[bytes]) -> Iterator[Callable[[], bool]]:
+    """Pass SIGTERM on to DVC's running stage, or to DVC between stages; tells whether it came."""
+    came: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        came.append(number)
+        stages = list(_behind_shells(psutil.Process(dvc.pid)))
+        for stage in stages or [dvc]:
+            with suppress(psutil.NoSuchProcess):
+                stage.terminate()
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _behind_shells(process: psutil.Process) -> Iterator[psutil.Process]:
+    """The children, and in a shell's place its children: a shell would die and leave them."""
+    with suppress(psutil.NoSuchProcess):
+        for child in process.children():
+            if child.name() in SHELLS:
+                yield from _behind_shells(child)
+            else:
+                yield child
 
 
 def _in_git() -> bool:

@@ -4,7 +4,7 @@ Shapes: `P` prompts, `G` completions each, `T` tokens.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from r1omni.model import HumanOmniForConditionalGeneration
 from r1omni.model.prompting import PromptBatch, prefill_batch
 from r1omni.model.sampling import score_completions
 from r1omni.model.shared_prefix import Prefix
+from r1omni.training.kept_prompts import KeptPrompts
 from r1omni.training.losses import grpo_loss
 
 
@@ -27,11 +28,14 @@ class Sampled:
     token_ids: Tensor  # (P, G, T)
     mask: Tensor  # (P, G, T)
     advantages: Tensor  # (P, G)
+    clip_ids: Sequence[str] = ()  # P names, where the reference's prompts are kept
 
     def select(self, groups: Tensor) -> "Sampled":
         """Only some groups, by their index (P',)."""
-        tensors = (x[groups] for x in (self.token_ids, self.mask, self.advantages))
-        return Sampled(self.prompts.select(groups), self.prefix.select(groups), *tensors)
+        ids, mask, advantages = (x[groups] for x in (self.token_ids, self.mask, self.advantages))
+        names = [self.clip_ids[i] for i in groups.tolist()] if self.clip_ids else ()
+        prompts, prefix = self.prompts.select(groups), self.prefix.select(groups)
+        return Sampled(prompts, prefix, ids, mask, advantages, names)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ def group_loss(
     temperature: float,
     kl_coef: float,
     recompute: bool = False,
+    kept: KeptPrompts | None = None,
 ) -> Compared:
     """How the policy is to change: GRPO's loss of every sampled group (losses.grpo_loss).
 
@@ -58,6 +63,7 @@ def group_loss(
     `kl_coef` = 0 they pass through neither model: exact for the loss and every gradient; `train/kl`
     and `rollout/entropy` then tell of the other groups only. (One group is always scored, so that
     ranks agree on what takes part.) `recompute` makes inner states again in the backward pass.
+    `kept` holds the reference's prompts of earlier steps, by `sampled.clip_ids`.
     """
     counted = groups_that_count(sampled.advantages, kl_coef)
     share = len(counted) / len(sampled.advantages)
@@ -66,9 +72,11 @@ def group_loss(
     ids, mask = sampled.token_ids, sampled.mask
     seconds: dict[str, float] = {}
     with timed(seconds, "time/reference"), torch.no_grad():
-        ref_logprobs, _ = score_completions(
-            reference, prefill_batch(reference, sampled.prompts), ids, mask, temperature=temperature
-        )
+        if kept is None:
+            known = prefill_batch(reference, sampled.prompts)
+        else:
+            known = kept.prefix(sampled.prompts, sampled.clip_ids)
+        ref_logprobs, _ = score_completions(reference, known, ids, mask, temperature=temperature)
     with timed(seconds, "time/policy"):
         logprobs, entropy = score_completions(
             policy, sampled.prefix, ids, mask, temperature=temperature, recompute=recompute

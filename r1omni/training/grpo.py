@@ -29,6 +29,7 @@ from r1omni.training.held_out import Watch, set_aside
 from r1omni.training.interruption import Stopped, sigterm_noted
 from r1omni.training.joint import Part, joint_metrics
 from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
+from r1omni.training.kept_prompts import KeptPrompts
 from r1omni.training.losses import group_advantages
 from r1omni.training.ranks import any_rank, gather, is_first, join_ranks
 from r1omni.training.rollout_table import RolloutTable, rollout_rows
@@ -48,6 +49,7 @@ class Models:
     policy: HumanOmniForConditionalGeneration
     reference: HumanOmniForConditionalGeneration
     processor: HumanOmniProcessor
+    kept: KeptPrompts | None = None  # the reference's prompts of earlier steps
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,10 @@ def run_grpo(
     recipe = fingerprint([grpo, held_out, engine], [cold_start, *manifests])
     open_state(paths.state, recipe)
     policy, processor = load_parent(cold_start)
-    models = Models(policy, deepcopy(policy).requires_grad_(False), processor)
+    reference = deepcopy(policy).requires_grad_(False)
+    room = int(grpo.reference_cache_gb * 1e9)
+    kept = KeptPrompts(reference, room) if room else None
+    models = Models(policy, reference, processor, kept)
     trainer = Engine(
         policy,
         engine,
@@ -198,10 +203,12 @@ def learn(
             groups.token_ids,
             groups.completion_mask,
             advantages.to(groups.token_ids.device),
+            [clip.clip_id for clip in batch],
         ),
         temperature=grpo.temperature,
         kl_coef=grpo.kl_coef,
         recompute=recompute,
+        kept=models.kept,
     )
     watched = {**rollout_metrics(groups, scores), **compared.metrics, **seconds}
     return Learned(compared.loss, groups, scores, advantages, watched)
