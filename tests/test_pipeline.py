@@ -38,7 +38,7 @@ TOY = {
     "label_sft": {"epochs": 1, "batch_size": 64},
     "grpo": {"steps": 6, "clips_per_step": 4, "group_size": 4, "max_new_tokens": 48},
     "held_out": {"clips": 8, "every": 4},
-    "engine": {"save_every": 2},
+    "engine": {"save_every": 2, "processes": 1},  # two: tests/training/test_side_by_side.py
     "predict": {"max_new_tokens": 48},
     "score": {"bootstrap_samples": 50},
     "tracking": {"system_metrics": False},

@@ -124,7 +124,8 @@ def _complete(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+        # For writing: what a killed writer left half done must be rolled back before it is read.
+        with sqlite3.connect(f"file:{path}?mode=rw", uri=True) as connection:
             rows = connection.execute("select name from sqlite_master where type = 'table'")
             names = {name for (name,) in rows}
         connection.close()

@@ -77,3 +77,30 @@ def test_a_server_that_is_down_is_named(tracking: TrackingParams) -> None:
     gone = tracking.model_copy(update={"uri": "http://127.0.0.1:9"})
     with pytest.raises(StoreUnreachable, match=r"http://127\.0\.0\.1:9"):
         open_client(gone)
+
+
+KILLED_WRITER = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("pragma cache_size = 1")  # so that the file changes before the commit
+connection.execute("begin")
+connection.execute("create table half_done as with recursive n(i) as "
+                   "(select 1 union all select i + 1 from n where i < 5000) select i from n")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_store_whose_writer_was_killed_in_a_transaction_is_opened(
+    project: Path, tracking: TrackingParams
+) -> None:
+    """A journal waits beside it, which nobody can roll back who opens the file for reading only."""
+    _, experiment = open_client(tracking)
+    subprocess.run([sys.executable, "-c", KILLED_WRITER, project / "mlflow.db"], check=False)
+    assert (project / "mlflow.db-journal").stat().st_size > 0
+    _, again = open_client(tracking)
+    assert again == experiment
+    assert not (project / "mlflow.db-journal").exists()
+    with sqlite3.connect(project / "mlflow.db") as connection:
+        assert not connection.execute(
+            "select name from sqlite_master where name = 'half_done'"
+        ).fetchall()

@@ -9,6 +9,7 @@ from forked import Ranks
 from safetensors.torch import load_file, save_file
 from toy import CLIPS, clip_at
 
+from r1omni.corpora.synthetic.attributes import ATTRIBUTES
 from r1omni.training.ranks import own_names
 
 
@@ -67,6 +68,43 @@ def warm_up(world: Path, folder: Path) -> None:
         (folder / "curves.json").write_text(json.dumps(curves))
 
 
+def whole_base(world: Path, folder: Path) -> None:
+    """The base stage on six clips whose decoding is noise by their number, not by their order."""
+    import numpy as np
+    import toy
+
+    from r1omni.media import TowerInputs
+    from r1omni.training import base
+    from r1omni.training.ranks import rank
+
+    def decode(files, media, workers):
+        decoded.extend(file.stem for file in files)
+        for file in files:
+            rng = np.random.default_rng(int(file.stem))
+            yield TowerInputs(
+                pixels=rng.standard_normal((media.num_frames, 3, 24, 24), np.float32),
+                mel=rng.standard_normal(
+                    (media.num_mel_bins, media.n_samples // media.hop_length), np.float32
+                ),
+                has_audio=True,
+            )
+
+    decoded = []
+    base.decode_clips = decode
+    params = toy.toy_params()
+    base.run_base(
+        world / "generic",
+        world / "manifest.parquet",
+        toy.paths_in(folder),
+        base=params.base.model_copy(update={"tower_steps": 4, "connector_steps": 4}),
+        model=params.model,
+        media=params.media,
+        engine=toy.engine_params(save_every=100),
+        log=lambda _step, _metrics: None,
+    )
+    (folder / f"decoded-{rank()}.json").write_text(json.dumps(decoded))
+
+
 def look(world: Path, folder: Path) -> None:
     """What every rank is told of the held-out clips, and the answers that were judged."""
     import toy
@@ -115,6 +153,28 @@ def test_two_ranks_train_towers_and_connector_as_one_does(world, tmp_path):
     for a, b in zip(*curves, strict=True):
         assert a == pytest.approx(b, rel=1e-5)
     assert {"towers/vision_loss", "towers/audio_accuracy"} <= curves[0][0].keys()
+
+
+def test_two_ranks_make_the_base_that_one_makes(world, tmp_path):
+    entries = [
+        {
+            "video": f"{i}.mp4",
+            "conversations": [{"value": "Describe."}, {"value": f"The face {i}."}],
+            "attributes": dict.fromkeys(ATTRIBUTES, i % 3 - 1) | {"scene": i, "speaker": i},
+            "style": "wild",
+            "emotion": "sad",
+        }
+        for i in range(6)
+    ]
+    (world / "generic").mkdir()
+    (world / "generic" / "annotations.json").write_text(json.dumps(entries))
+    one, two = (run(whole_base, size, world, tmp_path / str(size)) for size in (1, 2))
+    shares = [json.loads((two / f"decoded-{rank}.json").read_text()) for rank in range(2)]
+    assert shares == [["0", "1", "2"], ["3", "4", "5"]]
+    ours, theirs = (load_file(f / "checkpoint" / "model.safetensors") for f in (two, one))
+    assert ours.keys() == theirs.keys()
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_ranks_share_the_held_out_clips_and_are_told_the_same(world, tmp_path):
