@@ -110,8 +110,10 @@ def run_grpo(
             batch = batch_at(clips, step, grpo.clips_per_step, grpo.seed, shares)
             began = time.perf_counter()
             own = learn_share(models, trainer, store, batch, grpo, step)
-            optimised = trainer.update([clip.clip_id for clip in batch])
-            seconds = {"time/step": time.perf_counter() - began}
+            seconds: dict[str, float] = {}
+            with timed(seconds, "time/update"):
+                optimised = trainer.update([clip.clip_id for clip in batch])
+            seconds["time/step"] = time.perf_counter() - began
             everyones = gather(own)
             metrics = {**joint_metrics(everyones), **optimised, **seconds}
             seen = watch.look(policy, processor) if watch.due(step, grpo.steps) else {}
@@ -150,10 +152,12 @@ def learn_share(
         clips = [batch[place] for place in places]
         features = store.load([clip.clip_id for clip in clips])
         learned = learn(models, features, clips, grpo, step, places)
-        trainer.backward(learned.loss, weight=len(clips))
+        seconds: dict[str, float] = {}
+        with timed(seconds, "time/backward"):
+            trainer.backward(learned.loss, weight=len(clips))
         parts.append(
             Part(
-                learned.metrics,
+                {**learned.metrics, **seconds},
                 completions=learned.groups.finished.numel(),
                 tokens=int(learned.groups.completion_mask.sum()),
                 rows=rollout_rows(step, clips, learned.groups, learned.scores, learned.advantages),

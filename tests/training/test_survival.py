@@ -178,10 +178,14 @@ def test_a_store_out_of_reach_gets_every_point_after_a_kill_and_none_twice(world
     assert [step for key, step, _ in points if key == "train/loss"] == list(range(1, 13))
 
 
-def test_grad_norm_lr_and_tokens_per_second_are_in_the_curves(world, tmp_path):
+def test_grad_norm_lr_and_seconds_by_part_are_in_the_curves(world, tmp_path):
     train("grpo", world, tmp_path, {}, {"steps": 2})
+    timers = ("prefill", "sample", "reference", "policy", "backward", "update")
     for row in read_curves(tmp_path / "training" / "curves.jsonl"):
         assert row["optim/grad_norm"] >= 0
         assert row["optim/lr"] > 0
+        parts = [row[f"time/{part}"] for part in timers]
+        assert min(parts) > 0
+        assert sum(parts) < row["time/step"]
         tokens = row["rollout/completion_length"] * 3 * 4
         assert row["time/tokens_per_second"] == pytest.approx(tokens / row["time/sample"], rel=1e-3)
