@@ -116,7 +116,7 @@ def measure(name: str, command: list[str]) -> list[Row]:
         text=True,
         check=True,
     )
-    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')]
     return [{"name": name, **row} for row in rows]
 
 
