@@ -10,6 +10,7 @@ Ctrl-C are, but the launcher ends them without a last state.) Whoever sets RANK 
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -78,10 +79,15 @@ def _start_launcher(hostfile: Path, arguments: Sequence[str], folder: Path) -> R
 
 
 def _local(hostfile: Path) -> list[str]:
-    """What spares the launcher its ssh where the hostfile names this machine alone."""
+    """What spares the launcher ssh and a fixed port where the hostfile names this machine alone."""
     lines = [line.split("#")[0].split() for line in hostfile.read_text().splitlines()]
     hosts = {words[0] for words in lines if words}
-    return ["--no_ssh_check", "--master_addr", "127.0.0.1"] if hosts == {"localhost"} else []
+    if hosts != {"localhost"}:
+        return []
+    with socket.socket() as probe:  # two such runs at once must not meet at the default port
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return ["--no_ssh_check", "--master_addr", "127.0.0.1", "--master_port", str(port)]
 
 
 def _popen(command: Sequence[str], extra: Mapping[str, str], said: Path, *, quiet: bool) -> Rank:

@@ -106,12 +106,14 @@ def test_a_missing_hostfile_is_named(params):
         launch_ranks(engine)
 
 
-def test_a_stage_command_trains_in_two_processes(repo, world, tmp_path):
-    """The command that dvc.yaml runs, with engine.processes 2 in params.yaml."""
+@pytest.mark.parametrize("how", [{"processes": 2}, {"processes": 1, "hostfile": "hosts"}])
+def test_a_stage_command_trains_in_two_processes(repo, world, tmp_path, how):
+    """The command that dvc.yaml runs; with a hostfile, through DeepSpeed's launcher."""
     import yaml
 
+    (tmp_path / "hosts").write_text("localhost slots=2\n")
     values = yaml.safe_load((repo / "params.yaml").read_text())
-    values["engine"] |= {"device": "cpu", "processes": 2, "zero_stage": 2}
+    values["engine"] |= {"device": "cpu", "zero_stage": 2, **how}
     values["cold_start"] |= {"epochs": 1, "batch_size": 3}
     values["tracking"] |= {"uri": "sqlite:////proc/none.db", "system_metrics": False}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
@@ -126,3 +128,5 @@ def test_a_stage_command_trains_in_two_processes(repo, world, tmp_path):
     assert (tmp_path / "out" / "checkpoint" / "model.safetensors").is_file()
     assert len((tmp_path / "out" / "training" / "curves.jsonl").read_text().splitlines()) == 3
     assert not (tmp_path / ".state" / "checkpoint").exists()
+    if "hostfile" in how:
+        assert "dist_world_size=2" in done.stdout + done.stderr
