@@ -2,6 +2,7 @@
 
     python -m benchmarks.bench quick        # the first four ratios, within `--minutes`
     python -m benchmarks.bench full         # also growth, matmul rate, predict, features, CUDA
+    python -m benchmarks.bench rest --add --rounds 4 --only "G = 8" "G = 16"   # more of some
 
 Every measurement is a process of its own with one thread; the ways take turns, and the order
 turns with the rounds. CPU seconds are compared (wall seconds beside them); medians over the rounds.
@@ -41,9 +42,12 @@ def main() -> None:
     """Measure, then write what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["quick", "full", "rest"], nargs="?", default="full")
-    parser.add_argument("--rounds", type=int, help="of the five ways; default: 5, quick as it fits")
+    parser.add_argument(
+        "--rounds", type=int, help="of the ways; default: 5, quick as it fits; of rest: 1"
+    )
     parser.add_argument("--minutes", type=float, default=9.0, help="quick: no round beyond this")
     parser.add_argument("--add", action="store_true", help="to the rows that are there")
+    parser.add_argument("--only", nargs="+", help="rest: only these measurements, by their names")
     asked = parser.parse_args()
     earlier = json.loads(RESULTS.read_text()) if asked.add and RESULTS.is_file() else {}
     rows: list[Row] = earlier.get("rows", [])
@@ -58,8 +62,11 @@ def main() -> None:
         now = time.monotonic()
         if minutes is not None and (now - began) + (now - started) > 60 * minutes:
             break
-    if asked.what != "quick":
-        for name, command in the_rest():
+    if asked.what == "quick":
+        return
+    rest = [one for one in the_rest() if asked.only is None or one[0] in asked.only]
+    for _ in range(asked.rounds or 1 if asked.what == "rest" else 1):
+        for name, command in rest:
             rows += measure(name, command)
             finish(rows)
 
@@ -108,6 +115,8 @@ def measure(name: str, command: list[str]) -> list[Row]:
     module, *arguments = command
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {name}\n")
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    if not name.startswith("CUDA"):
+        threads["CUDA_VISIBLE_DEVICES"] = ""  # the mid-size ways are compared on the CPU
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{module}", *arguments],
         cwd=ROOT,

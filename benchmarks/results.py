@@ -32,17 +32,22 @@ def summarise(rows: list[Row]) -> dict[str, float | None]:
     """The ratios; None for what was not measured."""
     textbook, fast = cpu(rows, "textbook"), cpu(rows, "fast")
     cached = cpu(rows, "fast, cached features")
-    matmul = next((row for row in rows if row["name"] == "matmul"), None)
-    predict = next((row for row in rows if row["name"] == "predict"), None)
+    matmul = middle(rows, "matmul", "seconds_at_matmul_rate")
     return {
         "textbook_over_fast_cpu": over(textbook, fast),
         "textbook_over_fast_cpu_cached": over(textbook, cached),
         "textbook_over_fast_peak_memory": over(peak(rows, "textbook"), peak(rows, "fast")),
         "trl_over_fast_cpu": over(cpu(rows, "TRL, text only"), cpu(rows, "fast, text only")),
         "g16_over_g8_cpu": over(cpu(rows, "G = 16"), cpu(rows, "G = 8")),
-        "fraction_of_matmul_rate": over(matmul and matmul["seconds_at_matmul_rate"], cached),
-        "predict_batched_over_single": predict and predict["batched_over_single"],
+        "fraction_of_matmul_rate": over(matmul, cached),
+        "predict_batched_over_single": middle(rows, "predict", "batched_over_single"),
     }
+
+
+def middle(rows: list[Row], name: str, key: str) -> float | None:
+    """The median of one number of the rows of a name."""
+    found = [row[key] for row in rows if row["name"] == name]
+    return statistics.median(found) if found else None
 
 
 def timed(rows: list[Row], name: str) -> list[Row]:
@@ -67,8 +72,8 @@ def peak(rows: list[Row], name: str) -> float | None:
 
 
 def over(above: float | None, below: float | None) -> float | None:
-    """The ratio of what was measured."""
-    return above / below if above is not None and below is not None else None
+    """The ratio of what was measured; None for what was not, or took nothing."""
+    return above / below if above is not None and below else None
 
 
 def write_results(
@@ -187,7 +192,8 @@ def _cuda_table(rows: list[Row]) -> list[str]:
 
 
 def _notes(rows: list[Row]) -> list[str]:
-    return [f"{row['name']}: {row['note']}" for row in rows if row.get("note")]
+    last = {row["name"]: row["note"] for row in rows if row.get("note")}
+    return [f"{name}: {note}" for name, note in last.items()]
 
 
 def _write(path: Path, text: str) -> None:

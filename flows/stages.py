@@ -7,6 +7,8 @@ from pathlib import Path
 import networkx
 from dvc.repo import Repo
 
+from r1omni.pipeline import allow_no_git
+
 # What a phase is to reach; the stages on the way there are found in DVC's graph.
 PHASES: Mapping[str, tuple[str, ...]] = {
     "ingest and validate": ("validate",),
@@ -46,6 +48,7 @@ def read_stages(root: Path, targets: Sequence[str] | None = None) -> list[Stage]
 
 def _upstream_graph(root: Path) -> networkx.DiGraph:
     """An edge from every stage to each stage it reads from; nodes in an order that can be run."""
+    allow_no_git(root)
     with Repo(str(root)) as repo:
         # data/*.dvc files are nodes too, but nothing that is run
         stages = [stage for stage in repo.index.stages if stage.cmd]

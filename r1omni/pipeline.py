@@ -13,6 +13,7 @@ import psutil  # type: ignore[import-untyped]
 from r1omni.lifeline import SHELLS, die_with_parent
 
 METRICS = Path("data/reports/metrics.json")
+DVC = (sys.executable, "-m", "dvc")
 
 
 def run_pipeline(targets: Sequence[str]) -> int:
@@ -22,17 +23,14 @@ def run_pipeline(targets: Sequence[str]) -> int:
     passed on to the running stage, which saves its state; when it and DVC have ended, 143.
     """
     die_with_parent()
-    dvc = [sys.executable, "-m", "dvc"]
-    if not _in_git() and not Path(".dvc/config.local").exists():
-        command = [*dvc, "config", "--local", "core.no_scm", "true"]
-        subprocess.run(command, check=True, preexec_fn=die_with_parent)
+    allow_no_git(Path.cwd())
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "DO_NOT_TRACK": "true",
     }
     process = subprocess.Popen(
-        [*dvc, "repro", *targets], env=environment, preexec_fn=die_with_parent
+        [*DVC, "repro", *targets], env=environment, preexec_fn=die_with_parent
     )
     with _sigterm_to_stage(process) as stopped:
         code = process.wait()
@@ -41,6 +39,21 @@ def run_pipeline(targets: Sequence[str]) -> int:
     if code == 0 and METRICS.is_file():
         print_table(METRICS)
     return code
+
+
+def allow_no_git(root: Path) -> None:
+    """Let DVC work in a copy of the project that is in no git repository.
+
+    Raises ValueError where DVC's local settings cannot be written.
+    """
+    if any((folder / ".git").exists() for folder in (root, *root.parents)):
+        return
+    if (root / ".dvc/config.local").exists():
+        return
+    command = [*DVC, "config", "--local", "core.no_scm", "true"]
+    done = subprocess.run(command, cwd=root, preexec_fn=die_with_parent, check=False)
+    if done.returncode != 0:
+        raise ValueError(f"{root / '.dvc/config.local'}: not in git, and DVC cannot be told so")
 
 
 def print_table(metrics: Path) -> None:
@@ -80,7 +93,3 @@ def _behind_shells(process: psutil.Process) -> Iterator[psutil.Process]:
                 yield from _behind_shells(child)
             else:
                 yield child
-
-
-def _in_git() -> bool:
-    return any((folder / ".git").exists() for folder in (Path.cwd(), *Path.cwd().parents))

@@ -80,6 +80,7 @@ def base(
     _launch(read.engine)
     from r1omni.tracking.runs import open_run
     from r1omni.training.base import run_base
+    from r1omni.training.journal import code_hash
 
     paths = _training_paths(checkpoint, training)
     with open_run(
@@ -87,6 +88,7 @@ def base(
         tracking=read.tracking,
         params=read.model_dump(mode="json", include={"base", "model", "media", "engine"}),
         datasets=[reasoning],
+        tags={"training_code": code_hash()[:32]},
         state=paths.state.with_suffix(".run.json"),
     ) as run:
         run_base(
@@ -168,6 +170,7 @@ def grpo(
     from r1omni.tracking.provenance import content_hash
     from r1omni.tracking.runs import open_run
     from r1omni.training.grpo import run_grpo
+    from r1omni.training.journal import code_hash
 
     paths = _training_paths(checkpoint, training)
     with open_run(
@@ -175,7 +178,7 @@ def grpo(
         tracking=read.tracking,
         params=read.model_dump(mode="json", include={"grpo", "held_out", "engine"}),
         datasets=manifest,
-        tags={"parent": content_hash(parent)},
+        tags={"parent": content_hash(parent), "training_code": code_hash()[:32]},
         state=paths.state.with_suffix(".run.json"),
     ) as run:
         run_grpo(
@@ -285,15 +288,17 @@ def _sft(
     _launch(read.engine)
     from r1omni.tracking.provenance import content_hash
     from r1omni.tracking.runs import open_run
+    from r1omni.training.journal import code_hash
     from r1omni.training.sft import run_sft
 
     paths = _training_paths(checkpoint, training)
+    watched = {"held_out"} if stage == "label_sft" else set()
     with open_run(
         stage,
         tracking=read.tracking,
-        params=read.model_dump(mode="json", include={stage, "held_out", "engine"}),
+        params=read.model_dump(mode="json", include={stage, "engine"} | watched),
         datasets=manifests,
-        tags={"parent": content_hash(parent)},
+        tags={"parent": content_hash(parent), "training_code": code_hash()[:32]},
         state=paths.state.with_suffix(".run.json"),
     ) as run:
         run_sft(
@@ -305,7 +310,7 @@ def _sft(
             sft=read.cold_start if stage == "cold_start" else read.label_sft,
             engine=read.engine,
             log=run.log,
-            held_out=read.held_out if stage == "label_sft" else None,
+            held_out=read.held_out if watched else None,
         )
         run.finish(checkpoint, training)
 

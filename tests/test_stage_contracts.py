@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from r1omni import stages
+from r1omni.training.journal import RECIPE_CODE
 
 # Effects and plumbing, which change no number: the command line, logging, MLflow.
 NOT_DEPENDENCIES = {
@@ -82,6 +83,22 @@ def test_a_stages_deps_cover_the_modules_it_imports(repo, name):
         and not any(file == dep or file.startswith(f"{dep}/") for dep in deps)
     }
     assert uncovered == set()
+
+
+@pytest.mark.parametrize("name", ["base", "cold_start", "label_sft", "grpo"])
+def test_no_state_is_resumed_after_a_change_of_code_that_decides_the_result(repo, name):
+    """What a training imports is in its fingerprint, but for what only finds files and params."""
+    hashed = {str(f.relative_to(repo)) for p in RECIPE_CODE for f in (repo / "r1omni").glob(p)}
+    finding = {"r1omni/corpora/paths.py"}
+    unhashed = imported_files(repo, STAGES[name][0]) - hashed - NOT_DEPENDENCIES - finding
+    assert {file for file in unhashed if not file.startswith("r1omni/tracking/")} == set()
+
+
+def test_only_evaluation_reads_the_side_files(repo):
+    stages = yaml.safe_load((repo / "dvc.yaml").read_text())["stages"]
+    reading = {name for name in stages if "data/truth" in str(dvc_stage(repo, name))}
+    assert reading == {"synthesize", "score", "report"}
+    assert "data/truth" not in str(dvc_stage(repo, "synthesize")["deps"])
 
 
 @pytest.mark.parametrize("name", STAGES)

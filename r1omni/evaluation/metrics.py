@@ -86,7 +86,7 @@ def rate(flags: Iterable[bool]) -> float:
 def with_calm(
     policy: CalmPolicy, labels: Labels, predictions: Predictions
 ) -> tuple[list[str], list[str | None]]:
-    """Labels and predictions under a policy for RAVDESS's calm, which is never trained on.
+    """Labels and predictions under a policy for RAVDESS's calm, which DFEW and MAFW lack.
 
     keep: calm is a class. merge: calm counts as neutral, in truth and prediction. drop: clips
     whose truth is calm are left out; the answer calm stays wrong elsewhere.

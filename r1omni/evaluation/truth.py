@@ -7,7 +7,7 @@ from typing import Final
 
 import pandas as pd
 
-from r1omni.corpora.synthetic.attributes import ATTRIBUTES, FACE
+from r1omni.corpora.synthetic.attributes import ATTRIBUTES, FACE, UNSEEN
 from r1omni.corpora.synthetic.texts import statements
 from r1omni.emotions import EMOTIONS
 from r1omni.evaluation.predictions import Prediction
@@ -21,7 +21,7 @@ class Truth:
     """What a clip truly shows: its levels by attribute, and the scene behind it."""
 
     emotion: str
-    scene: int
+    scene: int  # or UNSEEN
     levels: Mapping[str, int]
 
 
@@ -71,6 +71,7 @@ def scene_following(
         row.prediction == scene_emotion
         for row in rows
         if row.clip_id in truth
+        and truth[row.clip_id].scene != UNSEEN
         and (scene_emotion := EMOTIONS[truth[row.clip_id].scene]) != row.label
         and scene_emotion in labels
     ]

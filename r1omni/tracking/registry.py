@@ -139,7 +139,10 @@ def _training_run(client: Any, experiment: str, tags: Mapping[str, str], state: 
         [experiment], f"tags.content_hash = '{digest}'", max_results=1, order_by=["start_time DESC"]
     )
     if found:
-        return str(found[0].info.run_id)
+        trained_by = str(found[0].info.run_id)
+        if found[0].info.status == "RUNNING":  # its store was gone when the stage ended
+            client.set_terminated(trained_by)
+        return trained_by
     run_id = owed_run(client, state, digest) if state is not None else None
     if run_id is not None and state is not None:
         client.set_tag(run_id, "content_hash", digest)

@@ -74,7 +74,7 @@ class Run:
     _flushed_at: float = field(default_factory=time.monotonic)
     _retry_at: float = 0.0
     _pause: float = FIRST_PAUSE
-    _digest: str | None = None  # of the checkpoint, once there is one
+    _owed: tuple[str, Path] | None = None  # the checkpoint's content hash, and the stage's curves
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keeps the point; sends what is kept every 50 steps or 10 seconds. Never raises for an
@@ -107,30 +107,38 @@ class Run:
         Where the store cannot be reached, the state file remembers which run is owed the rest, for
         the `register` stage.
         """
-        digest = self._digest = content_hash(checkpoint)
+        self._owed = (content_hash(checkpoint), training)
+        self._complete()
+
+    def close(self, status: str) -> None:
+        """Ends the run as FINISHED, FAILED or KILLED; only a finished one is never continued."""
+        if self._monitor is not None:
+            self._monitor.finish()
+        if not (self.flush(at_once=True) and self._complete() and self._ended(status)):
+            return  # the state file stays: for the next attempt, or for `register`
+        if status == "FINISHED":
+            self.state.unlink(missing_ok=True)
+
+    def _complete(self) -> bool:
+        """True once the store has everything of the stage's outputs; else the debt is on disk.
+
+        The debt is written first and stays there until `close` has ended the run.
+        """
+        if self._owed is None:
+            return True
+        digest, training = self._owed
+        self._owe(digest)
         if not self.flush(at_once=True) or self._run_id is None:
-            self._owe(digest)
-            return
+            return False
         try:
             with reaching(self.tracking.uri):
                 deliver_training(self._client, self._run_id, training)
                 self._client.set_tag(self._run_id, "content_hash", digest)
         except StoreUnreachable as error:
             self._postpone(error)
-            self._owe(digest)
-
-    def close(self, status: str) -> None:
-        """Ends the run as FINISHED, FAILED or KILLED; only a finished one is never continued."""
-        if self._monitor is not None:
-            self._monitor.finish()
-        if not self.flush(at_once=True):
-            return
-        if not self._ended(status):
-            if self._digest is not None:
-                self._owe(self._digest)
-            return
-        if status == "FINISHED":
-            self.state.unlink(missing_ok=True)
+            return False
+        self._owed = None
+        return True
 
     def _ended(self, status: str) -> bool:
         """True once the store has the run's end; a busy store is asked again, for nobody will

@@ -34,7 +34,7 @@ from r1omni.training.connector import train_connector
 from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
 from r1omni.training.ranks import barrier, is_first, join_ranks, joined, shares, world_size
 from r1omni.training.sft import Example, train_supervised
-from r1omni.training.towers import ANNOTATIONS, GenericClip, read_generic, train_towers
+from r1omni.training.towers import GenericClip, read_generic, train_towers
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def run_base(
         _convert(source, paths, base=base)
         return
     clips = read_generic(source)
-    recipe = fingerprint([base, model, media, engine], [source / ANNOTATIONS, reasoning])
+    recipe = fingerprint([base, model, media, engine], [source, reasoning])
     open_state(paths.state, recipe)
     torch.manual_seed(base.seed)
     spoken = [c.rationale for c in read_manifest(reasoning) if c.rationale is not None]

@@ -192,7 +192,9 @@ class Engine:
             return 0
         self.newest_state, self.step_count = found
         self._whole.close()
-        self._engine.load_checkpoint(str(self.newest_state), tag="state")
+        loaded, _ = self._engine.load_checkpoint(str(self.newest_state), tag="state")
+        if loaded is None:
+            raise RuntimeError(f"{self.newest_state}: whole, but DeepSpeed does not load it")
         self._gather_weights()
         return self.step_count
 

@@ -18,7 +18,7 @@ from r1omni import prompts
 from r1omni.config import EngineParams, GRPOParams, HeldOutParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
-from r1omni.model.feature_store import FeatureBatch, FeatureStore
+from r1omni.model.feature_store import INDEX, FeatureBatch, FeatureStore
 from r1omni.model.prompting import encode_prompts, prefill_batch
 from r1omni.rewards import Score
 from r1omni.training.batches import balanced_shares, batch_at
@@ -83,13 +83,11 @@ def run_grpo(
     shares = balanced_shares([clip.label for clip in clips], grpo.balance)
     store = FeatureStore(list(features))
     watch = Watch(watched, store, "reasoned", grpo.max_new_tokens, held_out.every)
-    recipe = fingerprint([grpo, held_out, engine], [cold_start, *manifests])
+    inputs = [cold_start, *manifests, *(folder / INDEX for folder in features)]
+    recipe = fingerprint([grpo, held_out, engine], inputs)
     open_state(paths.state, recipe)
     policy, processor = load_parent(cold_start)
-    reference = deepcopy(policy).requires_grad_(False)
-    room = int(grpo.reference_cache_gb * 1e9)
-    kept = KeptPrompts(reference, room) if room else None
-    models = Models(policy, reference, processor, kept)
+    models = _models(policy, processor, grpo)
     trainer = Engine(
         policy,
         engine,
@@ -136,6 +134,17 @@ def run_grpo(
         parent=cold_start,
         clips=rest,
     )
+
+
+def _models(
+    policy: HumanOmniForConditionalGeneration, processor: HumanOmniProcessor, grpo: GRPOParams
+) -> Models:
+    """With a frozen copy of the policy, which needs no towers: features are cached."""
+    towers = (policy.model.vision_tower, policy.model.audio_tower)
+    without = {id(tower): torch.nn.Identity() for tower in towers}
+    reference = deepcopy(policy, without).requires_grad_(False)
+    room = int(grpo.reference_cache_gb * 1e9)
+    return Models(policy, reference, processor, KeptPrompts(reference, room) if room else None)
 
 
 def learn_share(

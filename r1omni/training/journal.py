@@ -14,6 +14,21 @@ from pydantic import BaseModel
 from r1omni.training.ranks import barrier, is_first
 
 Log = Callable[[int, Mapping[str, float]], None]
+# What can change a training's result; not the commands, nor evaluation and tracking.
+RECIPE_CODE = (
+    "model/*.py",
+    "training/*.py",
+    "corpora/clip.py",
+    "corpora/synthetic/attributes.py",
+    "completions.py",
+    "decoding.py",
+    "emotions.py",
+    "judging.py",
+    "media.py",
+    "prompts.py",
+    "rewards.py",
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -31,17 +46,25 @@ class TrainingPaths:
 
 def fingerprint(sections: Iterable[BaseModel], inputs: Iterable[Path]) -> str:
     """A hash of params, input files and our code: a changed recipe must not resume an old state."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(code_hash().encode())
     for section in sections:
         digest.update(section.model_dump_json().encode())
-    package = Path(__file__).parents[1]
-    code = [*(package / "model").glob("*.py"), *(package / "training").glob("*.py")]
-    for path in [*sorted(code), package / "rewards.py", package / "completions.py", *inputs]:
+    for path in inputs:
         for file in sorted(
             p for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file()
         ):
             digest.update(file.name.encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def code_hash() -> str:
+    """A hash of our own code that decides a training's result."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parents[1]
+    for file in sorted(file for pattern in RECIPE_CODE for file in package.glob(pattern)):
+        digest.update(file.name.encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 

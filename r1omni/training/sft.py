@@ -15,11 +15,11 @@ from r1omni import completions, prompts
 from r1omni.config import EngineParams, HeldOutParams, SFTParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
-from r1omni.model.feature_store import FeatureBatch, FeatureStore
+from r1omni.model.feature_store import INDEX, FeatureBatch, FeatureStore
 from r1omni.model.prompting import prefill_prompts
 from r1omni.model.sampling import score_completions
 from r1omni.training.batches import balanced_shares, batch_at
-from r1omni.training.checkpoints import load_parent, save_checkpoint
+from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
 from r1omni.training.engine import Engine, cosine_decay
 from r1omni.training.held_out import Watch, set_aside
 from r1omni.training.interruption import Stopped, sigterm_noted
@@ -75,11 +75,12 @@ def run_sft(
 ) -> None:
     """Fine-tune the parent checkpoint on the training clips of the manifests."""
     every_clip = [clip for path in manifests for clip in read_manifest(path)]
+    one_fold(every_clip, parent)
     clips, watched = set_aside(every_clip, held_out)
     store = FeatureStore(list(features))
     examples = examples_from(clips, mode)
     sections = [sft, engine] if held_out is None else [sft, held_out, engine]
-    recipe = fingerprint(sections, [parent, *manifests])
+    recipe = fingerprint(sections, [parent, *manifests, *(f / INDEX for f in features)])
     join_ranks(engine)
     open_state(paths.state, recipe)
     model, processor = load_parent(parent)

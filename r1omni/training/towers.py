@@ -17,7 +17,14 @@ from torch.nn import functional
 
 from r1omni.config import BaseParams
 from r1omni.corpora.paths import resolve_clip
-from r1omni.corpora.synthetic.attributes import ATTRIBUTES, FACE, SCENES, SPEAKERS, VOICE
+from r1omni.corpora.synthetic.attributes import (
+    ATTRIBUTES,
+    FACE,
+    SCENES,
+    SPEAKERS,
+    UNSEEN,
+    VOICE,
+)
 from r1omni.media import TowerInputs
 from r1omni.model import HumanOmniForConditionalGeneration
 from r1omni.model.tower_inputs import stack_inputs
@@ -28,7 +35,6 @@ from r1omni.training.ranks import joined, own_names
 
 Targets = Mapping[str, int]
 ANNOTATIONS = "annotations.json"
-UNSEEN = -1  # a target that cannot be seen: studio clips show no scene
 
 
 @dataclass(frozen=True)

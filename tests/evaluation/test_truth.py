@@ -8,7 +8,7 @@ from made_up_run import Run, make_row
 
 from r1omni.completions import render
 from r1omni.corpora.synthetic import attributes
-from r1omni.corpora.synthetic.attributes import prototype
+from r1omni.corpora.synthetic.attributes import UNSEEN, prototype
 from r1omni.emotions import EMOTIONS, LABELS
 from r1omni.evaluation.truth import Truth, rationale_truth, read_truth, scene_following
 
@@ -54,6 +54,13 @@ def test_scenes_of_the_label_itself_or_of_emotions_that_the_corpus_lacks_do_not_
     foreign = Truth("happy", EMOTIONS.index("calm"), prototype("happy"))
     rows = [make_row(render("a", "happy")), make_row(render("a", "calm"), clip_id="dfew/2")]
     assert scene_following(rows, {"dfew/1": own, "dfew/2": foreign}, LABELS["dfew"]) is None
+
+
+def test_clips_that_show_no_scene_do_not_count():
+    unseen = Truth("happy", UNSEEN, prototype("happy"))
+    assert (
+        scene_following([make_row(render("a", "sad"))], {"dfew/1": unseen}, LABELS["dfew"]) is None
+    )
 
 
 def test_side_files_are_read_together(run: Run):

@@ -9,6 +9,7 @@ import pytest
 from r1omni.config import TrackingParams
 from r1omni.tracking.curves import read_curves
 from r1omni.tracking.provenance import content_hash, flatten
+from r1omni.tracking.registry import _training_run
 from r1omni.tracking.runs import Description, Run, deliver_training, open_run
 from r1omni.tracking.store import open_client
 
@@ -125,6 +126,40 @@ def test_training_goes_on_without_the_store_and_the_curves_come_later(
         (project / "mlflow.db").rename(project / "blocked" / "mlflow.db")
     (found,) = all_runs(blocked)
     assert steps(blocked, found.info.run_id) == list(range(1, 121))
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_store_that_fails_at_the_end_is_asked_again_or_owed_the_rest(
+    project: Path, tracking: TrackingParams, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """Once: the run is complete all the same. Twice: `register` completes that very run."""
+    checkpoint, training, state = project / "checkpoint", project / "training", project / "run.json"
+    for folder in (checkpoint, training):
+        folder.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    (training / "curves.jsonl").write_text('{"step": 1, "train/loss": 1.0}\n')
+    left = [failures]
+    with open_run("grpo", tracking=tracking, params={}, state=state) as run:
+        real = run._client.set_tag
+
+        def flaky(*arguments: str) -> None:
+            if left[0]:
+                left[0] -= 1
+                raise OSError("database is locked")
+            real(*arguments)
+
+        monkeypatch.setattr(run._client, "set_tag", flaky)
+        run.log(1, {"train/loss": 1.0})
+        run.finish(checkpoint, training)
+    assert state.exists() == (failures == 2)
+    client, experiment = open_client(tracking)
+    tags = {"content_hash": content_hash(checkpoint), "model": "grpo"}
+    completed = _training_run(client, experiment, tags, state)
+    (only,) = all_runs(tracking)
+    assert (only.info.run_id, only.info.status) == (completed, "FINISHED")
+    assert only.data.tags["content_hash"] == tags["content_hash"]
+    assert steps(tracking, completed) == [1]
+    assert not state.exists()
 
 
 def test_values_that_are_not_finite_become_gaps(project: Path, tracking: TrackingParams) -> None:

@@ -33,6 +33,7 @@ ATTRIBUTES: Final[dict[str, tuple[str, str, str]]] = {**FACE, **VOICE}
 
 SCENES: Final[int] = 12  # backgrounds; scene i is emotion i's own where shortcuts apply
 SPEAKERS: Final[int] = 12  # voices (formants); speaker i is emotion i's own likewise
+UNSEEN: Final = -1  # in place of a scene: studio clips show none
 
 _N5: Final = (0, 0, 0, 0, 0)
 _N6: Final = (0, 0, 0, 0, 0, 0)

@@ -12,7 +12,7 @@ from typing import Final, Literal
 import numpy as np
 
 from r1omni.config import SyntheticCorpusParams, SyntheticParams
-from r1omni.corpora.synthetic.attributes import SPEAKERS, Latent, draw_latent
+from r1omni.corpora.synthetic.attributes import SPEAKERS, UNSEEN, Latent, draw_latent
 from r1omni.corpora.synthetic.faces import Style
 from r1omni.emotions import EMOTIONS, LABELS, RAVDESS_CODES
 
@@ -52,6 +52,11 @@ class Planned:
     person: int = 0
     tracks: Literal["both", "video", "audio"] = "both"
     second_label: str | None = None  # of a compound emotion
+
+    @property
+    def visible_scene(self) -> int:
+        """The scene behind the face, UNSEEN in the studio."""
+        return self.latent.scene if self.style == "wild" else UNSEEN
 
 
 def plan(corpus: str, synthetic: SyntheticParams) -> list[Planned]:

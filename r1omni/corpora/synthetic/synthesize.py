@@ -105,7 +105,7 @@ def _write_truth(planned: Sequence[Planned], truth: Path) -> None:
             "clip_id": p.clip_id,
             "emotion": p.latent.emotion,
             "label": p.label,
-            "scene": p.latent.scene,
+            "scene": p.visible_scene,
             "speaker": p.latent.speaker,
             **{name: p.latent.levels[name] for name in ATTRIBUTES},
         }

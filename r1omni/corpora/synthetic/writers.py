@@ -97,7 +97,7 @@ def _captioned(planned: Planned, rng: np.random.Generator) -> dict[str, object]:
     return {
         "video": planned.path,
         "conversations": _turns(CAPTION_QUESTION, caption(latent.levels, rng)),
-        "attributes": {**latent.levels, "scene": latent.scene, "speaker": latent.speaker},
+        "attributes": {**latent.levels, "scene": planned.visible_scene, "speaker": latent.speaker},
         "style": planned.style,
         "emotion": planned.label,
     }

@@ -66,7 +66,7 @@ def protocol_lines(metrics: Metrics) -> list[str]:
     return [
         f"WAR / UAR in percent, ± half the {interval_name(metrics)} over the test clips.",
         "Protocol: open vocabulary, after normalisation; an answer that is not exactly one known "
-        "label is wrong. RAVDESS keeps calm as a class, which no model is trained on.",
+        "label is wrong. RAVDESS keeps calm as a class, which DFEW and MAFW lack.",
         f"Test sets: {'; '.join(tests) or 'none measured'}.",
         f"Paper: {SOURCE}, on the real corpora. Its own WAR is uncertain by "
         + ", ".join(f"± {PAPER_HALF_WIDTHS[c]} ({CORPORA[c]})" for c in CORPORA)

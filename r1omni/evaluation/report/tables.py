@@ -85,7 +85,7 @@ def calm_table(metrics: Metrics) -> Table | None:
         (model, tuple(Shown(rates_text(calm[policy])) for policy in CALM_POLICIES))
         for model, calm in found
     )
-    caption = "WAR / UAR in percent by what is done with calm, which no model is trained on."
+    caption = "WAR / UAR in percent by what is done with calm, which DFEW and MAFW lack."
     return Table(caption, ("RAVDESS", *head), rows)
 
 

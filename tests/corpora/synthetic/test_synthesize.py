@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from small_corpora import SIZES, build_synthetic, read_bytes
 
-from r1omni.corpora.synthetic.attributes import ATTRIBUTES
+from r1omni.corpora.synthetic.attributes import ATTRIBUTES, UNSEEN
 from r1omni.corpora.synthetic.synthesize import run_synthesize
 
 
@@ -57,6 +57,8 @@ def test_the_truth_has_a_row_per_usable_clip(rendered):
     assert list(table.columns) == ["clip_id", "emotion", "label", "scene", "speaker", *ATTRIBUTES]
     assert len(table) == 59  # without the compound clip
     assert table[list(ATTRIBUTES)].isin([-1, 0, 1]).all(axis=None)
+    assert (table.scene >= 0).all()
+    assert (pd.read_parquet(rendered("ravdess")[1]).scene == UNSEEN).all()  # the studio's is blank
 
 
 def test_the_contact_sheet_has_a_row_per_emotion(rendered):
