@@ -9,24 +9,62 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from r1omni.params_file import ParamsError, line_of, read_yaml
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Workers = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0)]
+WITH_FOLDS = ("dfew", "mafw", "mafw_compound")
 SyntheticCorpus = Literal["generic", "reasoning", "dfew", "mafw", "ravdess"]
-
-
-class ParamsError(ValueError):
-    """params.yaml is not what the program expects; the message names file, line and key."""
 
 
 class Section(BaseModel):
     """A frozen section of params.yaml that forbids unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number_not_bool(cls, value: Any, info: ValidationInfo) -> Any:
+        expected = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and expected in (int, float):
+            raise ValueError("expected a number, not true or false")
+        return value
+
+
+def _divides(name: str) -> AfterValidator:
+    """A check that the value divides that of the field `name`, which stands above it."""
+
+    def check(value: int, info: ValidationInfo) -> int:
+        whole = info.data.get(name, 0)
+        if whole % value:
+            raise ValueError(f"must divide {name}, which is {whole}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _at_least(name: str) -> AfterValidator:
+    """A check that the value is not below that of the field `name`, which stands above it."""
+
+    def check(value: float, info: ValidationInfo) -> float:
+        if value < info.data.get(name, value):
+            raise ValueError(f"must not be below {name}, which is {info.data[name]}")
+        return value
+
+    return AfterValidator(check)
 
 
 class CorpusParams(Section):
@@ -43,7 +81,7 @@ class RenderParams(Section):
     frame_size: Annotated[int, Field(ge=32, multiple_of=2)]
     fps: Positive
     min_seconds: Positive
-    max_seconds: Positive
+    max_seconds: Annotated[Positive, _at_least("min_seconds")]
     attribute_noise: Fraction
     visual_noise: Fraction
     audio_noise: Fraction
@@ -79,7 +117,7 @@ class ValidationParams(Section):
     """The bounds of the Great Expectations suite."""
 
     min_seconds: Positive
-    max_seconds: Positive
+    max_seconds: Annotated[Positive, _at_least("min_seconds")]
     min_clips_per_label: Annotated[int, Field(ge=0)]
     min_clips: Annotated[int, Field(ge=0)]
 
@@ -103,7 +141,7 @@ class VisionParams(Section):
     hidden_size: Count
     intermediate_size: Count
     num_hidden_layers: Count
-    num_attention_heads: Count
+    num_attention_heads: Annotated[Count, _divides("hidden_size")]
     patch_size: Count
 
 
@@ -113,7 +151,7 @@ class AudioParams(Section):
     d_model: Count
     encoder_ffn_dim: Count
     encoder_layers: Count
-    encoder_attention_heads: Count
+    encoder_attention_heads: Annotated[Count, _divides("d_model")]
 
 
 class GateParams(Section):
@@ -122,7 +160,7 @@ class GateParams(Section):
     hidden_size: Count
     intermediate_size: Count
     num_hidden_layers: Count
-    num_attention_heads: Count
+    num_attention_heads: Annotated[Count, _divides("hidden_size")]
 
 
 class TextParams(Section):
@@ -131,8 +169,8 @@ class TextParams(Section):
     hidden_size: Count
     intermediate_size: Count
     num_hidden_layers: Count
-    num_attention_heads: Count
-    num_key_value_heads: Count
+    num_attention_heads: Annotated[Count, _divides("hidden_size")]
+    num_key_value_heads: Annotated[Count, _divides("num_attention_heads")]
 
 
 class ModelParams(Section):
@@ -202,11 +240,13 @@ class GRPOParams(Section):
     advantage_eps: Positive
     reward_weights: Mapping[str, Annotated[float, Field(ge=0.0)]]
 
-    @field_validator("reward_weights")
+    @field_validator("reward_weights", mode="before")
     @classmethod
-    def _known_rewards(cls, weights: Mapping[str, float]) -> Mapping[str, float]:
-        if unknown := sorted(set(weights) - {"accuracy", "format"}):
-            raise ValueError(f"unknown rewards {unknown}; known: accuracy, format")
+    def _every_reward(cls, weights: Any) -> Any:
+        if isinstance(weights, Mapping) and set(weights) != {"accuracy", "format"}:
+            raise ValueError("must give accuracy and format and no other; 0 leaves one out")
+        if isinstance(weights, Mapping) and any(isinstance(w, bool) for w in weights.values()):
+            raise ValueError("expected a number, not true or false")
         return weights
 
 
@@ -284,22 +324,23 @@ class Params(Section):
     report: ReportParams
     tracking: TrackingParams
 
+    @field_validator("corpora")
+    @classmethod
+    def _one_fold(cls, corpora: dict[str, CorpusParams]) -> dict[str, CorpusParams]:
+        folds = {name: c.fold for name, c in corpora.items() if c.adapter in WITH_FOLDS}
+        if len(set(folds.values())) > 1:
+            raise ValueError(f"one fold for all, as a test clip of one trains the others: {folds}")
+        return corpora
+
 
 def read_params(path: Path) -> Params:
     """The checked contents of `path`.
 
     Raises ParamsError, naming file, line, key and what was expected, for a file that is missing,
-    is not YAML, or holds an unknown key, a missing key or a value out of range.
+    is not YAML in UTF-8, or holds a key twice, an unknown key, a missing key or a value that is
+    out of range or does not fit another.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ParamsError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path}: not valid YAML: {error}") from error
+    node, values = read_yaml(path)
     try:
         return Params.model_validate(values)
     except ValidationError as error:
@@ -309,24 +350,12 @@ def read_params(path: Path) -> Params:
 
 def _explain(path: Path, node: yaml.Node | None, error: dict[str, Any]) -> str:
     keys = [str(k) for k in error["loc"] if k != "[key]"]
-    where = f"{path}:{_line(node, keys)}: {'.'.join(keys) or 'the file'}"
+    where = f"{path}:{line_of(node, keys)}: {'.'.join(keys) or 'the file'}"
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown key; known here: {', '.join(_known(keys[:-1]))}"
     if error["type"] == "missing":
         return f"{where}: is missing"
-    return f"{where}: {error['msg']} (got {error['input']!r})"
-
-
-def _line(node: yaml.Node | None, keys: list[str]) -> int:
-    line = 1
-    for key in keys:
-        if not isinstance(node, yaml.MappingNode):
-            break
-        found = next(((k, v) for k, v in node.value if str(k.value) == key), None)
-        if found is None:
-            break
-        line, node = found[0].start_mark.line + 1, found[1]
-    return line
+    return f"{where}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
 
 
 def _known(keys: list[str]) -> list[str]:

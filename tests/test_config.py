@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from r1omni.config import ParamsError, read_params
+from r1omni.config import read_params
+from r1omni.params_file import ParamsError
 
 
 @pytest.fixture
@@ -58,6 +59,97 @@ def test_a_missing_file_is_said(tmp_path):
         read_params(tmp_path / "nowhere.yaml")
 
 
+def test_a_file_that_is_no_utf_8_is_named_with_its_line(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"corpora:\n  caf\xe9: 1\n")
+    with pytest.raises(ParamsError, match=r"params\.yaml:2: byte 0xe9 is no UTF-8"):
+        read_params(path)
+
+
+def test_a_key_that_stands_twice_is_named_with_both_lines(broken, repo):
+    line = line_of(repo / "params.yaml", "  kl_coef:")
+    message = broken("  kl_coef:", "  kl_coef: 0.5\n  kl_coef:")
+    assert f"params.yaml:{line + 1}: kl_coef: stands twice; first in line {line}" in message
+
+
+def test_a_key_that_stands_twice_in_braces_is_named(broken, repo):
+    line = line_of(repo / "params.yaml", "reward_weights:")
+    message = broken("{accuracy: 1.0, format", "{accuracy: 1.0, accuracy: 2.0, format")
+    assert f"params.yaml:{line}: accuracy: stands twice; first in line {line}" in message
+
+
+def test_a_key_that_overrides_a_merged_one_stands_once(tmp_path, repo, params):
+    text = (repo / "params.yaml").read_text().replace("\ncold_start:\n", "\ncold_start: &sft\n")
+    start, end = text.index("\nlabel_sft:"), text.index("\ngrpo:")
+    path = tmp_path / "params.yaml"
+    path.write_text(text[:start] + "\nlabel_sft: {<<: *sft, epochs: 7}\n" + text[end:])
+    assert read_params(path).label_sft == params.cold_start.model_copy(update={"epochs": 7})
+
+
+@pytest.mark.parametrize("weights", ["{}", "{accuracy: 1.0}", "{accuracy: 1, format: 1, form: 1}"])
+def test_a_reward_without_its_weight_is_refused(broken, weights):
+    message = broken("reward_weights: {accuracy: 1.0, format: 1.0}", f"reward_weights: {weights}")
+    assert "grpo.reward_weights: must give accuracy and format and no other" in message
+
+
+def test_a_reward_may_weigh_nothing(tmp_path, repo):
+    path = tmp_path / "params.yaml"
+    path.write_text((repo / "params.yaml").read_text().replace("format: 1.0}", "format: 0}"))
+    assert read_params(path).grpo.reward_weights == {"accuracy": 1.0, "format": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("max_seconds: 2.0", "max_seconds: 1.3",
+         "synthetic.render.max_seconds: must not be below min_seconds, which is 1.4 (got 1.3)"),
+        ("max_seconds: 60.0", "max_seconds: 0.4",
+         "validation.max_seconds: must not be below min_seconds, which is 0.5 (got 0.4)"),
+        ("num_attention_heads: 4, patch", "num_attention_heads: 5, patch",
+         "model.vision.num_attention_heads: must divide hidden_size, which is 64 (got 5)"),
+        ("encoder_attention_heads: 4", "encoder_attention_heads: 3",
+         "model.audio.encoder_attention_heads: must divide d_model, which is 64 (got 3)"),
+        ("gate: {hidden_size: 32", "gate: {hidden_size: 33",
+         "model.gate.num_attention_heads: must divide hidden_size, which is 33 (got 2)"),
+        ("text: {hidden_size: 128", "text: {hidden_size: 130",
+         "model.text.num_attention_heads: must divide hidden_size, which is 130 (got 4)"),
+        ("num_key_value_heads: 2", "num_key_value_heads: 3",
+         "model.text.num_key_value_heads: must divide num_attention_heads, which is 4 (got 3)"),
+        ("num_key_value_heads: 2", "num_key_value_heads: 0",
+         "model.text.num_key_value_heads: Input should be greater than or equal to 1 (got 0)"),
+    ],
+)  # fmt: skip
+def test_numbers_that_do_not_fit_each_other_are_named(broken, old, new, expected):
+    assert broken(old, new).endswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("lr: 5.0e-4", "lr: .inf", "grpo.lr"),
+        ("temperature: 0.7", "temperature: .nan", "grpo.temperature"),
+        ("fps: 8.0", "fps: .inf", "synthetic.render.fps"),
+        ("steps: 120", "steps: .inf", "grpo.steps"),
+        ("{accuracy: 1.0", "{accuracy: .inf", "grpo.reward_weights.accuracy"),
+    ],
+)
+def test_a_number_without_an_end_is_refused(broken, old, new, key):
+    assert f"{key}: Input should be a finite number" in broken(old, new)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("  steps: 120", "  steps: true", "grpo.steps"),
+        ("lr: 5.0e-4", "lr: yes", "grpo.lr"),
+        ("dfew: {clips: 2050", "dfew: {clips: true", "synthetic.corpora.dfew.clips"),
+        ("{accuracy: 1.0", "{accuracy: true", "grpo.reward_weights"),
+    ],
+)
+def test_true_is_no_number(broken, old, new, key):
+    assert f"{key}: expected a number, not true or false" in broken(old, new)
+
+
 def test_broken_yaml_is_said(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text("grpo: {steps: 1\n")
@@ -76,3 +168,8 @@ def test_the_paper_profile_has_the_same_keys(repo, params):
     assert paper.grpo.clips_per_step * paper.grpo.steps // 15306 == 2  # epochs
     assert paper.synthetic.corpora == {}
     assert set(paper.corpora) == set(params.corpora)
+
+
+def test_two_folds_in_one_run_are_refused(broken):
+    message = broken("mafw, root: data/raw/mafw, fold: 1", "mafw, root: data/raw/mafw, fold: 2")
+    assert "corpora: one fold for all" in message

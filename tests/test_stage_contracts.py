@@ -18,6 +18,7 @@ NOT_DEPENDENCIES = {
     "r1omni/corpora/__init__.py",
     "r1omni/evaluation/__init__.py",
     "r1omni/lifeline.py",
+    "r1omni/params_file.py",
     "r1omni/pipeline.py",
     "r1omni/stages.py",
     "r1omni/training/__init__.py",

@@ -1,6 +1,7 @@
 """Stage `validate`: one Great Expectations suite over all manifests."""
 
 import csv
+import html
 import io
 import json
 import os
@@ -87,7 +88,11 @@ def run_validate(
 def _check(
     table: pd.DataFrame, rules: Sequence[Rule], docs: Path
 ) -> tuple[list[Outcome], list[Failure]]:
-    """What Great Expectations says about each rule; its pages are written below `docs`."""
+    """What Great Expectations says about each rule; its pages are written below `docs`.
+
+    Its pages show cells as they are, so it is given escaped ones: `<script>` in a file's name must
+    not run. Escaping maps different texts to different ones, so that no rule's verdict changes.
+    """
     import great_expectations as gx  # seconds; and validation is imported for its types elsewhere
 
     partial = docs.with_name(f".{docs.name}.{os.getpid()}")
@@ -110,7 +115,7 @@ def _check(
         },
         actions=[gx.checkpoint.UpdateDataDocsAction(name="docs", site_names=["site"])],
     )
-    run = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": table})
+    run = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": _escaped(table)})
     _publish(partial, docs)
     (validated,) = run.run_results.values()
     results = {r.expectation_config.meta["rule"]: r for r in validated.results}
@@ -135,13 +140,33 @@ def _expectation(rule: Rule) -> Any:
         "description": f"{rule.name}: {rule.says}",
         "meta": {"rule": rule.name},
     }
+    allowed = [_escape(value) for value in rule.allowed]
     if rule.check == "unique":
         return gxe.ExpectColumnValuesToBeUnique(**shared)
     if rule.check == "allowed":
-        return gxe.ExpectColumnValuesToBeInSet(value_set=list(rule.allowed), **shared)
+        return gxe.ExpectColumnValuesToBeInSet(value_set=allowed, **shared)
     if rule.check == "bounds":
         return gxe.ExpectColumnValuesToBeBetween(min_value=rule.low, max_value=rule.high, **shared)
-    return gxe.ExpectColumnDistinctValuesToContainSet(value_set=list(rule.allowed), **shared)
+    return gxe.ExpectColumnDistinctValuesToContainSet(value_set=allowed, **shared)
+
+
+def _escaped(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the texts in its cells escaped for HTML, each column's type as it was."""
+    texts = table.select_dtypes(exclude=["number", "bool"]).columns
+    return table.assign(
+        **{
+            name: pd.Series([_escape(v) for v in table[name]], table.index, table[name].dtype)
+            for name in texts
+        }
+    )
+
+
+def _escape(value: Any) -> Any:
+    return html.escape(value) if isinstance(value, str) else value
+
+
+def _unescape(value: Any) -> Any:
+    return html.unescape(value) if isinstance(value, str) else value
 
 
 def _failures(rule: Rule, result: Any, table: pd.DataFrame) -> list[Failure]:
@@ -149,7 +174,8 @@ def _failures(rule: Rule, result: Any, table: pd.DataFrame) -> list[Failure]:
         absent = [v for v in rule.allowed if v not in set(table[rule.column])]
         return [Failure(rule.name, value.split("/")[0], "", f"no clip of {value}")
                 for value in absent]  # fmt: skip
-    rows = result.result.get("unexpected_index_list") or []
+    found = result.result.get("unexpected_index_list") or []
+    rows = [{name: _unescape(value) for name, value in row.items()} for row in found]
     return [
         Failure(rule.name, str(row["manifest"]), str(row["clip_id"]), _detail(rule, row))
         for row in rows

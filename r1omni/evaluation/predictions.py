@@ -72,10 +72,11 @@ def read_predictions(path: Path) -> list[Prediction]:
     """The rows of a predictions table, judged anew from their raw completions.
 
     Judging anew makes a changed vocabulary or parser count without generating again. Raises
-    ValueError naming the file, and the row where one is at fault, for missing columns, an unknown
-    corpus, mode or label, and a clip that one model answers twice.
+    ValueError naming the file, and the row where one is at fault, for a file that is missing or
+    not parquet, missing columns, an unknown corpus, mode or label, and a clip that one model
+    answers twice.
     """
-    table = pd.read_parquet(path)
+    table = _read_table(path)
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise ValueError(f"{path}: missing columns {missing}; predictions have {list(COLUMNS)}")
@@ -86,6 +87,16 @@ def read_predictions(path: Path) -> list[Prediction]:
     if twice:
         raise ValueError(f"{path}: clip {twice[0][1]!r} has two rows of model {twice[0][0]!r}")
     return rows
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected a predictions table")
+    try:
+        return pd.read_parquet(path)
+    except (ValueError, OSError) as error:  # pyarrow raises either for bytes that are no table
+        message = f"{path}: not a parquet file; expected a predictions table: {error}"
+        raise ValueError(message) from error
 
 
 def _row(path: Path, index: int, record: dict[Any, Any]) -> Prediction:

@@ -135,6 +135,45 @@ def test_a_clip_id_that_stands_twice_is_named(tmp_path):
     assert failures(tmp_path) >= {("unique_clip_id", "dfew/0")}
 
 
+MARKUP = "<script>alert(1)</script>"
+QUOTED = "<b onclick='x()'>\"&amp;\""
+
+
+def test_markup_in_a_cell_is_text_in_the_pages_and_itself_in_the_failures(tmp_path):
+    changes = {
+        3: {"clip_id": f"dfew/{MARKUP}", "duration": 0.1},
+        5: {"label": MARKUP},
+        6: {"split": QUOTED},
+        7: {"clip_id": QUOTED},
+        8: {"clip_id": QUOTED},
+    }
+    clips = [replace(clip, **changes.get(n, {})) for n, clip in enumerate(dfew())]
+    with pytest.raises(ValidationFailed) as error:
+        validate(tmp_path, dfew=clips, **{QUOTED: captions()})
+    small = {("enough_clips_per_label", n) for n in ("dfew/4", "dfew/5", "dfew/6", QUOTED)}
+    assert failures(tmp_path) - small == {
+        ("duration", f"dfew/{MARKUP}"), ("known_label", "dfew/5"), ("known_split", "dfew/6"),
+        ("unique_clip_id", QUOTED),
+    }  # fmt: skip
+    assert small < failures(tmp_path)
+    table = (tmp_path / "failures.csv").read_text()
+    assert f"split is {QUOTED}" in str(error.value) and f"(dfew/train/{MARKUP})" in table
+    pages = [page.read_text() for page in (tmp_path / "docs").rglob("*.html")]
+    assert not any(raw in page for page in pages for raw in (MARKUP, "<b onclick", "onclick='"))
+    shown = "dfew/&lt;script&gt;alert(1)&lt;/script&gt;"
+    assert any(shown in page for page in pages)
+
+
+def test_names_with_markup_break_no_rule(tmp_path):
+    names = ["<b>", "&lt;b&gt;", "it's", '"&"']  # the second is the first, escaped: still two names
+    clips = [
+        replace(clip, clip_id=f"{name}{n}", path=f"{name}.mp4", sha256=f"{name}{n}")
+        for name in names for n, clip in enumerate(dfew())
+    ]  # fmt: skip
+    validate(tmp_path, **{name: clips[n * 28 : n * 28 + 28] for n, name in enumerate(names)})
+    assert (tmp_path / "failures.csv").read_text() == "rule,manifest,clip_id,detail\n"
+
+
 def test_too_few_and_absent_labels_are_both_found(tmp_path):
     few = [clip for clip in dfew() if clip.clip_id != "dfew/0"]  # neutral, train: one is left
     none = [clip for clip in few if not (clip.split == "test" and clip.label == "disgust")]

@@ -72,6 +72,16 @@ def test_a_missing_column_is_named_with_the_file(tmp_path: Path):
         read_predictions(path)
 
 
+def test_a_file_that_is_missing_or_no_table_is_named(tmp_path: Path):
+    path = tmp_path / "a.parquet"
+    with pytest.raises(ValueError, match=r"a\.parquet: no such file; expected a predictions table"):
+        read_predictions(path)
+    path.write_text("model,clip_id\ngrpo,dfew/1\n")
+    expected = r"a\.parquet: not a parquet file; expected a predictions table: "
+    with pytest.raises(ValueError, match=expected):
+        read_predictions(path)
+
+
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [

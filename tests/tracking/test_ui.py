@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from r1omni.cli import app
 from r1omni.config import TrackingParams
 from r1omni.tracking.registry import run_register
 from r1omni.tracking.ui import PortTaken, links, serving
@@ -50,6 +52,13 @@ def test_a_taken_port_is_named(project: Path, tracking: TrackingParams) -> None:
         port = other.getsockname()[1]
         with pytest.raises(PortTaken, match=f"port {port} .* is taken"), serving(tracking, port):
             pass
+
+
+@pytest.mark.parametrize(("port", "bound"), [("0", "1"), ("65536", "65535"), ("99999999", "65535")])
+def test_a_port_that_cannot_be_is_refused_with_the_bound(port: str, bound: str) -> None:
+    done = CliRunner().invoke(app, ["ui", "--port", port])
+    assert done.exit_code == 2
+    assert "--port" in done.output and f" {bound} " in done.output
 
 
 @pytest.mark.slow
