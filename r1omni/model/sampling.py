@@ -12,6 +12,7 @@ from torch import Tensor
 
 from r1omni.model.completion_cache import CompletionCache
 from r1omni.model.modelling import HumanOmniForConditionalGeneration
+from r1omni.model.packed_linear import packed_linears
 from r1omni.model.shared_prefix import Packing, Prefix, extend
 
 CROWDED = 0.75  # of the rows decode something: below, the finished leave the batch
@@ -70,23 +71,24 @@ def decode(
     ended = torch.zeros(P, G, dtype=torch.bool, device=device)
     draws = None if draws is None else draws.to(device)
     hidden = prefix.last_hidden[:, None].expand(P, G, -1)  # (P', G', D)
-    for step in range(max_new_tokens):
-        draw = None if draws is None else draws[prompts, rows, step]
-        token, logprob = _choose(model.lm_head(hidden).float(), temperature, draw)
-        token = torch.where(ended, eos_token_id, token)
-        token_ids[prompts, rows, step] = token
-        logprobs[prompts, rows, step] = torch.where(ended, 0.0, logprob)
-        mask[prompts, rows, step] = (~ended).long()
-        ended = ended | (token == eos_token_id)
-        if step + 1 == max_new_tokens or bool(ended.all()):
-            break
-        places = _still_running(ended)
-        if places is not None:
-            busy, running = places
-            cache.keep(busy, running)
-            prompts = prompts[busy]
-            rows, token, ended = (x[busy].gather(1, running) for x in (rows, token, ended))
-        hidden = cache.step(model.model.embed_tokens(token))
+    with packed_linears([*model.model.layers, model.lm_head], P * G):
+        for step in range(max_new_tokens):
+            draw = None if draws is None else draws[prompts, rows, step]
+            token, logprob = _choose(model.lm_head(hidden).float(), temperature, draw)
+            token = torch.where(ended, eos_token_id, token)
+            token_ids[prompts, rows, step] = token
+            logprobs[prompts, rows, step] = torch.where(ended, 0.0, logprob)
+            mask[prompts, rows, step] = (~ended).long()
+            ended = ended | (token == eos_token_id)
+            if step + 1 == max_new_tokens or bool(ended.all()):
+                break
+            places = _still_running(ended)
+            if places is not None:
+                busy, running = places
+                cache.keep(busy, running)
+                prompts = prompts[busy]
+                rows, token, ended = (x[busy].gather(1, running) for x in (rows, token, ended))
+            hidden = cache.step(model.model.embed_tokens(token))
     length = step + 1
     mask = mask[:, :, :length]
     finished = (token_ids[:, :, :length] == eos_token_id).logical_and(mask.bool()).any(dim=2)

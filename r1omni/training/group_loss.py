@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from r1omni.model import HumanOmniForConditionalGeneration
+from r1omni.model.packed_linear import packed_linears
 from r1omni.model.prompting import PromptBatch, prefill_batch
 from r1omni.model.sampling import score_completions
 from r1omni.model.shared_prefix import Prefix
@@ -71,7 +72,8 @@ def group_loss(
         sampled = sampled.select(counted)
     ids, mask = sampled.token_ids, sampled.mask
     seconds: dict[str, float] = {}
-    with timed(seconds, "time/reference"), torch.no_grad():
+    packed = packed_linears(reference.model.layers, mask.numel())
+    with timed(seconds, "time/reference"), torch.no_grad(), packed:
         if kept is None:
             known = prefill_batch(reference, sampled.prompts)
         else:
