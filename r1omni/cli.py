@@ -34,6 +34,12 @@ Mode = Annotated[
     Literal["reasoned", "direct"] | None,
     typer.Option(help="how to ask; by default as the checkpoint records it"),
 ]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow", metavar="NAME", help="a surplus tensor of the checkpoint to leave out; repeat it"
+    ),
+]
 
 
 @app.callback()
@@ -68,6 +74,7 @@ def predict(
     files: Annotated[list[str], typer.Argument(help="media files, folders or glob patterns")],
     model: Model = "data/checkpoints/grpo",
     mode: Mode = None,
+    allow: Allow = None,
     labels: Annotated[
         Literal["dfew", "mafw", "ravdess", "all"],
         typer.Option(help="whose labels' probabilities to print"),
@@ -87,7 +94,7 @@ def predict(
     from r1omni.evaluation.files import Refusal
     from r1omni.evaluation.loading import find_checkpoint, load_checkpoint
 
-    loaded = load_checkpoint(find_checkpoint(model, read.tracking), mode)
+    loaded = load_checkpoint(find_checkpoint(model, read.tracking), mode, allow or ())
     vocabulary = VOCABULARIES[labels]
     refused = False
     seconds = read.ingest.timeout_seconds
@@ -127,6 +134,7 @@ def evaluate(
     root: Annotated[Path | None, typer.Option(help="its root; by default that of params")] = None,
     fold: Annotated[int | None, typer.Option(help="1 to 5; by default that of params")] = None,
     mode: Mode = None,
+    allow: Allow = None,
     out: Annotated[
         Path | None, typer.Option(help="folder to write; by default data/evaluations/MODEL-CORPUS")
     ] = None,
@@ -143,7 +151,7 @@ def evaluate(
         raise typer.BadParameter(f"{params} has no corpora.{corpus}: pass --root")
     checkpoint = find_checkpoint(model, read.tracking)
     name = re.sub(r"[^\w.-]+", "-", model.removeprefix("models:/").rstrip("/").split("/")[-1])
-    subject = Subject(name, checkpoint, mode)
+    subject = Subject(name, checkpoint, mode, tuple(allow or ()))
     where, number = (known.root, known.fold) if known else (Path(), 1)
     field = Field(corpus, root or where, fold or number)
     verdict = run_evaluate(
@@ -172,7 +180,7 @@ def table(
 
 @app.command(rich_help_panel=PEOPLE)
 def ui(
-    port: Annotated[int, typer.Option(help="port on this machine")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port on this machine")] = 5000,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Serve MLflow on 127.0.0.1 and print the link to the registry."""

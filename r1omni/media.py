@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import av
 import decord
@@ -34,7 +34,7 @@ _WATCHED_FRAMES = 300  # that a probe decodes one after the other: whole clips, 
 _PROBED_FRAMES = (
     8  # of a longer one it decodes the last frame that a sample of this many would take
 )
-_COMPLETE = 0.9  # of the frames that the header announces (0: it doesn't say) must be there
+COMPLETE: Final = 0.9  # of the frames that the header announces (0: it doesn't say) must be there
 _SKIPPED_SOUND = 2  # pieces that a codec needs to get going
 _RESAMPLED_SAMPLES = 16384  # at once; PyAV's cost is per frame
 _SOURCE_LINE = re.compile(r"\[[\d:]+\] \S+:\d+: |^\[/.*\]")  # decord's clock and place
@@ -43,6 +43,10 @@ _DECODING_ERRORS = (DECORDError, FFmpegError, RuntimeError, OSError, UnicodeErro
 
 class UnreadableMedia(ValueError):
     """A file that is not a clip we can decode; the message names the file and the reason."""
+
+
+class UnindexedVideo(UnreadableMedia):
+    """A file that decord cannot open or seek in, e.g. a GIF; its sound, if any, is whole."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def probe(path: Path) -> Probe:
     Raises UnreadableMedia for whatever `decode` would raise it for, e.g. a truncated download
     whose index is whole, and for a video most of whose frames are patched up by the decoder.
     """
-    with _explained(path):
+    with explained(path):
         with _container(path) as container:
             announced = container.streams.video[0].frames
             n_sound, has_audio = _play(path, container)
@@ -112,7 +116,7 @@ def probe(path: Path) -> Probe:
         n_frames = len(video)
         fps = float(video.get_avg_fps())
         watched = min(n_frames, _WATCHED_FRAMES)
-        if n_sound < _COMPLETE * watched:
+        if n_sound < COMPLETE * watched:
             raise UnreadableMedia(f"{path}: only {n_sound} of {watched} frames decode well")
         in_order = list(video.get_key_indices()[:1]) == [0]
         if n_sound < n_frames or not in_order:  # long, or damaged: is it good enough for `decode`?
@@ -132,10 +136,10 @@ def decode(path: Path, num_frames: int, sampling_rate: int = 16000) -> Media:
     does not decode: nothing is replaced by black frames or silence. A clip without an audio track
     is readable: its waveform is None.
     """
-    with _explained(path):
+    with explained(path):
         with _container(path) as container:
             announced = container.streams.video[0].frames
-            waveform = read_waveform(container, sampling_rate)
+            waveform = read_waveform(path, container, sampling_rate)
         video = _open_video(path, announced)
         frames = video.get_batch(sample_frame_indices(len(video), num_frames)).asnumpy()
     return Media(frames, waveform)
@@ -252,15 +256,16 @@ def _mel_spectrogram(n_fft: int, hop_length: int, num_mel_bins: int, sampling_ra
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turns what decord and PyAV raise about `path` into UnreadableMedia."""
+def explained(path: Path) -> Iterator[None]:
+    """Turns errors about `path` into UnreadableMedia, decord's own into UnindexedVideo."""
     try:
         yield
     except _DECODING_ERRORS as error:
         said = getattr(error, "strerror", None) or str(error)
         lines = said.strip().splitlines() or [repr(error)]
         reason = _SOURCE_LINE.sub("", lines[0])
-        raise UnreadableMedia(f"{path}: cannot be decoded: {reason}") from error
+        kind = UnindexedVideo if isinstance(error, DECORDError) else UnreadableMedia
+        raise kind(f"{path}: cannot be decoded: {reason}") from error
 
 
 @contextmanager
@@ -272,21 +277,26 @@ def _container(path: Path) -> Iterator[InputContainer]:
         yield container
 
 
-def read_waveform(container: InputContainer, sampling_rate: int) -> Floats | None:
-    """The first audio track, mono float32 (S,); None where there is none, or it is empty."""
+def read_waveform(path: Path, container: InputContainer, sampling_rate: int) -> Floats | None:
+    """The first audio track, mono float32 (S,); None where there is none, or it is empty.
+
+    Raises UnreadableMedia where much of it is lost.
+    """
     if not container.streams.audio:
         return None
     resampler = av.AudioResampler(
         format="flt", layout="mono", rate=sampling_rate, frame_size=_RESAMPLED_SAMPLES
     )
-    heard = 0
+    pieces = heard = 0
     frames: list[av.AudioFrame] = []
     for frame in container.decode(audio=0):
         frame.pts = None  # jumping time stamps would be refused; sound is read as one piece
+        pieces += 1
         heard += frame.samples
         frames += resampler.resample(frame)
     if not heard:
         return None
+    _refuse_cut_sound(path, container, pieces)
     frames += resampler.resample(None)
     return np.concatenate([f.to_ndarray().reshape(-1) for f in frames]).astype(np.float32)
 
@@ -298,7 +308,7 @@ def _play(path: Path, container: InputContainer) -> tuple[int, bool]:
     Raises UnreadableMedia where much of the sound is lost.
     """
     video, audio = container.streams.video[0], next(iter(container.streams.audio), None)
-    video.codec_context.thread_type = "NONE"  # the processes are the threads
+    video.thread_type = "NONE"  # the processes are the threads
     watched = damaged = pieces = heard = 0
     for packet in container.demux(video, *([] if audio is None else [audio])):
         if packet.stream is video and watched >= _WATCHED_FRAMES:
@@ -310,13 +320,18 @@ def _play(path: Path, container: InputContainer) -> tuple[int, bool]:
             elif isinstance(frame, av.VideoFrame):
                 watched += 1
                 damaged += frame.is_corrupt
-    announced = audio.frames if audio is not None and "mp4" in container.format.name else 0
-    if heard and pieces + _SKIPPED_SOUND < _COMPLETE * announced:
+    if heard:
+        _refuse_cut_sound(path, container, pieces)
+    return watched - damaged, heard > 0
+
+
+def _refuse_cut_sound(path: Path, container: InputContainer, pieces: int) -> None:
+    announced = container.streams.audio[0].frames if "mp4" in container.format.name else 0
+    if pieces + _SKIPPED_SOUND < COMPLETE * announced:
         raise UnreadableMedia(
             f"{path}: is cut short: {pieces} of the {announced} pieces of sound that its header "
             "announces"
         )
-    return watched - damaged, heard > 0
 
 
 def _open_video(path: Path, announced_frames: int) -> Any:
@@ -324,7 +339,7 @@ def _open_video(path: Path, announced_frames: int) -> Any:
     video = decord.VideoReader(os.path.abspath(path), ctx=decord.cpu(0), num_threads=1)  # noqa: PTH100
     if len(video) == 0:
         raise UnreadableMedia(f"{path}: its video has no frames")
-    if len(video) < _COMPLETE * announced_frames:
+    if len(video) < COMPLETE * announced_frames:
         raise UnreadableMedia(
             f"{path}: is cut short: {len(video)} of the {announced_frames} frames that its header "
             "announces"

@@ -42,12 +42,16 @@ class Answer:
 
     def as_text(self) -> str:
         """The answer on some lines for people."""
-        lines = [f"{self.path}: {self.judged.prediction or 'no known emotion'}"]
+        lines = [f"{self.path}: {self.judged.prediction or self._unknown()}"]
         lines.append(f"  {self.judged.rationale or self.completion}")
         if self.probabilities is not None:
             ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
             lines.append("  " + " · ".join(f"{label} {p:.2f}" for label, p in ranked))
         return "\n".join(lines + [f"  ({note})" for note in self.notes])
+
+    def _unknown(self) -> str:
+        said = " ".join((self.judged.answer or "").split())
+        return f'no known emotion ("{said}")' if said else "no known emotion"
 
     def as_json(self) -> str:
         """The answer as one line of JSON."""

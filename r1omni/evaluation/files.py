@@ -15,17 +15,19 @@ from typing import Final
 import av
 import numpy as np
 from av.container import InputContainer
-from av.error import FFmpegError
 from av.stream import Disposition
 
 from r1omni.media import (
+    COMPLETE,
     Floats,
     Frames,
     Media,
     MediaSettings,
     TowerInputs,
+    UnindexedVideo,
     UnreadableMedia,
     decode,
+    explained,
     frames_to_pixels,
     probe,
     read_waveform,
@@ -40,8 +42,6 @@ NO_VIDEO: Final = "no video: the model saw black frames"
 _VIDEO: Final = "3gp avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv ts vob webm wmv"
 _AUDIO: Final = "aac aif aiff flac m4a mka mp3 oga ogg opus wav wma"
 SUFFIXES: Final = frozenset(f".{name}" for name in f"{_VIDEO} {_AUDIO}".split())
-_COMPLETE: Final = 0.9  # of the frames that the header announces must be there, as in media.py
-_DAMAGED: Final = 0.5  # of the frames may be patched up by the decoder, as in media.probe
 
 
 @dataclass(frozen=True)
@@ -141,14 +141,11 @@ def _open(path: Path) -> InputContainer:
 
 def _has_picture(path: Path) -> bool:
     """Whether there is a video; an album's cover is none. Raises UnreadableMedia for no media."""
-    try:
-        with _open(path) as container:
-            pictures = _moving_pictures(container)
-            if not pictures and not container.streams.audio:
-                raise UnreadableMedia(f"{path}: has neither video nor audio")
-    except (FFmpegError, OSError, UnicodeError) as error:
-        raise UnreadableMedia(f"{path}: cannot be decoded: {_said(error)}") from error
-    return bool(pictures)
+    with explained(path), _open(path) as container:
+        pictures = _moving_pictures(container)
+        if not pictures and not container.streams.audio:
+            raise UnreadableMedia(f"{path}: has neither video nor audio")
+        return bool(pictures)
 
 
 def _moving_pictures(container: InputContainer) -> Sequence[av.VideoStream]:
@@ -158,47 +155,53 @@ def _moving_pictures(container: InputContainer) -> Sequence[av.VideoStream]:
 def _decode(path: Path, settings: MediaSettings) -> Media:
     """As training decodes, and as strictly as ingestion probes.
 
-    What decord cannot index is read through from its start instead.
+    What decord cannot open or seek in is read through from its start instead, as strictly.
     """
     try:
         probe(path)
         return decode(path, settings.num_frames, settings.sampling_rate)
-    except UnreadableMedia as refused:
+    except UnindexedVideo as refused:
         try:
             frames = _read_through(path, settings.num_frames)
-            sound = _read_sound(path, settings.sampling_rate)
-        except (UnreadableMedia, FFmpegError, OSError):
+        except UnreadableMedia:
             raise refused from None
-        return Media(frames, sound)
+        return Media(frames, _read_sound(path, settings.sampling_rate))
 
 
 def _read_through(path: Path, num_frames: int) -> Frames:
-    """The sampled frames of a video without an index: once through to count, once to take."""
+    """The sampled frames of a video without an index: once through to count, once to take.
+
+    Raises UnreadableMedia where much of it is missing or patched up, as media.probe does.
+    """
     n_frames = n_damaged = 0
-    with _open(path) as container:
-        stream = _moving_pictures(container)[0]
-        announced = stream.frames
-        for frame in container.decode(stream):
+    with explained(path), _open(path) as container:
+        for frame in _played(container):
             n_frames += 1
             n_damaged += frame.is_corrupt
-    if n_frames == 0 or n_frames < _COMPLETE * announced or n_damaged > _DAMAGED * n_frames:
-        raise UnreadableMedia(f"{path}: of {n_frames} frames {n_damaged} decode with errors")
-    indices = sample_frame_indices(n_frames, num_frames)
-    wanted = set(indices.tolist())
-    with _open(path) as container:
-        frames = enumerate(container.decode(_moving_pictures(container)[0]))
-        taken = {i: f.to_ndarray(format="rgb24") for i, f in frames if i in wanted}
-    return np.stack([taken[i] for i in indices.tolist()])
+        announced = _moving_pictures(container)[0].frames
+    n_sound = n_frames - n_damaged
+    if n_frames == 0 or n_sound < COMPLETE * max(n_frames, announced):
+        raise UnreadableMedia(f"{path}: only {n_sound} of {n_frames} frames decode well")
+    indices = sample_frame_indices(n_frames, num_frames).tolist()
+    wanted = set(indices)
+    with explained(path), _open(path) as container:
+        numbered = enumerate(_played(container))
+        taken = {i: f.to_ndarray(format="rgb24") for i, f in numbered if i in wanted}
+    if set(taken) != wanted or len({picture.shape for picture in taken.values()}) > 1:
+        raise UnreadableMedia(f"{path}: its frames come and go, or change their size")
+    frames: Frames = np.stack([taken[i] for i in indices])
+    if n_damaged and np.ptp(frames, axis=(1, 2, 3)).min() == 0:
+        raise UnreadableMedia(f"{path}: is damaged: frames of one colour for pictures")
+    return frames
+
+
+def _played(container: InputContainer) -> Iterator[av.VideoFrame]:
+    video = _moving_pictures(container)[0]
+    video.thread_type = "NONE"  # so that damage is seen as media.probe sees it
+    return container.decode(video)
 
 
 def _read_sound(path: Path, sampling_rate: int) -> Floats | None:
     """The first audio track as media.decode reads it: mono float32 (S,); None without sound."""
-    try:
-        with _open(path) as container:
-            return read_waveform(container, sampling_rate)
-    except (FFmpegError, OSError) as error:
-        raise UnreadableMedia(f"{path}: its audio cannot be decoded: {_said(error)}") from error
-
-
-def _said(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or repr(error)
+    with explained(path), _open(path) as container:
+        return read_waveform(path, container, sampling_rate)

@@ -1,14 +1,15 @@
 """Checkpoints by folder, hub id or registry name, and the way in which they are asked."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from r1omni.config import TrackingParams
 from r1omni.corpora.clip import Clip
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
-from r1omni.model.conversion import ORIGINAL_MODEL_TYPE
+from r1omni.model.conversion import ORIGINAL_MODEL_TYPE, read_checkpoint
 from r1omni.model.weights import find_directory, read_json
 from r1omni.prompts import AnswerMode
 
@@ -32,20 +33,26 @@ def find_checkpoint(model: str, tracking: TrackingParams) -> Path:
 
 
 def load_checkpoint(
-    directory: Path, mode: AnswerMode | None = None
+    directory: Path, mode: AnswerMode | None = None, allow: Sequence[str] = ()
 ) -> tuple[HumanOmniForConditionalGeneration, HumanOmniProcessor]:
     """The checkpoint's model, on the GPU where there is one, and its processor.
 
-    `mode` None: as the checkpoint records it. Raises ValueError for an original checkpoint without
-    a `mode`: its config.json does not say how it was taught to answer.
+    `mode` None: as the checkpoint records it. `allow` names surplus tensors that are left out. What
+    became of an original checkpoint's tensors is said on standard error. Raises ValueError for a
+    checkpoint whose tensors are not the model's, and for an original one without a `mode`: its
+    config.json does not say how it was taught to answer.
     """
-    settings = read_json(directory / "config.json")
-    if mode is None and settings.get("model_type") == ORIGINAL_MODEL_TYPE:
+    is_original = read_json(directory / "config.json").get("model_type") == ORIGINAL_MODEL_TYPE
+    if mode is None and is_original:
         raise ValueError(
             f"{directory / 'config.json'}: does not say how this checkpoint answers; pass --mode "
             "reasoned (EMER-SFT, R1-Omni) or --mode direct (HumanOmni, MAFW-DFEW-SFT)"
         )
-    model = HumanOmniForConditionalGeneration.from_pretrained(directory).eval()
+    checkpoint = read_checkpoint(directory, allow=allow)
+    model = HumanOmniForConditionalGeneration.from_checkpoint(checkpoint).eval()
+    if is_original:
+        account = f"{directory}: {checkpoint.report.render()}"
+        Console(stderr=True).print(account, soft_wrap=True, markup=False)
     if mode is not None:
         model.config.answer_mode = mode
     model.to("cuda" if torch.cuda.is_available() else "cpu")

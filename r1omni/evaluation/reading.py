@@ -17,13 +17,7 @@ _AHEAD: Final = 16  # files that the reader may have been given: what bounds the
 def read_files(
     paths: Sequence[Path], settings: MediaSettings, timeout_seconds: float, read: Read = read_file
 ) -> Iterator[ReadFile | Refusal]:
-    """Each file or why it is refused, in order; one that takes longer than the timeout is refused.
-
-    A single file is read in this process.
-    """
-    if len(paths) == 1:
-        yield _attempt(paths[0], settings, read)
-        return
+    """Each file or why it is refused, in order: also one that is not read within the timeout."""
     waiting, given = deque(paths), deque[Path]()
     while waiting or given:
         with _Reader(settings, read) as reader:

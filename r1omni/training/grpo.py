@@ -96,7 +96,7 @@ def run_grpo(
         weight_decay=grpo.weight_decay,
         max_grad_norm=grpo.max_grad_norm,
     )
-    models.reference.to(trainer.device, policy.dtype)
+    _follow(models.reference, policy)
     first = trainer.resume(paths.state, recipe) + 1
     curves = Curves(paths.state / "curves.jsonl", log)
     curves.rewind(first - 1)
@@ -145,6 +145,16 @@ def _models(
     reference = deepcopy(policy, without).requires_grad_(False)
     room = int(grpo.reference_cache_gb * 1e9)
     return Models(policy, reference, processor, KeptPrompts(reference, room) if room else None)
+
+
+def _follow(reference: torch.nn.Module, policy: HumanOmniForConditionalGeneration) -> None:
+    """Put the reference where the policy is, in its precision: as DeepSpeed casts, weights alone.
+
+    Rotary frequencies stay float32; in bfloat16 they would turn late positions by a radian.
+    """
+    for parameter in reference.parameters():
+        parameter.data = parameter.data.to(policy.dtype)
+    reference.to(policy.device)
 
 
 def learn_share(

@@ -20,6 +20,7 @@ from r1omni.emotions import EMOTIONS, LABELS
 from r1omni.evaluation.answer import Answer, answer_files, features_of
 from r1omni.evaluation.files import NO_AUDIO, NO_VIDEO, Refusal, find_files, read_file
 from r1omni.evaluation.probabilities import label_probabilities
+from r1omni.judging import judge
 from r1omni.media import UnreadableMedia, decode, preprocess, waveform_to_mel
 from r1omni.model.feature_store import FeatureBatch, FeatureStore
 from r1omni.model.features import run_features
@@ -243,6 +244,21 @@ def test_probabilities_are_those_of_the_whole_completions_with_each_label(tiny):
         got = torch.tensor([found[row][label] for label in labels], dtype=torch.float64)
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-3)
     assert completions.parse(texts[0]) is not None
+
+
+@pytest.mark.parametrize(
+    ("completion", "mode", "first"),
+    [
+        ("<think>a</think>\n<answer>sad</answer>", "reasoned", "a.mp4: sad"),
+        ("<think>a</think>\n<answer>melancholy</answer>", "reasoned",
+         'a.mp4: no known emotion ("melancholy")'),
+        ("<think>a", "reasoned", "a.mp4: no known emotion"),
+        ("The man\nis blue.", "direct", 'a.mp4: no known emotion ("The man is blue.")'),
+    ],
+)  # fmt: skip
+def test_an_answer_outside_the_vocabulary_is_shown(completion, mode, first):
+    answer = Answer(Path("a.mp4"), completion, judge(completion, mode), None, ())
+    assert answer.as_text().splitlines()[0] == first
 
 
 def test_the_command_prints_json_lines_and_its_exit_code_counts_refusals(

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from clip_files import write_clip
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from benchmarks.original_layout import write_original
@@ -79,6 +81,40 @@ def test_an_original_checkpoint_is_measured_directly_once_the_mode_is_said(
     done = evaluate(repo, *arguments, "--mode", "reasoned")
     assert done.exit_code == 0, (done.output, done.exception)
     assert "R1-Omni-0.5B on ravdess: n 8, 2 rows rejected, answers reasoned" in done.stdout
+
+
+def test_a_surplus_tensor_is_refused_by_name_until_it_is_allowed(
+    tiny, ravdess, repo, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = tmp_path / "R1-Omni-0.5B"
+    write_original(*tiny, checkpoint)
+    weights, surplus = checkpoint / "model.safetensors", "model.vision_resampler.weight"
+    save_file(load_file(weights) | {surplus: torch.zeros(3)}, weights)
+    said = ("--model", checkpoint, "--mode", "reasoned")
+    arguments = (*said, "--corpus", "ravdess", "--root", ravdess)
+    refused = evaluate(repo, *arguments)
+    assert isinstance(refused.exception, ValueError)
+    assert f"unexpected tensor: {surplus} in model.safetensors" in str(refused.exception)
+    assert not (tmp_path / "data").exists()
+    done = evaluate(repo, *arguments, "--allow", surplus)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "R1-Omni-0.5B on ravdess: n 8, 2 rows rejected, answers reasoned" in done.stdout
+    n = len(tiny[0].state_dict()) - 1  # the tied head
+    account = f"{n} tensors used, 1 unused, 0 missing, 0 unexpected, 0 reshaped"
+    assert account in done.stderr
+    assert "unused: 1 x model.vision_resampler (allowed by name)" in done.stderr
+    assert account not in done.stdout
+    assert not list((tmp_path / "data/evaluations/R1-Omni-0.5B-ravdess").glob("checkpoint*"))
+
+    clip = next(ravdess.rglob("*.mp4"))
+    command = ["predict", clip, *said, "--params", repo / "params.yaml", "--json"]
+    refused = CliRunner().invoke(app, [*map(str, command)])
+    assert surplus in str(refused.exception)
+    done = CliRunner().invoke(app, [*map(str, command), "--allow", surplus])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert account in done.stderr
+    assert json.loads(done.stdout)["file"] == str(clip)
 
 
 FOLD_1 = {"stage": "grpo", "fold": 1, "trained_on": {"dfew": 100, "mafw": 90}}

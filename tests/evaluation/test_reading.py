@@ -42,6 +42,15 @@ def test_a_reader_that_dies_or_hangs_costs_one_file(trouble):
             assert float(outcome.inputs.mel[0]) == float(name)
 
 
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [("dies", "the decoder died of it"), ("hangs", "reading took longer than 0.5 s")],
+)
+def test_a_single_file_that_kills_its_reader_or_hangs_is_refused_too(trouble, reason):
+    found = list(read_files([Path(trouble)], SETTINGS, 0.5, troubled))
+    assert found == [Refusal(trouble, reason)]
+
+
 def test_what_another_process_reads_is_what_this_one_reads(tmp_path):
     paths = [write_clip(tmp_path / f"{i}.mp4", seed=i) for i in range(2)]
     for path, outcome in zip(paths, read_files(paths, SETTINGS, 60.0), strict=True):

@@ -1,6 +1,7 @@
 """Several processes against one, ZeRO stages and dtypes, micro-batches: the same training."""
 
 import json
+import math
 from copy import deepcopy
 from pathlib import Path
 
@@ -66,6 +67,38 @@ def test_a_rank_without_a_share_neither_stalls_nor_counts(world, tmp_path):
     two = trained(tmp_path / "2", 2, "grpo", world, {"zero_stage": 2}, clips_per_step=1, steps=3)
     for ours, theirs in zip(curves_of(two), curves_of(one), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+
+
+def test_without_a_kl_term_two_ranks_learn_what_one_does(world, tmp_path):
+    """Each leaves its own groups of equal rewards out, down to the one that is always scored."""
+    params = {"kl_coef": 0.0, "steps": 4}
+    one = curves_of(trained(tmp_path / "1", 1, "grpo", world, {}, **params))
+    two = curves_of(trained(tmp_path / "2", 2, "grpo", world, {"zero_stage": 2}, **params))
+    assert any(0 < row["rollout/zero_variance_groups"] < 1 for row in one)
+    assert [row.keys() for row in two] == [row.keys() for row in one]
+    for ours, theirs in zip(two, one, strict=True):
+        for name in ("train/kl", "rollout/entropy"):  # of the groups scored: one on every rank
+            assert math.isfinite(ours.pop(name))
+            del theirs[name]
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+    tables = [pd.read_parquet(tmp_path / name / "training" / "rollouts.parquet") for name in "12"]
+    pd.testing.assert_frame_equal(*tables, rtol=1e-5, atol=1e-5)
+
+
+def test_grpo_under_the_papers_engine_trains_and_leaves_a_checkpoint(world, tmp_path):
+    engine = {"processes": 2, "zero_stage": 3, "dtype": "bf16"}
+    curves = curves_of(trained(tmp_path, 2, "grpo", world, engine, steps=4))
+    assert [row["step"] for row in curves] == [1, 2, 3, 4]
+    assert all(math.isfinite(value) for row in curves for value in row.values())
+    assert curves[-1]["optim/grad_norm"] > 0.0
+    assert curves[0]["train/kl"] == pytest.approx(0.0, abs=1e-9)  # the reference is the start
+    logits = []
+    for folder in (world / "parent", tmp_path / "checkpoint"):
+        model = HumanOmniForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16)
+        with torch.no_grad():
+            logits.append(model(input_ids=torch.arange(8)[None]).logits)
+    assert bool(torch.isfinite(logits[1]).all())
+    assert not torch.equal(*logits)
 
 
 def test_shares_by_hand(monkeypatch):
