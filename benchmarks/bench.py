@@ -47,7 +47,7 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=9.0, help="quick: no round beyond this")
     parser.add_argument("--add", action="store_true", help="to the rows that are there")
-    parser.add_argument("--only", nargs="+", help="rest: only these measurements, by their names")
+    parser.add_argument("--only", nargs="+", help="only these measurements, by their names")
     asked = parser.parse_args()
     earlier = json.loads(RESULTS.read_text()) if asked.add and RESULTS.is_file() else {}
     rows: list[Row] = earlier.get("rows", [])
@@ -56,7 +56,7 @@ def main() -> None:
     rounds = 0 if asked.what == "rest" else asked.rounds or FULL_ROUNDS
     for number in range(rounds):
         started = time.monotonic()
-        for name in in_turn(number):
+        for name in in_turn(number, asked.only):
             rows += measure(name, WAYS[name])
             finish(rows)
         now = time.monotonic()
@@ -71,9 +71,9 @@ def main() -> None:
             finish(rows)
 
 
-def in_turn(number: int) -> list[str]:
-    """The ways in the order of a round: each begins with another one."""
-    names = list(WAYS)
+def in_turn(number: int, only: list[str] | None = None) -> list[str]:
+    """The ways (or only some) in the order of a round: each begins with another one."""
+    names = [name for name in WAYS if only is None or name in only]
     turn = number % len(names)
     return names[turn:] + names[:turn]
 
