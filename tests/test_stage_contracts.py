@@ -115,6 +115,33 @@ def test_a_stages_params_are_the_sections_that_it_reads(repo, name):
     assert named == sections
 
 
+def sections_read(function) -> set[str]:
+    """The sections of the params that a command's own code takes: read.X, read_params(...).X."""
+    tree = ast.parse(inspect.getsource(function))
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node.value) in ("read", "read_params(params)")
+        and node.attr != "model_dump"
+    }
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_table_above_is_what_the_commands_code_takes(repo, name):
+    """Two are told by dvc.yaml: whose section `_sft` takes, and the corpora's roots and folds."""
+    command = dvc_stage(repo, name)["cmd"].split()[1].replace("-", "_")
+    _, sections = STAGES[name]
+    if name in ("cold_start", "label_sft"):
+        read = sections_read(stages._sft) - ({"cold_start", "label_sft"} - {name})
+        read -= {"held_out"} if name == "cold_start" else set()
+    else:
+        read = sections_read(getattr(stages, command))
+    told = {"corpora"} if name == "ingest" else set()
+    written = {"tracking"} if name != "register" else set()  # where it logs changes no result
+    assert sections == (read - written) | told
+
+
 def test_every_command_in_dvc_yaml_exists(repo):
     commands = {c.name or c.callback.__name__ for c in stages.stages.registered_commands}
     for name in STAGES:
