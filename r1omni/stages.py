@@ -87,7 +87,7 @@ def base(
         "base",
         tracking=read.tracking,
         params=read.model_dump(mode="json", include={"base", "model", "media", "engine"}),
-        datasets=[reasoning],
+        datasets=[reasoning, *source.glob("annotations.json")],
         tags={"training_code": code_hash()[:32]},
         state=paths.state.with_suffix(".run.json"),
     ) as run:

@@ -64,20 +64,31 @@ def code_tags() -> dict[str, str]:
     return tags | {"mlflow.source.git.commit": found.stdout.strip()}
 
 
-def dataset_inputs(manifests: Sequence[Path]) -> list[Any]:
-    """One MLflow DatasetInput per manifest: its name, content digest, path and number of rows."""
+def dataset_inputs(datasets: Sequence[Path]) -> list[Any]:
+    """One MLflow DatasetInput per file: its name, content digest, path and number of rows."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     return [
         DatasetInput(
             Dataset(
-                name=path.stem,
+                name=dataset_name(path),
                 digest=file_hash(path)[:32],  # MLflow allows 36 characters
                 source_type="local",
                 source=json.dumps({"uri": str(path)}),
-                profile=json.dumps({"num_rows": pq.read_metadata(path).num_rows}),
+                profile=json.dumps({"num_rows": _rows_of(path)}),
             ),
             [InputTag("mlflow.data.context", "training")],
         )
-        for path in manifests
+        for path in datasets
     ]
+
+
+def dataset_name(path: Path) -> str:
+    """A manifest's own name; for a corpus's annotation file (JSON), the corpus's folder."""
+    return path.parent.name if path.suffix == ".json" else path.stem
+
+
+def _rows_of(path: Path) -> int:
+    if path.suffix == ".json":
+        return len(json.loads(path.read_text(encoding="utf-8")))
+    return int(pq.read_metadata(path).num_rows)

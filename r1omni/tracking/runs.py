@@ -24,6 +24,7 @@ from r1omni.tracking.provenance import (
     code_tags,
     content_hash,
     dataset_inputs,
+    dataset_name,
     file_hash,
     fingerprint,
     flatten,
@@ -55,7 +56,7 @@ class Description:
 
     def fingerprint(self) -> str:
         """Equal for two trainings that would give the same numbers."""
-        data = [(path.stem, file_hash(path)) for path in self.datasets]
+        data = [(dataset_name(path), file_hash(path)) for path in self.datasets]
         return fingerprint(self.stage, self.params, data, self.tags)
 
 
@@ -205,11 +206,11 @@ def open_run(
 ) -> Iterator[Run]:
     """The MLflow run of one training stage, closed with the status in which the block is left.
 
-    `params`: nested, such as {"grpo": {...}}. `datasets`: manifests (parquet). `state`: a small
-    file, outside DVC's outs, where the run's id outlives a kill. The run is continued if stage,
-    params, manifests and tags are the same as when it was opened; otherwise a new one begins.
-    An unreachable store costs a warning, nothing else. Of several ranks (RANK in the environment)
-    only the first has a run; what the others log goes nowhere.
+    `params`: nested, such as {"grpo": {...}}. `datasets`: manifests (parquet) or a corpus's JSON
+    annotations. `state`: a small file, outside DVC's outs, where the run's id outlives a kill. The
+    run is continued if stage, params, datasets and tags are the same as when it was opened;
+    otherwise a new one begins. An unreachable store costs a warning, nothing else. Of several
+    ranks (RANK in the environment) only the first has a run; what the others log goes nowhere.
     """
     if os.environ.get("RANK", "0") != "0":
         yield _Silent(Description(stage, params, datasets, {}), tracking, state)

@@ -51,6 +51,20 @@ def test_a_run_says_what_was_trained_on_what(
     assert not state.exists(), "a finished run is never continued"
 
 
+def test_a_corpus_of_annotations_is_a_dataset_under_its_folders_name(
+    project: Path, tracking: TrackingParams, manifest: Path
+) -> None:
+    generic = project / "generic/annotations.json"
+    generic.parent.mkdir()
+    generic.write_text('[{"video": "a.mp4"}, {"video": "b.mp4"}]')
+    told = {"params": {}, "datasets": [manifest, generic], "state": project / "run.json"}
+    with open_run("base", tracking=tracking, **told):
+        pass
+    (found,) = all_runs(tracking)
+    rows = {d.dataset.name: json.loads(d.dataset.profile) for d in found.inputs.dataset_inputs}
+    assert rows == {"dfew": {"num_rows": 3}, "generic": {"num_rows": 2}}
+
+
 def test_points_are_sent_in_batches(project: Path, tracking: TrackingParams) -> None:
     with open_run("grpo", tracking=tracking, params={}, state=project / "run.json") as run:
         for step in range(1, 50):
