@@ -31,9 +31,7 @@ Floats = npt.NDArray[np.float32]
 decord.logging.set_level(decord.logging.QUIET)
 
 _WATCHED_FRAMES = 300  # that a probe decodes one after the other: whole clips, not whole films
-_PROBED_FRAMES = (
-    8  # of a longer one it decodes the last frame that a sample of this many would take
-)
+_PROBED_FRAMES = 8  # that are read as `decode` reads them, of a whole clip only the first
 COMPLETE: Final = 0.9  # of the frames that the header announces (0: it doesn't say) must be there
 _SKIPPED_SOUND = 2  # pieces that a codec needs to get going
 _RESAMPLED_SAMPLES = 16384  # at once; PyAV's cost is per frame
@@ -106,7 +104,8 @@ def probe(path: Path) -> Probe:
     """What the clip file holds, once its audio and its first frames have really decoded.
 
     Raises UnreadableMedia for whatever `decode` would raise it for, e.g. a truncated download
-    whose index is whole, and for a video most of whose frames are patched up by the decoder.
+    whose index is whole, or frames 16, 24 or 48 pixels wide, whose rows decord cannot hand out;
+    and for a video most of whose frames are patched up by the decoder.
     """
     with explained(path):
         with _container(path) as container:
@@ -119,11 +118,12 @@ def probe(path: Path) -> Probe:
         if n_sound < COMPLETE * watched:
             raise UnreadableMedia(f"{path}: only {n_sound} of {watched} frames decode well")
         in_order = list(video.get_key_indices()[:1]) == [0]
-        if n_sound < n_frames or not in_order:  # long, or damaged: is it good enough for `decode`?
-            indices = sample_frame_indices(n_frames, _PROBED_FRAMES)
-            frames = video.get_batch(indices).asnumpy()
-            if n_sound < watched and np.ptp(frames, axis=(1, 2, 3)).min() == 0:
-                raise UnreadableMedia(f"{path}: is damaged: frames of one colour for pictures")
+        sample = sample_frame_indices(n_frames, _PROBED_FRAMES)
+        if n_sound == n_frames and in_order:  # whole; but what PyAV plays, decord may not hand out
+            sample = sample[:1]
+        frames = video.get_batch(sample).asnumpy()
+        if n_sound < watched and np.ptp(frames, axis=(1, 2, 3)).min() == 0:
+            raise UnreadableMedia(f"{path}: is damaged: frames of one colour for pictures")
     if not (math.isfinite(fps) and fps > 0):
         raise UnreadableMedia(f"{path}: says that it plays {fps} frames a second")
     return Probe(n_frames / fps, fps, n_frames, has_audio)

@@ -13,6 +13,7 @@ def write_clip(
     size: tuple[int, int] = (64, 64),
     audio: tuple[str, int, str] | None = ("aac", 16000, "mono"),
     video: bool = True,
+    codec: str = "libx264",
     seed: int = 0,
     faststart: bool = False,
 ) -> Path:
@@ -23,7 +24,7 @@ def write_clip(
     rng = np.random.default_rng(seed)
     options = {"movflags": "faststart"} if faststart else {}
     with av.open(str(path), "w", options=options) as container:
-        picture = container.add_stream("libx264", rate=8) if video else None
+        picture = container.add_stream(codec, rate=8) if video else None
         sound = container.add_stream(audio[0], rate=audio[1], layout=audio[2]) if audio else None
         if picture is not None:
             picture.width, picture.height = size

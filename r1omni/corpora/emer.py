@@ -28,7 +28,7 @@ def read_rows(root: Path, fold: int) -> Iterator[Listed | Reject]:
     """Every row of the table of reasons, all train clips; EMER has no folds.
 
     The label is the first open-vocabulary word that emotions.py knows. Raises CorpusError if a
-    table is missing.
+    table is missing, or tables of both versions are there: which one is meant cannot be told.
     """
     del fold
     tables = {path: _header(path) for path in sorted(root.glob("*.csv"))}
@@ -38,6 +38,12 @@ def read_rows(root: Path, fold: int) -> Iterator[Listed | Reject]:
         raise CorpusError(
             f"{root}: no table of reasons; expected final-EMER-reason.csv with {','.join(_V2)} "
             f"(or EMER v1's {','.join(_V1)}); found {_found(tables)}"
+        )
+    if reasons_v2 is not None and reasons_v1 is not None:
+        raise CorpusError(
+            f"{root}: two tables of reasons, {reasons_v2.name} ({','.join(_V2)}) and "
+            f"{reasons_v1.name} (EMER v1's {','.join(_V1)}); expected one version in a root: "
+            "their rationales differ; move one of the files away"
         )
     if labels_path is None and reasons_v2 is not None:
         raise CorpusError(

@@ -60,6 +60,15 @@ def test_version_one_brings_its_own_labels(root, place, annotate):
     assert [(c.label, c.rationale) for c in clips] == [("anxious", "He sighs.")] and rejects == []
 
 
+def test_tables_of_both_versions_are_refused_by_their_names(root, annotate):
+    annotate("final-EMER-reason.csv", REASONS)
+    annotate("openset-english.csv", LABELS)
+    annotate("EMER.csv", "names,emotions,subtitles,reasons\nsample_1,sad,Hm.,He sighs.\n")
+    both = r"two tables of reasons, final-EMER-reason.csv \(name,.* and EMER.csv .*names,emotions"
+    with pytest.raises(CorpusError, match=both):
+        read_clips("emer", root, workers=1)
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
