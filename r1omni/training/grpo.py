@@ -27,7 +27,7 @@ from r1omni.training.engine import Engine, linear_decay, step_generator
 from r1omni.training.group_loss import Sampled, group_loss, timed
 from r1omni.training.held_out import Watch, set_aside
 from r1omni.training.interruption import Stopped, sigterm_noted
-from r1omni.training.joint import Part, joint_metrics
+from r1omni.training.joint import Part, Weights, joint_metrics
 from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
 from r1omni.training.kept_prompts import KeptPrompts
 from r1omni.training.losses import group_advantages
@@ -61,6 +61,7 @@ class Learned:
     scores: list[list[Score]]
     advantages: torch.Tensor  # (P, G)
     metrics: dict[str, float]
+    scored: Weights
 
 
 def run_grpo(
@@ -179,6 +180,7 @@ def learn_share(
                 {**learned.metrics, **seconds},
                 completions=learned.groups.finished.numel(),
                 tokens=int(learned.groups.completion_mask.sum()),
+                scored=learned.scored,
                 rows=rollout_rows(step, clips, learned.groups, learned.scores, learned.advantages),
             )
         )
@@ -234,7 +236,7 @@ def learn(
         kept=models.kept,
     )
     watched = {**rollout_metrics(groups, scores), **compared.metrics, **seconds}
-    return Learned(compared.loss, groups, scores, advantages, watched)
+    return Learned(compared.loss, groups, scores, advantages, watched, compared.scored)
 
 
 def _headline(metrics: dict[str, float]) -> str:
