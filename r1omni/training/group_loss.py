@@ -47,6 +47,7 @@ class Compared:
     loss: Tensor
     metrics: dict[str, float]
     scored: Weights  # what `train/kl` and `rollout/entropy` are means over
+    broken: list[int]  # the groups whose own loss is no number, by their index
 
 
 def group_loss(
@@ -86,13 +87,13 @@ def group_loss(
         logprobs, entropy = score_completions(
             policy, sampled.prefix, ids, mask, temperature=temperature, recompute=recompute
         )
-    loss, metrics = grpo_loss(
-        logprobs.flatten(0, 1),
-        ref_logprobs.flatten(0, 1),
-        sampled.advantages.flatten(),
-        mask.flatten(0, 1),
-        kl_coef=kl_coef,
-    )
+    of_groups = (logprobs, ref_logprobs, sampled.advantages, mask)
+    loss, metrics = grpo_loss(*(x.flatten(0, 1) for x in of_groups), kl_coef=kl_coef)
+    broken: list[int] = []
+    if not bool(metrics["train/loss"].isfinite()):
+        for group, *own in zip(counted.tolist(), *of_groups, strict=True):
+            if not bool(grpo_loss(*own, kl_coef=kl_coef)[0].isfinite()):
+                broken.append(group)
     return Compared(
         share * loss,
         {
@@ -102,6 +103,7 @@ def group_loss(
             **seconds,
         },
         Weights(mask.shape[0] * mask.shape[1], int(mask.sum())) if tells else Weights(0, 0),
+        broken,
     )
 
 

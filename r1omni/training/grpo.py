@@ -62,6 +62,7 @@ class Learned:
     advantages: torch.Tensor  # (P, G)
     metrics: dict[str, float]
     scored: Weights
+    broken: list[int]  # the groups whose own loss is no number
 
 
 def run_grpo(
@@ -111,7 +112,7 @@ def run_grpo(
             own = learn_share(models, trainer, store, batch, grpo, step)
             seconds: dict[str, float] = {}
             with timed(seconds, "time/update"):
-                optimised = trainer.update([clip.clip_id for clip in batch])
+                optimised = trainer.update()
             seconds["time/step"] = time.perf_counter() - began
             everyones = gather(own)
             metrics = {**joint_metrics(everyones), **optimised, **seconds}
@@ -174,7 +175,9 @@ def learn_share(
         learned = learn(models, features, clips, grpo, step, places)
         seconds: dict[str, float] = {}
         with timed(seconds, "time/backward"):
-            trainer.backward(learned.loss, weight=len(clips))
+            names = [clip.clip_id for clip in clips]
+            broken = [names[group] for group in learned.broken]
+            trainer.backward(learned.loss, weight=len(clips), clips=names, broken=broken)
         parts.append(
             Part(
                 {**learned.metrics, **seconds},
@@ -236,7 +239,9 @@ def learn(
         kept=models.kept,
     )
     watched = {**rollout_metrics(groups, scores), **compared.metrics, **seconds}
-    return Learned(compared.loss, groups, scores, advantages, watched, compared.scored)
+    return Learned(
+        compared.loss, groups, scores, advantages, watched, compared.scored, compared.broken
+    )
 
 
 def _headline(metrics: dict[str, float]) -> str:

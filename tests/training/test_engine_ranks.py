@@ -145,7 +145,7 @@ def walk(world: Path, folder: Path) -> None:
                     for places in trainer.shares(len(examples)):
                         part = [examples[place] for place in places]
                         loss = sft._batch_loss(trainer.model, processor, store.load, part)
-                        trainer.backward(*loss)
+                        trainer.backward(*loss[:2])
                     metrics = trainer.update()
                 return metrics
 
