@@ -89,7 +89,7 @@ class _ChosenLogprobs(torch.autograd.Function):
                     _add_product(grad_hidden[rows], down, weight[part])
                 if own is not None:
                     _add_product(own, down.t(), hidden[rows])
-            if grad_weight is not None and weight.dtype != lse.dtype:
+            if grad_weight is not None and own is not None and own.dtype != weight.dtype:
                 grad_weight[part] = own
         if grad_hidden is not None:
             grad_hidden = grad_hidden.to(hidden.dtype)
