@@ -49,6 +49,10 @@ def main() -> None:
     parser.add_argument("--add", action="store_true", help="to the rows that are there")
     parser.add_argument("--only", nargs="+", help="only these measurements, by their names")
     asked = parser.parse_args()
+    unknown = set(asked.only or ()) - WAYS.keys() - dict(the_rest()).keys()
+    if unknown:
+        known = ", ".join(f'"{name}"' for name in (*WAYS, *dict(the_rest())))
+        parser.error(f"--only {', '.join(map(repr, sorted(unknown)))}: known are {known}")
     earlier = json.loads(RESULTS.read_text()) if asked.add and RESULTS.is_file() else {}
     rows: list[Row] = earlier.get("rows", [])
     began = time.monotonic()
@@ -74,7 +78,7 @@ def main() -> None:
 def in_turn(number: int, only: list[str] | None = None) -> list[str]:
     """The ways (or only some) in the order of a round: each begins with another one."""
     names = [name for name in WAYS if only is None or name in only]
-    turn = number % len(names)
+    turn = number % max(1, len(names))
     return names[turn:] + names[:turn]
 
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 
 from benchmarks import textbook
+from benchmarks.flops import necessary_flop
 from benchmarks.measuring import Clock, PeakMemory
 from benchmarks.workload import (
     KL_COEF,
@@ -30,6 +31,7 @@ from benchmarks.workload import (
     real_config,
     text_only,
 )
+from r1omni.model import HumanOmniConfig
 from r1omni.model.sampling import decode, uniform_draws
 from r1omni.model.shared_prefix import Prefix, prefill
 from r1omni.training.group_loss import Sampled, group_loss
@@ -85,10 +87,22 @@ def main() -> None:
             workload, asked.group_size, asked.new_tokens, asked.accumulate, asked.recompute
         )
         steps = asked.steps
+    count = counted(config, text + media, asked.clips, asked.group_size, asked.new_tokens)
     first = measured(run, workload)
-    report({**first, "warm": steps == 0})
+    report({**first, **count, "warm": steps == 0})
     for _ in range(steps):
-        report({**measured(run, workload), "warm": True})
+        report({**measured(run, workload), **count, "warm": True})
+
+
+def counted(
+    config: HumanOmniConfig, prompt: int, n_clips: int, group_size: int, new_tokens: int
+) -> dict[str, object]:
+    """How many tokens a step samples, and its necessary FLOP by part (flops.py)."""
+    each = necessary_flop(config.text_config, prompt, group_size, new_tokens)
+    return {
+        "tokens": n_clips * group_size * new_tokens,
+        "flop": {part: n_clips * flop for part, flop in each.items()},
+    }
 
 
 def report(row: dict[str, object]) -> None:

@@ -175,20 +175,41 @@ def _growth_table(rows: list[Row]) -> list[str]:
 
 
 def _cuda_table(rows: list[Row]) -> list[str]:
-    """The real size on CUDA, wall seconds by part: one clip, 8 completions of 150 tokens."""
+    """The real size on CUDA by part: one clip, 8 completions of 150 tokens."""
     names = dict.fromkeys(row["name"] for row in rows if row["name"].startswith("CUDA, "))
     if not names:
         return []
+    rate = middle(rows, "CUDA", "bf16_matmul_rate")
     lines = [
-        "| CUDA, 0.5B, bf16 | n | wall s | peak MiB | wall s by part |",
-        "|---|--:|--:|--:|---|",
+        "| CUDA, 0.5B, bf16 | part | n | wall s | tokens/s | MFU | peak MiB |",
+        "|---|---|--:|--:|--:|--:|--:|",
     ]
     for name in names:
         own = timed(rows, name)
-        wall = statistics.median(row["wall"] for row in own)
-        parts = ", ".join(f"{part} {s:.3f}" for part, s in own[-1]["wall_parts"].items())
-        lines.append(f"| {name} | {len(own)} | {wall:.2f} | {peak(rows, name):.0f} | {parts} |")
+        lines += [_cuda_line(name, "step", own, rate, f"{peak(rows, name):.0f}")]
+        lines += [_cuda_line(name, part, own, rate, "") for part in own[-1]["wall_parts"]]
+    lines.append("")
+    lines.append(
+        "Tokens: those sampled in the step, over the part's seconds. MFU: the fast path's "
+        "necessary FLOP (benchmarks/flops.py; of the step, and of parts of its names) over the "
+        "seconds and this device's own rate of large bfloat16 products."
+    )
     return ["\n".join(lines)]
+
+
+def _cuda_line(name: str, part: str, own: list[Row], rate: float | None, peak: str) -> str:
+    wall = statistics.median(
+        row["wall"] if part == "step" else row["wall_parts"][part] for row in own
+    )
+    flop = own[-1]["flop"]
+    needed = sum(flop.values()) if part == "step" else flop.get(part)
+    used = over(needed, rate * wall if rate else None)
+    speed = over(own[-1]["tokens"], wall)
+    return (
+        f"| {name} | {part} | {len(own)} | {wall:.3f} | "
+        f"{'' if speed is None else f'{speed:.0f}'} | {'' if used is None else f'{used:.1%}'} | "
+        f"{peak} |"
+    )
 
 
 def _notes(rows: list[Row]) -> list[str]:

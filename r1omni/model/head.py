@@ -1,6 +1,6 @@
 """The language-model head that can answer for chosen tokens without all logits at once.
 
-Shapes: `M` positions, `D` width, `V` vocabulary, `C` positions at a time.
+Shapes: `M` positions, `D` width, `V` vocabulary; `C` positions and `S` of its words at a time.
 """
 
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 CHUNK_LOGITS = {"cpu": 2**21}  # at a time: few enough to stay in a core's caches
-CHUNK_LOGITS_ELSEWHERE = 2**28
-MIN_POSITIONS = 128  # at a time: enough to read the weight for
-KEPT_LOGITS = 2**24  # as many are kept for the backward pass; of more, none: it makes them again
+CHUNK_LOGITS_ELSEWHERE = 2**25
+MIN_POSITIONS = {"cpu": 128}  # at a time: enough to read the weight for; then fewer words
+MIN_POSITIONS_ELSEWHERE = 1024
 
 
 class LanguageModelHead(nn.Linear):
@@ -36,7 +36,12 @@ class LanguageModelHead(nn.Linear):
 
 
 class _ChosenLogprobs(torch.autograd.Function):
-    """log softmax(hidden W^T / temperature) at the chosen tokens, some positions at a time."""
+    """log softmax(hidden W^T / temperature) at the chosen tokens, CHUNK_LOGITS logits at a time.
+
+    Forward keeps each position's log-sum-exp, (M,), made word slice by word slice with a running
+    maximum (Milakov & Gimelshein 2018, arXiv 1805.02867); backward makes the logits again. So no
+    (M, V) tensor ever exists, for 8 M D V FLOP forward and backward instead of the plain head's 6.
+    """
 
     @staticmethod
     def forward(
@@ -44,48 +49,84 @@ class _ChosenLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         accurate = torch.promote_types(hidden.dtype, torch.float32)
         lse, logprobs, entropy = (hidden.new_empty(len(hidden), dtype=accurate) for _ in range(3))
-        keep = any(ctx.needs_input_grad) and len(hidden) * len(weight) <= KEPT_LOGITS
-        kept = []
-        for rows in _chunks(hidden, weight):
-            logits = _logits(hidden[rows], weight, temperature)  # (C, V)
-            top = logits.amax(dim=-1, keepdim=True)
-            shares = (logits - top).exp_()
-            total = shares.sum(dim=-1)
-            lse[rows] = total.log() + top.squeeze(-1)
-            logprobs[rows] = logits.gather(-1, chosen[rows, None]).squeeze(-1) - lse[rows]
-            entropy[rows] = lse[rows] - shares.mul_(logits).sum(dim=-1).div_(total)
-            kept.append(logits if keep else None)
-        ctx.save_for_backward(hidden, weight, chosen, lse, *(x for x in kept if x is not None))
+        positions, words = _chunks(hidden, weight)
+        for rows in _slices(len(hidden), positions):
+            picked = lse.new_zeros(len(chosen[rows]))  # (C,), as the next three
+            top, total, weighted = torch.full_like(picked, -torch.inf), picked, picked
+            for part in _slices(len(weight), words):
+                logits = _logits(hidden[rows], weight[part], temperature)  # (C, S)
+                higher = torch.maximum(top, logits.amax(dim=-1))
+                fade, top = (top - higher).exp(), higher
+                place, here = _places(chosen[rows], part)
+                picked = torch.where(here, logits.gather(-1, place).squeeze(-1), picked)
+                shares = (logits - top[:, None]).exp_()
+                total = fade * total + shares.sum(dim=-1)
+                weighted = fade * weighted + shares.mul_(logits).sum(dim=-1)
+            lse[rows] = total.log() + top
+            logprobs[rows] = picked - lse[rows]
+            entropy[rows] = lse[rows] - weighted / total
+        ctx.save_for_backward(hidden, weight, chosen, lse)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _entropy: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, chosen, lse, *kept = ctx.saved_tensors
-        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        for i, rows in enumerate(_chunks(hidden, weight)):
-            logits = kept[i] if kept else _logits(hidden[rows], weight, ctx.temperature)
-            scale = grad[rows, None] / ctx.temperature  # (C, 1)
-            down = (logits - lse[rows, None]).exp_().mul_(-scale)
-            down = down.scatter_add_(1, chosen[rows, None], scale).to(weight.dtype)  # (C, V)
-            if grad_hidden is not None:
-                grad_hidden[rows] = down @ weight
-            if grad_weight is not None:
-                grad_weight.addmm_(down.t(), hidden[rows])
+        hidden, weight, chosen, lse = ctx.saved_tensors
+        need_hidden, need_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.zeros_like(hidden, dtype=lse.dtype) if need_hidden else None
+        grad_weight = torch.zeros_like(weight) if need_weight else None
+        positions, words = _chunks(hidden, weight)
+        for part in _slices(len(weight), words):
+            own = None if grad_weight is None else grad_weight[part].to(lse.dtype)  # (S, D)
+            for rows in _slices(len(hidden), positions):
+                logits = _logits(hidden[rows], weight[part], ctx.temperature)
+                scale = grad[rows, None] / ctx.temperature  # (C, 1)
+                place, here = _places(chosen[rows], part)
+                down = logits.sub_(lse[rows, None]).exp_().mul_(-scale)
+                down = down.scatter_add_(1, place, scale * here[:, None]).to(weight.dtype)  # (C, S)
+                if grad_hidden is not None:
+                    _add_product(grad_hidden[rows], down, weight[part])
+                if own is not None:
+                    _add_product(own, down.t(), hidden[rows])
+            if grad_weight is not None and own is not None and own.dtype != weight.dtype:
+                grad_weight[part] = own
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden.to(hidden.dtype)
         return grad_hidden, grad_weight, None, None
 
 
-def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
-    budget = CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS_ELSEWHERE)
-    size = max(MIN_POSITIONS, budget // len(weight))
-    for start in range(0, len(hidden), size):
-        yield slice(start, start + size)
+def _chunks(hidden: Tensor, weight: Tensor) -> tuple[int, int]:
+    """How many positions and words at a time: all words, unless too few positions were left."""
+    kind = hidden.device.type
+    budget = CHUNK_LOGITS.get(kind, CHUNK_LOGITS_ELSEWHERE)
+    fewest = MIN_POSITIONS.get(kind, MIN_POSITIONS_ELSEWHERE)
+    positions = max(1, min(len(hidden), max(fewest, budget // len(weight))))
+    return positions, max(1, min(len(weight), budget // positions))
+
+
+def _slices(length: int, size: int) -> Iterator[slice]:
+    for start in range(0, length, size):
+        yield slice(start, min(length, start + size))
+
+
+def _places(chosen: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+    """Where in a slice of the words the chosen ones stand, and which do: (C,) -> (C, 1), (C,)."""
+    place = chosen - part.start
+    here = (place >= 0) & (chosen < part.stop)
+    return place.where(here, 0)[:, None], here
+
+
+def _add_product(into: Tensor, a: Tensor, b: Tensor) -> None:
+    """into += a b, where `into` may be more accurate than they are."""
+    if into.dtype == a.dtype:
+        into.addmm_(a, b)
+    else:
+        into.add_(a @ b)
 
 
 def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    """(C, D), (V, D) -> (C, V), at least float32."""
+    """(C, D), (S, D) -> (C, S), at least float32."""
     logits = nn.functional.linear(hidden, weight)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits if temperature == 1.0 else logits.div_(temperature)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from r1omni.config import EngineParams
-from r1omni.training.ranks import join_ranks, shares, sum_over_ranks, world_size
+from r1omni.training.ranks import gather, join_ranks, shares, sum_over_ranks, world_size
 from r1omni.training.states import newest_state, write_state
 
 Schedule = Callable[[int], float]
@@ -101,7 +101,7 @@ class Engine:
         self._mean: list[Tensor] = []  # the gradient so far of this step, over `_weight` items
         self._weight = 0.0
         self._loss = 0.0  # the sum over those items
-        self._bad_losses: list[float] = []
+        self._bad: list[tuple[str, list[str]]] = []  # what is no number, by which clips
         self._whole = ExitStack()
         if engine.zero_stage == 3:
             self._engine.optimizer.parameter_offload._remove_module_hooks()
@@ -115,18 +115,26 @@ class Engine:
         self, loss: Tensor, weight: float = 1.0, clips: Sequence[str] = ()
     ) -> dict[str, float]:
         """One update from one loss: `backward`, then `update`."""
-        self.backward(loss, weight)
-        return self.update(clips)
+        self.backward(loss, weight, clips)
+        return self.update()
 
-    def backward(self, loss: Tensor, weight: float = 1.0) -> None:
+    def backward(
+        self,
+        loss: Tensor,
+        weight: float = 1.0,
+        clips: Sequence[str] = (),
+        broken: Sequence[str] = (),
+    ) -> None:
         """Add the gradient of a loss that is a mean over `weight` items (tokens, completions).
 
-        Nothing is sent to other ranks, and no weight's `grad` changes, before `update`.
+        Nothing is sent to other ranks, and no weight's `grad` changes, before `update`. `clips` are
+        those of the loss, `broken` those of them whose own loss is known to be no number: they are
+        named where the loss is none, and all `clips` where the gradient of a sound loss is none.
         """
-        if not bool(torch.isfinite(loss.detach())):
-            self._bad_losses.append(float(loss.detach()))
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            self._bad.append((f"the loss is {value}", list(broken or clips)))
             return
-        self._loss += float(loss.detach()) * weight
         found: Sequence[Tensor | None] = [None] * len(self._trained)
         if loss.requires_grad:  # else nothing of it can be learned, and it only weighs
             found = torch.autograd.grad(loss, self._trained, allow_unused=True)
@@ -134,6 +142,11 @@ class Engine:
             torch.zeros_like(p) if g is None else g
             for p, g in zip(self._trained, found, strict=True)
         ]
+        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient))))
+        if not math.isfinite(norm):
+            self._bad.append((f"the gradient's norm is {norm}", list(clips)))
+            return
+        self._loss += value * weight
         self._weight += weight
         if self._mean:
             share = weight / self._weight
@@ -143,20 +156,18 @@ class Engine:
             ]
         self._mean = gradient
 
-    def update(self, clips: Sequence[str] = ()) -> dict[str, float]:
+    def update(self) -> dict[str, float]:
         """One update of the weights from all ranks' gradients; the metrics of the optimiser.
 
         Raises NonFiniteLoss, on every rank and before any weight is touched, where a loss or a
-        gradient is not a number; it names the step, `clips` and the state that is left.
+        gradient is not a number; it names the step, the clips and the state that is left.
         """
         self.step_count += 1
         gradient = self._mean or [torch.zeros_like(p) for p in self._trained]
-        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient))))
-        bad = [float(len(self._bad_losses)), float(not math.isfinite(norm))]
-        weight, loss, bad_losses, bad_norms = sum_over_ranks([self._weight, self._loss, *bad])
-        assert weight > 0 or bad_losses, "no rank has learned anything"
-        if bad_losses or bad_norms:
-            raise NonFiniteLoss(self._blame(norm, clips))
+        weight, loss, n_bad = sum_over_ranks([self._weight, self._loss, len(self._bad)])
+        if n_bad:  # the same on every rank, so all of them tell each other
+            raise NonFiniteLoss(self._blame(gather(self._bad)))
+        assert weight > 0, "no rank has learned anything"
         # DeepSpeed averages over ranks as if each had learned from equally many items.
         scale = self._weight * world_size() / weight
         if scale != 1.0:
@@ -215,17 +226,17 @@ class Engine:
         grads = [p.grad for p in self._trained if p.grad is not None]
         return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
 
-    def _blame(self, norm: float, clips: Sequence[str]) -> str:
-        if self._bad_losses:
-            what = f"the loss is {self._bad_losses[0]}"
-        elif not math.isfinite(norm):
-            what = f"the gradient's norm is {norm}"
-        else:
-            what = "another rank's loss or gradient is not a number"
+    def _blame(self, bad_by_rank: Sequence[Sequence[tuple[str, list[str]]]]) -> str:
+        found = [
+            f"{what} ({f'rank {rank}: ' if len(bad_by_rank) > 1 else ''}"
+            f"{', '.join(clips) or 'clips not named'})"
+            for rank, bad in enumerate(bad_by_rank)
+            for what, clips in bad
+        ]
         left = self.newest_state or "none: it would start at step 1"
         return (
-            f"step {self.step_count}: {what}; nothing was learned from it. "
-            f"Clips of the step: {', '.join(clips) or 'not named'}. Last good state: {left}"
+            f"step {self.step_count}: {'; '.join(found)}; nothing was learned from the step. "
+            f"Last good state: {left}"
         )
 
 

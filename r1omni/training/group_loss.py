@@ -16,6 +16,7 @@ from r1omni.model.packed_linear import packed_linears
 from r1omni.model.prompting import PromptBatch, prefill_batch
 from r1omni.model.sampling import score_completions
 from r1omni.model.shared_prefix import Prefix
+from r1omni.training.joint import Weights
 from r1omni.training.kept_prompts import KeptPrompts
 from r1omni.training.losses import grpo_loss
 
@@ -45,6 +46,8 @@ class Compared:
 
     loss: Tensor
     metrics: dict[str, float]
+    scored: Weights  # what `train/kl` and `rollout/entropy` are means over
+    broken: list[int]  # the groups whose own loss is no number, by their index
 
 
 def group_loss(
@@ -63,10 +66,11 @@ def group_loss(
     are exactly 0. With `kl_coef` > 0 they are scored like all others, since their KL counts. With
     `kl_coef` = 0 they pass through neither model: exact for the loss and every gradient; `train/kl`
     and `rollout/entropy` then tell of the other groups only. (One group is always scored, so that
-    ranks agree on what takes part.) `recompute` makes inner states again in the backward pass.
-    `kept` holds the reference's prompts of earlier steps, by `sampled.clip_ids`.
+    ranks agree on what takes part; `scored` leaves it out.) `recompute` makes inner states again in
+    the backward pass. `kept` holds the reference's prompts of earlier steps, by `sampled.clip_ids`.
     """
     counted = groups_that_count(sampled.advantages, kl_coef)
+    tells = kl_coef > 0.0 or bool(sampled.advantages.ne(0.0).any())
     share = len(counted) / len(sampled.advantages)
     if share < 1.0:
         sampled = sampled.select(counted)
@@ -83,13 +87,13 @@ def group_loss(
         logprobs, entropy = score_completions(
             policy, sampled.prefix, ids, mask, temperature=temperature, recompute=recompute
         )
-    loss, metrics = grpo_loss(
-        logprobs.flatten(0, 1),
-        ref_logprobs.flatten(0, 1),
-        sampled.advantages.flatten(),
-        mask.flatten(0, 1),
-        kl_coef=kl_coef,
-    )
+    of_groups = (logprobs, ref_logprobs, sampled.advantages, mask)
+    loss, metrics = grpo_loss(*(x.flatten(0, 1) for x in of_groups), kl_coef=kl_coef)
+    broken: list[int] = []
+    if not bool(metrics["train/loss"].isfinite()):
+        for group, *own in zip(counted.tolist(), *of_groups, strict=True):
+            if not bool(grpo_loss(*own, kl_coef=kl_coef)[0].isfinite()):
+                broken.append(group)
     return Compared(
         share * loss,
         {
@@ -98,6 +102,8 @@ def group_loss(
             "rollout/entropy": float(entropy.sum() / mask.sum()),
             **seconds,
         },
+        Weights(mask.shape[0] * mask.shape[1], int(mask.sum())) if tells else Weights(0, 0),
+        broken,
     )
 
 

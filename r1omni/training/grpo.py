@@ -27,7 +27,7 @@ from r1omni.training.engine import Engine, linear_decay, step_generator
 from r1omni.training.group_loss import Sampled, group_loss, timed
 from r1omni.training.held_out import Watch, set_aside
 from r1omni.training.interruption import Stopped, sigterm_noted
-from r1omni.training.joint import Part, joint_metrics
+from r1omni.training.joint import Part, Weights, joint_metrics
 from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
 from r1omni.training.kept_prompts import KeptPrompts
 from r1omni.training.losses import group_advantages
@@ -61,6 +61,8 @@ class Learned:
     scores: list[list[Score]]
     advantages: torch.Tensor  # (P, G)
     metrics: dict[str, float]
+    scored: Weights
+    broken: list[int]  # the groups whose own loss is no number
 
 
 def run_grpo(
@@ -110,7 +112,7 @@ def run_grpo(
             own = learn_share(models, trainer, store, batch, grpo, step)
             seconds: dict[str, float] = {}
             with timed(seconds, "time/update"):
-                optimised = trainer.update([clip.clip_id for clip in batch])
+                optimised = trainer.update()
             seconds["time/step"] = time.perf_counter() - began
             everyones = gather(own)
             metrics = {**joint_metrics(everyones), **optimised, **seconds}
@@ -173,12 +175,15 @@ def learn_share(
         learned = learn(models, features, clips, grpo, step, places)
         seconds: dict[str, float] = {}
         with timed(seconds, "time/backward"):
-            trainer.backward(learned.loss, weight=len(clips))
+            names = [clip.clip_id for clip in clips]
+            broken = [names[group] for group in learned.broken]
+            trainer.backward(learned.loss, weight=len(clips), clips=names, broken=broken)
         parts.append(
             Part(
                 {**learned.metrics, **seconds},
                 completions=learned.groups.finished.numel(),
                 tokens=int(learned.groups.completion_mask.sum()),
+                scored=learned.scored,
                 rows=rollout_rows(step, clips, learned.groups, learned.scores, learned.advantages),
             )
         )
@@ -234,7 +239,9 @@ def learn(
         kept=models.kept,
     )
     watched = {**rollout_metrics(groups, scores), **compared.metrics, **seconds}
-    return Learned(compared.loss, groups, scores, advantages, watched)
+    return Learned(
+        compared.loss, groups, scores, advantages, watched, compared.scored, compared.broken
+    )
 
 
 def _headline(metrics: dict[str, float]) -> str:

@@ -4,34 +4,51 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 Row = dict[str, object]
+SCORED = ("train/kl", "rollout/entropy")  # means over what was scored: without a KL term, not all
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much the means of one micro-batch's scored completions weigh in the step's."""
+
+    completions: int
+    tokens: int
 
 
 @dataclass(frozen=True)
 class Part:
     """What one micro-batch tells of a step; plain values, so that ranks can exchange it."""
 
-    metrics: dict[str, float]  # means over its completions, or tokens, or seconds
+    metrics: dict[str, float]  # means over its completions (SCORED: those scored), or seconds
     completions: int
     tokens: int
+    scored: Weights  # of the completions that the models scored
     rows: list[Row]  # its rollouts, for the table
 
 
 def joint_metrics(ranks: Sequence[Sequence[Part]]) -> dict[str, float]:
     """The metrics of the whole step, as one process would have seen them in one batch.
 
-    Means weigh by completions (the entropy by tokens); seconds add up within a rank, and the
-    slowest rank counts. `time/tokens_per_second` is sampled tokens of all ranks per second.
+    Means weigh by completions; the KL by those that were scored, the entropy by their tokens, and
+    both are 0 where nothing was. Seconds add up within a rank, and the slowest rank counts.
+    `time/tokens_per_second` is sampled tokens of all ranks per second.
     """
     parts = [part for rank in ranks for part in rank]
     names = [name for name in parts[0].metrics if not name.startswith("time/")]
     timers = [name for name in parts[0].metrics if name.startswith("time/")]
     joint = {}
     for name in names:
-        weights = [p.tokens if name == "rollout/entropy" else p.completions for p in parts]
+        weights = [_weight(part, name) for part in parts]
         weighted = (w * p.metrics[name] for w, p in zip(weights, parts, strict=True))
-        joint[name] = sum(weighted) / sum(weights)
+        joint[name] = sum(weighted) / max(1, sum(weights))
     for name in timers:
         joint[name] = max(sum(part.metrics[name] for part in rank) for rank in ranks)
     if joint.get("time/sample"):
         joint["time/tokens_per_second"] = sum(p.tokens for p in parts) / joint["time/sample"]
     return joint
+
+
+def _weight(part: Part, name: str) -> int:
+    if name not in SCORED:
+        return part.completions
+    return part.scored.tokens if name == "rollout/entropy" else part.scored.completions

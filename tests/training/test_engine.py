@@ -97,6 +97,25 @@ def test_a_loss_that_is_no_number_stops_with_its_step(params):
     assert all(torch.equal(a, b) for a, b in zip(before, weights(engine), strict=True))
 
 
+def test_a_gradient_that_is_no_number_names_its_micro_batch_alone(params):
+    engine = small_engine(params)
+    x = torch.ones(1, 4)
+    engine.backward(engine.model(x).sum(), clips=["a", "b"])
+    with_infinite_slope = engine.model(x).sum().mul(0.0).sqrt()  # 0, and 0 * inf below it
+    engine.backward(with_infinite_slope, clips=["c", "d"])
+    engine.backward(engine.model(x).sum(), clips=["e"])
+    with pytest.raises(NonFiniteLoss, match=r"step 1: the gradient's norm is nan \(c, d\);"):
+        engine.update()
+
+
+def test_a_loss_that_is_no_number_names_the_clips_known_to_be_broken(params):
+    engine = small_engine(params)
+    engine.backward(torch.tensor(float("nan")), clips=["a", "b"], broken=["b"])
+    engine.backward(torch.tensor(float("inf")), clips=["c"])
+    with pytest.raises(NonFiniteLoss, match=r"the loss is nan \(b\); the loss is inf \(c\);"):
+        engine.update()
+
+
 def test_grad_norm_and_clipping_by_hand(params):
     torch.manual_seed(0)
     model = torch.nn.Linear(2, 1, bias=False)

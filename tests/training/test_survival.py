@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import time
 from pathlib import Path
@@ -109,18 +110,19 @@ def test_a_loss_that_is_no_number_names_step_clips_and_the_last_state(world, tmp
     message = str(raised.value)
     curves = read_curves(toy.paths_in(tmp_path / "out").state / "curves.jsonl")
     step = len(curves) + 1
-    assert f"step {step}: the loss is nan" in message
-    assert "clip-4" in message
+    assert f"step {step}: the loss is nan (clip-4);" in message  # and no other of the step's three
     left = f"step-{step - 1:06d}" if step > 1 else "none: it would start at step 1"
     assert left in message
 
 
-def test_on_two_ranks_both_stop_at_one_ranks_nan(world, tmp_path):
+@pytest.mark.parametrize("kind", ["sft", "grpo"])
+def test_on_two_ranks_both_stop_at_one_ranks_nan_and_name_it(world, tmp_path, kind):
     bad = poisoned(world, tmp_path / "world", where=4)
     folder = tmp_path / "out"
-    assert Ranks(folder, 2, train, "sft", bad, folder, {"processes": 2}, {}).wait() == [1, 1]
+    assert Ranks(folder, 2, train, kind, bad, folder, {"processes": 2}, {}).wait() == [1, 1]
     for rank in (0, 1):
-        assert "NonFiniteLoss: step" in (folder / f"said-{rank}").read_text()
+        said = (folder / f"said-{rank}").read_text()
+        assert re.search(r"NonFiniteLoss: step \d: the loss is nan \(rank [01]: clip-4\);", said)
 
 
 def lines(path: Path) -> None:

@@ -1,0 +1,29 @@
+"""The necessary arithmetic of a GRPO step, counted from shapes: what utilisation is measured by."""
+
+from transformers import Qwen2Config
+
+
+def necessary_flop(
+    text: Qwen2Config, prompt: int, group_size: int, new_tokens: int
+) -> dict[str, float]:
+    """FLOP of the language model for one clip, by the fast path's parts (as one_step names them).
+
+    The prompt once in policy and reference; completions decoded, then scored by both; backward
+    twice its forward. Attention between positions that see each other; the head on completion
+    positions. Nothing made twice, and neither towers, connector nor elementwise work, is counted.
+    """
+    width, wide, layers = text.hidden_size, text.intermediate_size, text.num_hidden_layers
+    key_width = width * text.num_key_value_heads // text.num_attention_heads
+    per_token = 2 * layers * (2 * width * width + 2 * width * key_width + 3 * width * wide)
+    per_pair = 4 * layers * width
+    scored = group_size * (new_tokens - 1)  # the last token of a completion is only predicted
+    pairs = scored * prompt + group_size * new_tokens * (new_tokens - 1) // 2
+    head = 2 * width * text.vocab_size * group_size * new_tokens
+    prefill = per_token * prompt + per_pair * (prompt * (prompt + 1) // 2)
+    completions = per_token * scored + per_pair * pairs + head
+    return {
+        "prefill": prefill,
+        "decode": completions,
+        "policy and reference forward": prefill + 2 * completions,
+        "backward": 2 * (prefill + completions),
+    }

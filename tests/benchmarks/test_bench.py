@@ -1,0 +1,26 @@
+"""The bench's measurements by their names."""
+
+import pytest
+
+from benchmarks import bench
+
+
+@pytest.mark.parametrize("name", [name for name, _ in bench.the_rest()])
+def test_each_measurement_of_the_rest_runs_alone_by_its_name(monkeypatch, tmp_path, name):
+    ran = []
+    monkeypatch.setattr(bench, "measure", lambda name, command: ran.append((name, command)) or [])
+    monkeypatch.setattr(bench, "RESULTS", tmp_path / "results.json")
+    for what in ("rest", "full"):  # in `full`, none of the ways either
+        ran.clear()
+        monkeypatch.setattr("sys.argv", ["bench", what, "--add", "--only", name])
+        bench.main()
+        assert ran == [(name, dict(bench.the_rest())[name])]
+
+
+def test_a_name_that_nothing_has_is_refused_with_the_known_ones(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["bench", "rest", "--only", "G = 9"])
+    with pytest.raises(SystemExit):
+        bench.main()
+    said = capsys.readouterr().err
+    assert "'G = 9'" in said
+    assert '"G = 16"' in said
