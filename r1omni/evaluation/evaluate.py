@@ -1,11 +1,8 @@
 """One checkpoint on one corpus in one command: ingest, features, predict, score."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
-from tempfile import TemporaryDirectory
 
 from r1omni.config import FeaturesParams, IngestParams, PredictParams, ScoreParams
 from r1omni.corpora.clip import Clip, read_manifest, read_rejects, write_manifest
@@ -15,7 +12,6 @@ from r1omni.evaluation.predict import predict_clips
 from r1omni.evaluation.predictions import write_predictions
 from r1omni.evaluation.results import CorpusMetrics, Interval, Rates, read_metrics
 from r1omni.evaluation.score import run_score
-from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureStore
 from r1omni.model.features import run_features
 from r1omni.prompts import AnswerMode
@@ -83,8 +79,9 @@ def run_evaluate(
     manifest = out / "manifest.parquet"
     write_manifest(clips, manifest)
     folder = out / "features" / f"{subject.name}-{field.corpus}"
-    with _towers_of(subject, model, processor, out) as checkpoint:
-        run_features(manifest, field.root, checkpoint, folder, features=features)
+    run_features(
+        manifest, field.root, subject.checkpoint, folder, features=features, allow=subject.allow
+    )
     rows = predict_clips(
         subject.name, model, processor, clips, FeatureStore([folder]), predict=predict
     )
@@ -133,23 +130,6 @@ def wilson_interval(share: float, n: int, confidence: float) -> Interval:
     spread = z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
     scale = 1 + z * z / n
     return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
-
-
-@contextmanager
-def _towers_of(
-    subject: Subject,
-    model: HumanOmniForConditionalGeneration,
-    processor: HumanOmniProcessor,
-    out: Path,
-) -> Iterator[Path]:
-    """A checkpoint that `run_features` takes: it allows no surplus, so a copy without it."""
-    if not subject.allow:
-        yield subject.checkpoint
-        return
-    with TemporaryDirectory(prefix="checkpoint-", dir=out) as copy:
-        model.save_pretrained(copy)
-        processor.save_pretrained(copy)
-        yield Path(copy)
 
 
 def _rates(rates: Rates) -> str:

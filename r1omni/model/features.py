@@ -46,6 +46,7 @@ from r1omni.corpora.paths import EscapesRoot, resolve_clip
 from r1omni.decoding import decode_clips, usable_cores
 from r1omni.media import MediaSettings, TowerInputs, UnreadableMedia
 from r1omni.model import modelling
+from r1omni.model.conversion import read_checkpoint
 from r1omni.model.feature_store import COLUMNS, INDEX, FeatureBatch, FeatureStore, Shard
 from r1omni.model.kept_shards import KeptShards
 from r1omni.model.modelling import HumanOmniForConditionalGeneration
@@ -78,15 +79,18 @@ def run_features(
     *,
     features: FeaturesParams,
     device: Device = "auto",
+    allow: Sequence[str] = (),
     free_bytes: FreeBytes = free_on_disk,
 ) -> None:
     """Write the features of every clip of `manifest` to the folder `out` (see feature_store).
 
+    `allow` names surplus tensors of the checkpoint that are left out.
     Raises ValueError naming manifest and file for a clip that no longer decodes or leads out of
     `root`, and before the disk is full: `free_bytes` tells how much a folder's disk can take.
     """
     clips = sorted(read_manifest(manifest), key=lambda clip: clip.clip_id)
-    model = HumanOmniForConditionalGeneration.from_pretrained(checkpoint).eval()
+    read = read_checkpoint(checkpoint, allow=allow)
+    model = HumanOmniForConditionalGeneration.from_checkpoint(read).eval()
     model.to(_device(device))
     settings = HumanOmniProcessor.from_pretrained(checkpoint).media
     towers = tower_fingerprint(model)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import psutil
 import pytest
 import torch
 from clip_files import write_clip
+from safetensors.torch import load_file, save_file
 
 from r1omni.config import FeaturesParams
 from r1omni.corpora.clip import Clip, write_manifest
@@ -191,6 +193,22 @@ def test_two_clips_with_the_same_content_share_their_row(raw, checkpoint, tmp_pa
     index = pd.read_parquet(tmp_path / "out" / INDEX)
     assert index["row"].tolist() == [0, 0]
     assert index.key.nunique() == 1
+
+
+def test_a_surplus_tensor_is_refused_by_name_unless_allowed(
+    raw, checkpoint, computed, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    root, clips = raw
+    write_manifest(clips, tmp_path / "m.parquet")
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "surplus"))
+    weights = copy / "model.safetensors"
+    save_file(load_file(weights) | {"model.vision_resampler.weight": torch.zeros(3)}, weights)
+    arguments = (tmp_path / "m.parquet", root, copy, tmp_path / "features")
+    with pytest.raises(ValueError, match=r"unexpected tensor: model\.vision_resampler\.weight"):
+        run_features(*arguments, features=FEATURES)
+    run_features(*arguments, features=FEATURES, allow=["model.vision_resampler.weight"])
+    assert _files(tmp_path / "features") == _files(computed / "out/dfew")
 
 
 def test_no_clips_make_an_empty_store(raw, checkpoint, tmp_path, monkeypatch):
