@@ -21,8 +21,9 @@ from r1omni import hub as ours
 
 OWNER = "Someone/Omni-0.5B"
 TOWERS = {"vision": "maker/siglip", "audio": "maker/whisper", "gate": "maker/bert"}
+LEFT_OUT = ("HF_", "DVC_", "SHELL", "DO_NOT_TRACK")  # the last, as fetch itself is to be silent
 ENVIRONMENT = {
-    **{k: v for k, v in os.environ.items() if not k.startswith(("HF_", "DVC_")) and k != "SHELL"},
+    **{name: value for name, value in os.environ.items() if not name.startswith(LEFT_OUT)},
     "NO_PROXY": "127.0.0.1",
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
 }
