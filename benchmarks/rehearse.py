@@ -62,12 +62,13 @@ def main() -> None:
 
 
 def profile(folder: Path) -> dict[str, Any]:
-    """The paper's params with the stand-ins' places and SMALL's sizes."""
+    """The paper's params with the stand-ins' places and SMALL's sizes; nothing is fetched."""
     params: dict[str, Any] = yaml.safe_load((ROOT / "params/paper.yaml").read_text())
     for section, values in SMALL.items():
         params[section] |= values
     for name, corpus in params["corpora"].items():
         corpus["root"] = str(folder / "corpora" / name)
+    params["hub"] = {}
     params["base"]["source"] = str(folder / "HumanOmni-0.5B")
     return params
 

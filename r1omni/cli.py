@@ -51,6 +51,7 @@ def _start(
         format="%(levelname)s %(name)s: %(message)s",
     )
     logging.getLogger("r1omni").setLevel(logging.INFO)
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when huggingface_hub is imported
     if "DVC_STAGE" in os.environ:
         die_with_caller()
     if "R1OMNI_STAGE_PID" in os.environ:
@@ -93,8 +94,10 @@ def predict(
     from r1omni.evaluation.answer import VOCABULARIES, answer_files
     from r1omni.evaluation.files import Refusal
     from r1omni.evaluation.loading import find_checkpoint, load_checkpoint
+    from r1omni.hub import explained
 
-    loaded = load_checkpoint(find_checkpoint(model, read.tracking), mode, allow or ())
+    with explained(model):
+        loaded = load_checkpoint(find_checkpoint(model, read.tracking), mode, allow or ())
     vocabulary = VOCABULARIES[labels]
     refused = False
     seconds = read.ingest.timeout_seconds
@@ -145,24 +148,25 @@ def evaluate(
     os.environ.setdefault("OMP_NUM_THREADS", str(read.engine.threads))
     from r1omni.evaluation.evaluate import Field, Subject, render_verdict, run_evaluate
     from r1omni.evaluation.loading import find_checkpoint
+    from r1omni.hub import explained
 
     known = read.corpora.get(corpus)
     if root is None and known is None:
         raise typer.BadParameter(f"{params} has no corpora.{corpus}: pass --root")
-    checkpoint = find_checkpoint(model, read.tracking)
     name = re.sub(r"[^\w.-]+", "-", model.removeprefix("models:/").rstrip("/").split("/")[-1])
-    subject = Subject(name, checkpoint, mode, tuple(allow or ()))
     where, number = (known.root, known.fold) if known else (Path(), 1)
     field = Field(corpus, root or where, fold or number)
-    verdict = run_evaluate(
-        subject,
-        field,
-        out or Path("data/evaluations") / f"{name}-{corpus}",
-        ingest=read.ingest,
-        features=read.features,
-        predict=read.predict,
-        score=read.score,
-    )
+    with explained(model):
+        subject = Subject(name, find_checkpoint(model, read.tracking), mode, tuple(allow or ()))
+        verdict = run_evaluate(
+            subject,
+            field,
+            out or Path("data/evaluations") / f"{name}-{corpus}",
+            ingest=read.ingest,
+            features=read.features,
+            predict=read.predict,
+            score=read.score,
+        )
     typer.echo(render_verdict(subject, field, verdict))
 
 

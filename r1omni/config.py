@@ -4,6 +4,7 @@ Imports no torch, so that the command line answers at once. Every default value 
 params.yaml and nowhere else.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -28,6 +29,7 @@ Workers = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0)]
 WITH_FOLDS = ("dfew", "mafw", "mafw_compound")
 SyntheticCorpus = Literal["generic", "reasoning", "dfew", "mafw", "ravdess"]
+HUB_REPO, HUB_REVISION = r"[\w-][\w.-]*/[\w.-]+", r"\w[\w./-]*"
 
 
 class Section(BaseModel):
@@ -67,12 +69,41 @@ def _at_least(name: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _matches(pattern: str, form: str) -> AfterValidator:
+    """A check that the value has the form that `pattern` describes."""
+
+    def check(value: str) -> str:
+        if re.fullmatch(pattern, value) is None:
+            raise ValueError(f"expected {form}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _inside_project(path: Path) -> Path:
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        raise ValueError("must be a folder inside the project, as DVC writes it")
+    return path
+
+
 class CorpusParams(Section):
     """Where one corpus lies and how it is read."""
 
     adapter: Literal["dfew", "mafw", "mafw_compound", "ravdess", "conversations", "emer"]
     root: Path
     fold: Annotated[int, Field(ge=1, le=5)]
+
+
+class HubParams(Section):
+    """A checkpoint of the Hugging Face hub, and the folder that it is fetched to."""
+
+    repo: Annotated[str, _matches(HUB_REPO, "OWNER/NAME")]
+    revision: Annotated[str, _matches(HUB_REVISION, "a branch, a tag or a commit")]
+    folder: Annotated[Path, AfterValidator(_inside_project)]
+    towers: dict[
+        Literal["vision", "audio", "gate"],
+        Annotated[str, _matches(f"{HUB_REPO}@{HUB_REVISION}", "OWNER/NAME@REVISION")],
+    ]
 
 
 class RenderParams(Section):
@@ -308,6 +339,7 @@ class Params(Section):
 
     corpora: dict[str, CorpusParams]
     synthetic: SyntheticParams
+    hub: dict[str, HubParams]
     ingest: IngestParams
     validation: ValidationParams
     media: MediaParams

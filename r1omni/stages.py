@@ -32,6 +32,28 @@ def synthesize(
     run_synthesize(out, truth, corpus=corpus, synthetic=read_params(params).synthetic)
 
 
+Tower = Annotated[
+    str | None, typer.Option(metavar="OWNER/NAME@REVISION", help="fetched into the same folder")
+]
+
+
+@stages.command(rich_help_panel=STAGES)
+def fetch(
+    repo: Annotated[str, typer.Argument(help="a checkpoint on the Hugging Face hub, OWNER/NAME")],
+    folder: Annotated[Path, typer.Argument(help="folder to write; not there yet")],
+    revision: Annotated[str, typer.Option(help="branch, tag or commit")],
+    vision: Tower = None,
+    audio: Tower = None,
+    gate: Tower = None,
+) -> None:
+    """Fetch a checkpoint and its towers from the hub, whole or not at all."""
+    from r1omni.hub import run_fetch
+
+    towers = {"vision": vision, "audio": audio, "gate": gate}
+    given = {tower: place for tower, place in towers.items() if place is not None}
+    run_fetch(repo, folder, revision=revision, towers=given)
+
+
 @stages.command(rich_help_panel=STAGES)
 def ingest(
     corpus: Annotated[str, typer.Option(help="dfew, mafw, ravdess, conversations or emer")],
@@ -78,6 +100,7 @@ def base(
     """Make the base model: convert a public checkpoint, or train a tiny one on generic clips."""
     read = _training_params(params)
     _launch(read.engine)
+    from r1omni.hub import explained
     from r1omni.tracking.runs import open_run
     from r1omni.training.base import run_base
     from r1omni.training.journal import code_hash
@@ -91,16 +114,17 @@ def base(
         tags={"training_code": code_hash()[:32]},
         state=paths.state.with_suffix(".run.json"),
     ) as run:
-        run_base(
-            source,
-            reasoning,
-            paths,
-            base=read.base,
-            model=read.model,
-            media=read.media,
-            engine=read.engine,
-            log=run.log,
-        )
+        with explained(str(source)):
+            run_base(
+                source,
+                reasoning,
+                paths,
+                base=read.base,
+                model=read.model,
+                media=read.media,
+                engine=read.engine,
+                log=run.log,
+            )
         run.finish(checkpoint, training)
 
 

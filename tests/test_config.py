@@ -173,3 +173,37 @@ def test_the_paper_profile_has_the_same_keys(repo, params):
 def test_two_folds_in_one_run_are_refused(broken):
     message = broken("mafw, root: data/raw/mafw, fold: 1", "mafw, root: data/raw/mafw, fold: 2")
     assert "corpora: one fold for all" in message
+
+
+HUB = """hub:
+  base: {repo: a/b, revision: main, folder: data/raw/base, towers: {vision: c/d@main}}
+"""
+
+
+def test_a_checkpoint_of_the_hub_is_read(tmp_path, repo):
+    path = tmp_path / "params.yaml"
+    path.write_text((repo / "params.yaml").read_text().replace("hub: {}\n", HUB))
+    base = read_params(path).hub["base"]
+    assert (base.repo, base.revision, str(base.folder)) == ("a/b", "main", "data/raw/base")
+    assert base.towers == {"vision": "c/d@main"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("data/raw/base", "/data/base", "folder: must be a folder inside the project, as DVC"),
+        ("data/raw/base", "data/../../base", "folder: must be a folder inside the project, as DVC"),
+        ("data/raw/base", ".", "folder: must be a folder inside the project, as DVC"),
+        ("a/b", "b", "repo: expected OWNER/NAME (got 'b')"),
+        ("a/b", "a/b; rm", "repo: expected OWNER/NAME (got 'a/b; rm')"),
+        ("revision: main", "revision: --x", "revision: expected a branch, a tag or a commit"),
+        ("revision: main", "revision: 1234567", "revision: Input should be a valid string"),
+        ("c/d@main", "c/d", "towers.vision: expected OWNER/NAME@REVISION (got 'c/d')"),
+        ("{vision:", "{face:", "towers.face: Input should be 'vision', 'audio' or 'gate'"),
+        ("revision:", "version:", "version: unknown key; known here: folder, repo, revision"),
+    ],
+)
+def test_what_is_wrong_with_a_checkpoint_of_the_hub_is_named(broken, repo, old, new, expected):
+    line = line_of(repo / "params.yaml", "hub: {}") + 1
+    message = broken("hub: {}\n", HUB.replace(old, new, 1))
+    assert f"params.yaml:{line}: hub.base.{expected}" in message

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from r1omni import stages
+from r1omni.config import read_params
 from r1omni.training.journal import RECIPE_CODE
 
 # Effects and plumbing, which change no number: the command line, logging, MLflow.
@@ -27,6 +28,7 @@ NOT_DEPENDENCIES = {
 # Stage -> the module it runs and the sections of params.yaml that its run_ function takes.
 STAGES = {
     "synthesize": ("r1omni/corpora/synthetic/synthesize.py", {"synthetic"}),
+    "fetch": ("r1omni/hub.py", {"hub"}),
     "ingest": ("r1omni/corpora/ingest.py", {"ingest", "corpora"}),
     "validate": ("r1omni/corpora/validation.py", {"ingest", "validation"}),
     "base": ("r1omni/training/base.py", {"base", "engine", "media", "model"}),
@@ -95,6 +97,13 @@ def test_no_state_is_resumed_after_a_change_of_code_that_decides_the_result(repo
     assert {file for file in unhashed if not file.startswith("r1omni/tracking/")} == set()
 
 
+def test_an_empty_hub_is_no_stage_and_the_papers_is_what_its_base_reads(repo, params):
+    assert params.hub == {}
+    paper = read_params(repo / "params/paper.yaml")
+    assert paper.base.source == paper.hub["base"].folder
+    assert dvc_stage(repo, "fetch")["outs"] == ["${item.folder}"]
+
+
 def test_only_evaluation_reads_the_side_files(repo):
     stages = yaml.safe_load((repo / "dvc.yaml").read_text())["stages"]
     reading = {name for name in stages if "data/truth" in str(dvc_stage(repo, name))}
@@ -129,7 +138,7 @@ def sections_read(function) -> set[str]:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_the_table_above_is_what_the_commands_code_takes(repo, name):
-    """Two are told by dvc.yaml: whose section `_sft` takes, and the corpora's roots and folds."""
+    """dvc.yaml tells what `_sft` takes, the corpora's roots and folds, and what is fetched."""
     command = dvc_stage(repo, name)["cmd"].split()[1].replace("-", "_")
     _, sections = STAGES[name]
     if name in ("cold_start", "label_sft"):
@@ -137,7 +146,7 @@ def test_the_table_above_is_what_the_commands_code_takes(repo, name):
         read -= {"held_out"} if name == "cold_start" else set()
     else:
         read = sections_read(getattr(stages, command))
-    told = {"corpora"} if name == "ingest" else set()
+    told = {"ingest": {"corpora"}, "fetch": {"hub"}}.get(name, set())
     written = {"tracking"} if name != "register" else set()  # where it logs changes no result
     assert sections == (read - written) | told
 
