@@ -126,7 +126,7 @@ def test_numbers_that_do_not_fit_each_other_are_named(broken, old, new, expected
 @pytest.mark.parametrize(
     ("old", "new", "key"),
     [
-        ("lr: 5.0e-4", "lr: .inf", "grpo.lr"),
+        ("kl_coef: 0.04", "kl_coef: .inf", "grpo.kl_coef"),
         ("temperature: 0.7", "temperature: .nan", "grpo.temperature"),
         ("fps: 8.0", "fps: .inf", "synthetic.render.fps"),
         ("steps: 120", "steps: .inf", "grpo.steps"),
@@ -141,7 +141,7 @@ def test_a_number_without_an_end_is_refused(broken, old, new, key):
     ("old", "new", "key"),
     [
         ("  steps: 120", "  steps: true", "grpo.steps"),
-        ("lr: 5.0e-4", "lr: yes", "grpo.lr"),
+        ("kl_coef: 0.04", "kl_coef: yes", "grpo.kl_coef"),
         ("dfew: {clips: 2050", "dfew: {clips: true", "synthetic.corpora.dfew.clips"),
         ("{accuracy: 1.0", "{accuracy: true", "grpo.reward_weights"),
     ],
