@@ -31,8 +31,10 @@ Floats = npt.NDArray[np.float32]
 decord.logging.set_level(decord.logging.QUIET)
 
 _WATCHED_FRAMES = 300  # that a probe decodes one after the other: whole clips, not whole films
-_PROBED_FRAMES = 8  # that are read as `decode` reads them, of a whole clip only the first
+_PROBED_FRAMES = 8  # that are read as `decode` reads them; of a whole clip the first, once a form
 COMPLETE: Final = 0.9  # of the frames that the header announces (0: it doesn't say) must be there
+Form = tuple[str, str, str, int, int]
+_handed_out: set[Form] = set()  # forms of clips of which decord has handed out a frame
 _SKIPPED_SOUND = 2  # pieces that a codec needs to get going
 _RESAMPLED_SAMPLES = 16384  # at once; PyAV's cost is per frame
 _SOURCE_LINE = re.compile(r"\[[\d:]+\] \S+:\d+: |^\[/.*\]")  # decord's clock and place
@@ -105,12 +107,15 @@ def probe(path: Path) -> Probe:
 
     Raises UnreadableMedia for whatever `decode` would raise it for, e.g. a truncated download
     whose index is whole, or frames 16, 24 or 48 pixels wide, whose rows decord cannot hand out;
-    and for a video most of whose frames are patched up by the decoder.
+    and for a video most of whose frames are patched up by the decoder. What PyAV plays whole,
+    decord is asked for once a process and form (container, codec, size): that costs as much as all
+    the rest, and what it cannot hand out, it cannot for any clip of the form.
     """
     with explained(path):
         with _container(path) as container:
             announced = container.streams.video[0].frames
             n_sound, has_audio = _play(path, container)
+            form = _form(container)
         video = _open_video(path, announced)
         n_frames = len(video)
         fps = float(video.get_avg_fps())
@@ -118,12 +123,13 @@ def probe(path: Path) -> Probe:
         if n_sound < COMPLETE * watched:
             raise UnreadableMedia(f"{path}: only {n_sound} of {watched} frames decode well")
         in_order = list(video.get_key_indices()[:1]) == [0]
-        sample = sample_frame_indices(n_frames, _PROBED_FRAMES)
-        if n_sound == n_frames and in_order:  # whole; but what PyAV plays, decord may not hand out
-            sample = sample[:1]
-        frames = video.get_batch(sample).asnumpy()
-        if n_sound < watched and np.ptp(frames, axis=(1, 2, 3)).min() == 0:
-            raise UnreadableMedia(f"{path}: is damaged: frames of one colour for pictures")
+        whole = n_sound == n_frames and in_order
+        if not whole or form not in _handed_out:
+            sample = sample_frame_indices(n_frames, _PROBED_FRAMES)
+            frames = video.get_batch(sample[:1] if whole else sample).asnumpy()
+            if n_sound < watched and np.ptp(frames, axis=(1, 2, 3)).min() == 0:
+                raise UnreadableMedia(f"{path}: is damaged: frames of one colour for pictures")
+            _handed_out.add(form)
     if not (math.isfinite(fps) and fps > 0):
         raise UnreadableMedia(f"{path}: says that it plays {fps} frames a second")
     return Probe(n_frames / fps, fps, n_frames, has_audio)
@@ -332,6 +338,13 @@ def _refuse_cut_sound(path: Path, container: InputContainer, pieces: int) -> Non
             f"{path}: is cut short: {pieces} of the {announced} pieces of sound that its header "
             "announces"
         )
+
+
+def _form(container: Any) -> Form:
+    """What decides whether decord can hand out an open clip's frames."""
+    video = container.streams.video[0]
+    kind = (video.codec_context.name, video.codec_context.pix_fmt or "")
+    return (container.format.name, *kind, video.width, video.height)
 
 
 def _open_video(path: Path, announced_frames: int) -> Any:
