@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench quick        # the first four ratios, within `--minutes`
     python -m benchmarks.bench full         # also growth, matmul rate, predict, features, CUDA
-    python -m benchmarks.bench rest --add --rounds 4 --only "G = 8" "G = 16"   # more of some
+    python -m benchmarks.bench full --add --rounds 4 --only "G = 8" "G = 16"   # more of some
 
 Every measurement is a process of its own with one thread; the ways take turns, and the order
 turns with the rounds. CPU seconds are compared (wall seconds beside them); medians over the rounds.
@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from benchmarks.results import Row, summarise, write_results
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results.json"
+Ways = Mapping[str, list[str]]
 WAYS = {
     "textbook": ["one_step", "textbook"],
     "fast": ["one_step", "fast"],
@@ -31,10 +33,17 @@ WAYS = {
     "fast, text only": ["one_step", "fast", "--text"],
     "TRL, text only": ["one_step", "trl"],
 }
-GROUPS = (2, 4, 8, 16, 32)
+CACHED = ["one_step", "fast", "--cached"]
+GROUPS = {f"G = {g}": [*CACHED, "--group-size", str(g)] for g in (2, 4, 8, 16, 32)}
 CLIPS = (1, 2, 4, 8, 16)
 PROMPTS = (250, 500, 1000, 2000)
+MANY_CLIPS = {
+    "one at a time": ["--micro-batch", "1"],
+    "decoded together": ["--micro-batch", "1", "--recompute"],
+    "all at once": [],
+}
 SHORT = ["--new-tokens", "32"]
+SMALL = [*SHORT, "--prompt", "500"]  # for many clips
 FULL_ROUNDS = 5
 
 
@@ -49,9 +58,11 @@ def main() -> None:
     parser.add_argument("--add", action="store_true", help="to the rows that are there")
     parser.add_argument("--only", nargs="+", help="only these measurements, by their names")
     asked = parser.parse_args()
-    unknown = set(asked.only or ()) - WAYS.keys() - dict(the_rest()).keys()
+    ways = WAYS if asked.what == "quick" else WAYS | GROUPS
+    every = [*ways, *dict(the_rest())]
+    unknown = set(asked.only or ()) - set(every)
     if unknown:
-        known = ", ".join(f'"{name}"' for name in (*WAYS, *dict(the_rest())))
+        known = ", ".join(f'"{name}"' for name in every)
         parser.error(f"--only {', '.join(map(repr, sorted(unknown)))}: known are {known}")
     earlier = json.loads(RESULTS.read_text()) if asked.add and RESULTS.is_file() else {}
     rows: list[Row] = earlier.get("rows", [])
@@ -60,8 +71,8 @@ def main() -> None:
     rounds = 0 if asked.what == "rest" else asked.rounds or FULL_ROUNDS
     for number in range(rounds):
         started = time.monotonic()
-        for name in in_turn(number, asked.only):
-            rows += measure(name, WAYS[name])
+        for name in in_turn(number, ways, asked.only):
+            rows += measure(name, ways[name])
             finish(rows)
         now = time.monotonic()
         if minutes is not None and (now - began) + (now - started) > 60 * minutes:
@@ -75,25 +86,27 @@ def main() -> None:
             finish(rows)
 
 
-def in_turn(number: int, only: list[str] | None = None) -> list[str]:
+def in_turn(number: int, ways: Ways, only: list[str] | None = None) -> list[str]:
     """The ways (or only some) in the order of a round: each begins with another one."""
-    names = [name for name in WAYS if only is None or name in only]
+    names = [name for name in ways if only is None or name in only]
     turn = number % max(1, len(names))
     return names[turn:] + names[:turn]
 
 
 def the_rest() -> list[tuple[str, list[str]]]:
     """The measurements that only the full run makes: (name, command)."""
-    step = ["one_step", "fast", "--cached"]
+    times = ["--steps", str(FULL_ROUNDS)]
     return [
-        *((f"G = {g}", [*step, "--group-size", str(g)]) for g in GROUPS),
         *(
-            (f"P = {p}, one at a time", [*step, *SHORT, "--clips", str(p), "--accumulate", str(p)])
+            (f"P = {p}, {how}", [*CACHED, *SMALL, "--clips", str(p), *flags, *times])
+            for how, flags in MANY_CLIPS.items()
             for p in CLIPS
         ),
-        *((f"P = {p}, together", [*step, *SHORT, "--clips", str(p)]) for p in CLIPS[:4]),
-        *((f"prompt {n}", [*step, *SHORT, "--prompt", str(n)]) for n in PROMPTS),
-        ("prompt 2000, recompute", [*step, *SHORT, "--prompt", "2000", "--recompute"]),
+        *((f"prompt {n}", [*CACHED, *SHORT, "--prompt", str(n), *times]) for n in PROMPTS),
+        *(
+            (f"prompt 2000, {flag}", [*CACHED, *SHORT, "--prompt", "2000", f"--{flag}", *times])
+            for flag in ("recompute", "checkpointing")
+        ),
         ("matmul", ["rates", "matmul"]),
         ("predict", ["rates", "predict"]),
         ("features", ["rates", "features"]),

@@ -10,8 +10,8 @@ completions, so that its value can be compared between the ways; sampling is tim
 import argparse
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -32,6 +32,7 @@ from benchmarks.workload import (
     text_only,
 )
 from r1omni.model import HumanOmniConfig
+from r1omni.model.prompting import PromptBatch
 from r1omni.model.sampling import decode, uniform_draws
 from r1omni.model.shared_prefix import Prefix, prefill
 from r1omni.training.group_loss import Sampled, group_loss
@@ -47,9 +48,10 @@ def main() -> None:
     parser.add_argument("--cached", action="store_true", help="fast: towers' outputs are given")
     parser.add_argument("--text", action="store_true", help="fast: the language model alone")
     parser.add_argument("--recompute", action="store_true", help="fast: grpo.prefix: recompute")
+    parser.add_argument("--checkpointing", action="store_true", help="fast: of gradients")
     parser.add_argument("--steps", type=int, default=1, help="timed, after the first")
     parser.add_argument("--clips", type=int, default=1)
-    parser.add_argument("--accumulate", type=int, default=1, help="micro-batches of the clips")
+    parser.add_argument("--micro-batch", type=int, help="fast: clips to learn from at once")
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--prompt", type=int, help="positions, with little media; 250 or more")
@@ -83,9 +85,8 @@ def main() -> None:
             workload = moved(replace(workload, clips=clips), device, workload.policy.dtype)
         elif asked.cached:
             workload = replace(workload, clips=workload.cached())
-        run = fast_step(
-            workload, asked.group_size, asked.new_tokens, asked.accumulate, asked.recompute
-        )
+        how = How(asked.micro_batch or asked.clips, asked.recompute, asked.checkpointing)
+        run = fast_step(workload, asked.group_size, asked.new_tokens, how)
         steps = asked.steps
     count = counted(config, text + media, asked.clips, asked.group_size, asked.new_tokens)
     first = measured(run, workload)
@@ -175,47 +176,73 @@ def textbook_step(workload: Workload, group_size: int, new_tokens: int) -> Step:
     return run
 
 
-def fast_step(
-    workload: Workload, group_size: int, new_tokens: int, accumulate: int, recompute: bool
-) -> Step:
-    """What the `grpo` stage does with a batch of clips, in `accumulate` micro-batches."""
-    policy, P = workload.policy, len(workload.clips)
+@dataclass(frozen=True)
+class How:
+    """What params.yaml chooses for time and memory, by the same names."""
+
+    micro_batch_size: int
+    recompute: bool  # grpo.prefix
+    checkpointing: bool
+
+
+def fast_step(workload: Workload, group_size: int, new_tokens: int, how: How) -> Step:
+    """What the `grpo` stage does with a batch of clips (training/grpo.py: learn_share)."""
+    policy, P, size = workload.policy, len(workload.clips), how.micro_batch_size
     vocab = policy.config.text_config.vocab_size
     all_ids = completions_of(vocab, P, group_size, new_tokens).to(policy.device)
-    size = P // accumulate
+
+    def rolled(clock: Clock, clips: list[textbook.Prompt]) -> tuple[PromptBatch, Prefix]:
+        with clock.part("towers"):
+            prompts = as_batch(policy, clips)
+        with clock.part("connector"):
+            embeds, mask = policy.embed_prompt(
+                prompts.input_ids,
+                prompts.attention_mask,
+                vision_features=prompts.vision_features,
+                audio_features=prompts.audio_features,
+                gate_input_ids=prompts.gate_input_ids,
+                gate_attention_mask=prompts.gate_attention_mask,
+            )
+        with clock.part("prefill"):
+            prefix = prefill(policy.model, embeds, mask, checkpointing=how.checkpointing)
+        with clock.part("decode"):
+            sample(workload, prefix, group_size, new_tokens, temperature=1.0)
+        return prompts, prefix
+
+    def micro_batches(clock: Clock) -> Iterator[tuple[PromptBatch, Prefix | None]]:
+        parts = [range(start, min(P, start + size)) for start in range(0, P, size)]
+        if not how.recompute:
+            yield from (rolled(clock, [workload.clips[i] for i in part]) for part in parts)
+            return
+        with torch.no_grad():
+            prompts, _ = rolled(clock, workload.clips)
+        for part in parts:
+            yield prompts.select(torch.tensor(part, device=policy.device)), None
 
     def run(clock: Clock) -> float:
-        total = 0.0
-        for start in range(0, P, size):
-            clips, ids = workload.clips[start : start + size], all_ids[start : start + size]
-            with clock.part("towers"):
-                prompts = as_batch(policy, clips)
-            with clock.part("connector"):
-                embeds, mask = policy.embed_prompt(
-                    prompts.input_ids,
-                    prompts.attention_mask,
-                    vision_features=prompts.vision_features,
-                    audio_features=prompts.audio_features,
-                    gate_input_ids=prompts.gate_input_ids,
-                    gate_attention_mask=prompts.gate_attention_mask,
-                )
-            with clock.part("prefill"):
-                prefix = prefill(policy.model, embeds, mask, recompute=recompute)
-            with clock.part("decode"):
-                sample(workload, prefix, group_size, new_tokens, temperature=1.0)
+        total, done = 0.0, 0
+        for prompts, prefix in micro_batches(clock):
+            n = len(prompts.input_ids)
+            ids, done = all_ids[done : done + n], done + n
             with clock.part("policy and reference forward"):
-                advantages = advantages_of(len(clips), group_size).to(policy.device)
                 compared = group_loss(
                     policy,
                     workload.reference,
-                    Sampled(prompts, prefix, ids, torch.ones_like(ids), advantages),
+                    Sampled(
+                        prompts,
+                        prefix,
+                        ids,
+                        torch.ones_like(ids),
+                        advantages_of(n, group_size).to(policy.device),
+                    ),
                     temperature=1.0,
                     kl_coef=KL_COEF,
-                    recompute=recompute,
+                    checkpointing=how.checkpointing,
                 )
             with clock.part("backward"):
-                (compared.loss / accumulate).backward()
-            total += compared.loss.item() / accumulate
+                (compared.loss * n / P).backward()
+            total += compared.loss.item() * n / P
+            del prompts, prefix, compared
         return total
 
     return run

@@ -170,7 +170,11 @@ def _growth_table(rows: list[Row]) -> list[str]:
         n = len(timed(rows, name))
         lines.append(f"| {name} | {n} | {cpu(rows, name):.2f} | {peak(rows, name):.0f} |")
     lines.append("")
-    lines.append("128 new tokens with G, 32 with P and prompt; G = 8 where it is not named.")
+    lines.append(
+        "128 new tokens and a prompt of 999 with G; 32 and 500 with P; 32 with prompt; G = 8 where "
+        "it is not named. One at a time: engine.micro_batch_size 1; decoded together: that with "
+        "grpo.prefix recompute; checkpointing: engine.gradient_checkpointing."
+    )
     return ["\n".join(lines)]
 
 

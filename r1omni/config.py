@@ -297,7 +297,8 @@ class EngineParams(Section):
     zero_stage: Annotated[int, Field(ge=0, le=3)]
     processes: Count
     hostfile: Path | None
-    accumulate: Count
+    micro_batch_size: Count | None
+    gradient_checkpointing: bool
     threads: Count
     save_every: Count
     keep_last: Count

@@ -47,11 +47,11 @@ def encode_prompts(
 
 
 def prefill_batch(
-    model: HumanOmniForConditionalGeneration, prompts: PromptBatch, *, recompute: bool = False
+    model: HumanOmniForConditionalGeneration, prompts: PromptBatch, *, checkpointing: bool = False
 ) -> Prefix:
     """The prompts' prefix, with the gradient of connector, gate and language model.
 
-    With `recompute` the backward pass makes the language model's inner states again.
+    With `checkpointing` the backward pass makes the language model's inner states again.
     """
     embeds, mask = model.embed_prompt(
         prompts.input_ids,
@@ -61,7 +61,7 @@ def prefill_batch(
         gate_input_ids=prompts.gate_input_ids,
         gate_attention_mask=prompts.gate_attention_mask,
     )
-    return prefill(model.model, embeds, mask, recompute=recompute)
+    return prefill(model.model, embeds, mask, checkpointing=checkpointing)
 
 
 def prefill_prompts(
@@ -69,13 +69,16 @@ def prefill_prompts(
     processor: HumanOmniProcessor,
     features: FeatureBatch,
     instructions: Sequence[str],
+    *,
+    checkpointing: bool = False,
 ) -> Prefix:
     """One prefix per clip, in the clips' order; instructions of different lengths are left-padded.
 
     Carries the gradient of connector, gate and language model unless torch.no_grad is on.
     """
     device = model.lm_head.weight.device
-    return prefill_batch(model, encode_prompts(processor, features, instructions, device))
+    prompts = encode_prompts(processor, features, instructions, device)
+    return prefill_batch(model, prompts, checkpointing=checkpointing)
 
 
 def _left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:

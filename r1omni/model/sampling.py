@@ -102,13 +102,13 @@ def score_completions(
     mask: Tensor,
     *,
     temperature: float = 1.0,
-    recompute: bool = False,
+    checkpointing: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Each completion token's log probability, and the entropy there: (P, G, T) -> 2 x (P, G, T).
 
     The gradient reaches the prompt through `prefix`. The head runs on completion positions only,
     some at a time; masked positions are 0 in both results. Float32. The entropy carries no
-    gradient. With `recompute` the backward pass makes the layers' inner states again.
+    gradient. With `checkpointing` the backward pass makes the layers' inner states again.
     """
     keep = mask.bool()
     P, G, T = mask.shape
@@ -116,7 +116,7 @@ def score_completions(
     if T > 1:
         embeds = model.model.embed_tokens(token_ids[:, :, :-1])
         later = keep[:, :, 1:]  # a state is wanted where it predicts a wanted token
-        states = extend(model.model, prefix, embeds, later, recompute=recompute)
+        states = extend(model.model, prefix, embeds, later, checkpointing=checkpointing)
         hidden = torch.cat([hidden, Packing(later).unpack(states, (P, G, T - 1))], dim=2)
     chosen, spread = model.lm_head(hidden[keep], token_ids[keep], temperature)  # (M,), (M,)
     logprobs = chosen.new_zeros(mask.shape).masked_scatter(keep, chosen)

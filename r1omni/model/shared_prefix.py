@@ -49,12 +49,16 @@ class Prefix:
 
 
 def prefill(
-    language_model: Any, inputs_embeds: Tensor, attention_mask: Tensor, *, recompute: bool = False
+    language_model: Any,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor,
+    *,
+    checkpointing: bool = False,
 ) -> Prefix:
     """Run left-padded prompts through Qwen2 once, with gradient: (P, L, D), (P, L) -> Prefix.
 
-    With `recompute` the backward pass makes each layer's inner states again (gradient
-    checkpointing): the same numbers, and of a layer only its input, keys and values are kept.
+    With `checkpointing` the backward pass makes each layer's inner states again: the same numbers,
+    and of a layer only its input, keys and values are kept.
     """
     mask = attention_mask.bool()
     positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)  # (P, L)
@@ -77,7 +81,7 @@ def prefill(
     hidden = inputs_embeds
     keys, values = [], []
     for layer in language_model.layers:
-        hidden, key, value = _maybe_again(recompute, run, layer, hidden)
+        hidden, key, value = _maybe_checkpointed(checkpointing, run, layer, hidden)
         keys.append(key)
         values.append(value)
     last_hidden = language_model.norm(hidden[:, -1])
@@ -90,14 +94,14 @@ def extend(
     inputs_embeds: Tensor,
     keep: Tensor,
     *,
-    recompute: bool = False,
+    checkpointing: bool = False,
 ) -> Tensor:
     """States of the first tokens of G completions per prompt: (P, G, T, D) -> (M, D), normed.
 
     Every token sees its prompt, its own completion's earlier tokens, and nothing of the others.
     `keep` (P, G, T) says which tokens are wanted; the M of them come in reading order, and only
     they pass through the linear layers. A completion's wanted tokens must be its first ones.
-    `recompute` as in `prefill`.
+    `checkpointing` as in `prefill`.
     """
     P, G, T, _ = inputs_embeds.shape
     steps = torch.arange(T, device=inputs_embeds.device)
@@ -118,7 +122,7 @@ def extend(
     for layer, prefix_key, prefix_value in zip(
         language_model.layers, prefix.keys, prefix.values, strict=True
     ):
-        hidden = _maybe_again(recompute, run, layer, hidden, prefix_key, prefix_value)
+        hidden = _maybe_checkpointed(checkpointing, run, layer, hidden, prefix_key, prefix_value)
     states: Tensor = language_model.norm(hidden)
     return states
 
@@ -173,8 +177,8 @@ def finish_layer(layer: Any, hidden: Tensor, attended: Tensor) -> Tensor:
     return hidden + fed
 
 
-def _maybe_again(recompute: bool, run: Any, *inputs: Any) -> Any:
-    """`run(*inputs)`; with `recompute` its inner states are made again in the backward pass."""
-    if recompute and torch.is_grad_enabled():
+def _maybe_checkpointed(checkpointing: bool, run: Any, *inputs: Any) -> Any:
+    """`run(*inputs)`; with `checkpointing` its inner states are made again in the backward pass."""
+    if checkpointing and torch.is_grad_enabled():
         return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False)
     return run(*inputs)

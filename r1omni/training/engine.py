@@ -108,8 +108,8 @@ class Engine:
         self._gather_weights()
 
     def shares(self, n: int) -> list[range]:
-        """This rank's places in a global batch of n, in engine.accumulate micro-batches."""
-        return shares(n, self._params.accumulate)
+        """This rank's places in a global batch of n, engine.micro_batch_size at a time."""
+        return shares(n, self._params.micro_batch_size)
 
     def step(
         self, loss: Tensor, weight: float = 1.0, clips: Sequence[str] = ()

@@ -23,10 +23,13 @@ from r1omni.training.losses import grpo_loss
 
 @dataclass(frozen=True)
 class Sampled:
-    """Completions and what they were sampled from; `prefix` is the policy's, with its graph."""
+    """Completions and what they were sampled from.
+
+    `prefix` is the policy's, with its graph; None where the prompts are to run again for the loss.
+    """
 
     prompts: PromptBatch
-    prefix: Prefix
+    prefix: Prefix | None
     token_ids: Tensor  # (P, G, T)
     mask: Tensor  # (P, G, T)
     advantages: Tensor  # (P, G)
@@ -36,8 +39,8 @@ class Sampled:
         """Only some groups, by their index (P',)."""
         ids, mask, advantages = (x[groups] for x in (self.token_ids, self.mask, self.advantages))
         names = [self.clip_ids[i] for i in groups.tolist()] if self.clip_ids else ()
-        prompts, prefix = self.prompts.select(groups), self.prefix.select(groups)
-        return Sampled(prompts, prefix, ids, mask, advantages, names)
+        prefix = None if self.prefix is None else self.prefix.select(groups)
+        return Sampled(self.prompts.select(groups), prefix, ids, mask, advantages, names)
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def group_loss(
     *,
     temperature: float,
     kl_coef: float,
-    recompute: bool = False,
+    checkpointing: bool = False,
     kept: KeptPrompts | None = None,
 ) -> Compared:
     """How the policy is to change: GRPO's loss of every sampled group (losses.grpo_loss).
@@ -66,8 +69,9 @@ def group_loss(
     are exactly 0. With `kl_coef` > 0 they are scored like all others, since their KL counts. With
     `kl_coef` = 0 they pass through neither model: exact for the loss and every gradient; `train/kl`
     and `rollout/entropy` then tell of the other groups only. (One group is always scored, so that
-    ranks agree on what takes part; `scored` leaves it out.) `recompute` makes inner states again in
-    the backward pass. `kept` holds the reference's prompts of earlier steps, by `sampled.clip_ids`.
+    ranks agree on what takes part; `scored` leaves it out.) With `checkpointing` the backward pass
+    makes inner states again. `kept` holds the reference's prompts of earlier steps, by
+    `sampled.clip_ids`.
     """
     counted = groups_that_count(sampled.advantages, kl_coef)
     tells = kl_coef > 0.0 or bool(sampled.advantages.ne(0.0).any())
@@ -84,8 +88,11 @@ def group_loss(
             known = kept.prefix(sampled.prompts, sampled.clip_ids)
         ref_logprobs, _ = score_completions(reference, known, ids, mask, temperature=temperature)
     with timed(seconds, "time/policy"):
+        prefix = sampled.prefix
+        if prefix is None:
+            prefix = prefill_batch(policy, sampled.prompts, checkpointing=checkpointing)
         logprobs, entropy = score_completions(
-            policy, sampled.prefix, ids, mask, temperature=temperature, recompute=recompute
+            policy, prefix, ids, mask, temperature=temperature, checkpointing=checkpointing
         )
     of_groups = (logprobs, ref_logprobs, sampled.advantages, mask)
     loss, metrics = grpo_loss(*(x.flatten(0, 1) for x in of_groups), kl_coef=kl_coef)

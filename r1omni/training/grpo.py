@@ -6,7 +6,7 @@ once per clip, with gradient; its keys and values serve sampling and the policy'
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,21 +20,20 @@ from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import INDEX, FeatureBatch, FeatureStore
 from r1omni.model.prompting import encode_prompts, prefill_batch
-from r1omni.rewards import Score
 from r1omni.training.batches import balanced_shares, batch_at
 from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
 from r1omni.training.engine import Engine, linear_decay, step_generator
-from r1omni.training.group_loss import Sampled, group_loss, timed
+from r1omni.training.group_loss import Compared, Sampled, group_loss, timed
 from r1omni.training.held_out import Watch, set_aside
 from r1omni.training.interruption import Stopped, sigterm_noted
-from r1omni.training.joint import Part, Weights, joint_metrics
+from r1omni.training.joint import Part, joint_metrics
 from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
 from r1omni.training.kept_prompts import KeptPrompts
 from r1omni.training.losses import group_advantages
 from r1omni.training.ranks import any_rank, gather, is_first, join_ranks
 from r1omni.training.rollout_table import RolloutTable, rollout_rows
 from r1omni.training.rollouts import (
-    Groups,
+    RolledOut,
     rewards_tensor,
     rollout_metrics,
     sample_groups,
@@ -50,19 +49,7 @@ class Models:
     reference: HumanOmniForConditionalGeneration
     processor: HumanOmniProcessor
     kept: KeptPrompts | None = None  # the reference's prompts of earlier steps
-
-
-@dataclass(frozen=True)
-class Learned:
-    """One step's loss with everything that is recorded of it."""
-
-    loss: torch.Tensor
-    groups: Groups
-    scores: list[list[Score]]
-    advantages: torch.Tensor  # (P, G)
-    metrics: dict[str, float]
-    scored: Weights
-    broken: list[int]  # the groups whose own loss is no number
+    checkpointing: bool = False  # the backward pass makes the layers' inner states again
 
 
 def run_grpo(
@@ -89,7 +76,7 @@ def run_grpo(
     recipe = fingerprint([grpo, held_out, engine], inputs)
     open_state(paths.state, recipe)
     policy, processor = load_parent(cold_start)
-    models = _models(policy, processor, grpo)
+    models = _models(policy, processor, grpo, engine)
     trainer = Engine(
         policy,
         engine,
@@ -139,14 +126,18 @@ def run_grpo(
 
 
 def _models(
-    policy: HumanOmniForConditionalGeneration, processor: HumanOmniProcessor, grpo: GRPOParams
+    policy: HumanOmniForConditionalGeneration,
+    processor: HumanOmniProcessor,
+    grpo: GRPOParams,
+    engine: EngineParams,
 ) -> Models:
     """With a frozen copy of the policy, which needs no towers: features are cached."""
     towers = (policy.model.vision_tower, policy.model.audio_tower)
     without = {id(tower): torch.nn.Identity() for tower in towers}
     reference = deepcopy(policy, without).requires_grad_(False)
     room = int(grpo.reference_cache_gb * 1e9)
-    return Models(policy, reference, processor, KeptPrompts(reference, room) if room else None)
+    kept = KeptPrompts(reference, room) if room else None
+    return Models(policy, reference, processor, kept, engine.gradient_checkpointing)
 
 
 def _follow(reference: torch.nn.Module, policy: HumanOmniForConditionalGeneration) -> None:
@@ -169,46 +160,76 @@ def learn_share(
 ) -> list[Part]:
     """What this rank's micro-batches of the global batch tell; their gradients are in `trainer`."""
     parts = []
-    for places in trainer.shares(len(batch)):
-        clips = [batch[place] for place in places]
-        features = store.load([clip.clip_id for clip in clips])
-        learned = learn(models, features, clips, grpo, step, places)
+    for rolled in _rollouts(models, store, batch, trainer.shares(len(batch)), grpo, step):
+        compared = learn(models, rolled, grpo)
         seconds: dict[str, float] = {}
         with timed(seconds, "time/backward"):
-            names = [clip.clip_id for clip in clips]
-            broken = [names[group] for group in learned.broken]
-            trainer.backward(learned.loss, weight=len(clips), clips=names, broken=broken)
+            names = [clip.clip_id for clip in rolled.clips]
+            broken = [names[group] for group in compared.broken]
+            trainer.backward(compared.loss, weight=len(names), clips=names, broken=broken)
+        watched = rollout_metrics(rolled.groups, rolled.scores)
         parts.append(
             Part(
-                {**learned.metrics, **seconds},
-                completions=learned.groups.finished.numel(),
-                tokens=int(learned.groups.completion_mask.sum()),
-                scored=learned.scored,
-                rows=rollout_rows(step, clips, learned.groups, learned.scores, learned.advantages),
+                {**watched, **compared.metrics, **rolled.seconds, **seconds},
+                completions=rolled.groups.finished.numel(),
+                tokens=int(rolled.groups.completion_mask.sum()),
+                scored=compared.scored,
+                rows=rollout_rows(
+                    step, rolled.clips, rolled.groups, rolled.scores, rolled.advantages
+                ),
             )
         )
+        del rolled, compared  # or they would stay beside the next micro-batch's
     return parts
 
 
-def learn(
+def _rollouts(
+    models: Models,
+    store: FeatureStore,
+    batch: Sequence[Clip],
+    parts: Sequence[range],
+    grpo: GRPOParams,
+    step: int,
+) -> Iterator[RolledOut]:
+    """The micro-batches, rolled out one by one; with grpo.prefix: recompute, all together before.
+
+    Decoding is the faster the more rows go through a weight at once, and without a graph they take
+    little memory: so `recompute` pays where memory asks for small micro-batches.
+    """
+
+    def rolled(places: range) -> RolledOut:
+        clips = [batch[place] for place in places]
+        features = store.load([clip.clip_id for clip in clips])
+        return roll_out(models, features, clips, grpo, step, places)
+
+    if grpo.prefix == "reuse" or not parts:
+        yield from map(rolled, parts)
+        return
+    first = parts[0].start
+    together = rolled(range(first, parts[-1].stop))
+    for places in parts:
+        yield together.select(slice(places.start - first, places.stop - first))
+
+
+def roll_out(
     models: Models,
     features: FeatureBatch,
-    batch: Sequence[Clip],
+    clips: Sequence[Clip],
     grpo: GRPOParams,
     step: int,
     places: Sequence[int],
-) -> Learned:
-    """Sample, score, compare: the GRPO loss of one batch of clips, ready to step on.
+) -> RolledOut:
+    """Sample and score a group of completions for each clip.
 
     `places`: the clips' places in the step's global batch, which decide what is sampled.
     """
     question = prompts.instruction("reasoned")
-    instructions = [question] * len(batch)
+    instructions = [question] * len(clips)
     seconds: dict[str, float] = {}
-    recompute = grpo.prefix == "recompute"
+    reuse = grpo.prefix == "reuse"
     asked = encode_prompts(models.processor, features, instructions, models.policy.device)
-    with timed(seconds, "time/prefill"):
-        prefix = prefill_batch(models.policy, asked, recompute=recompute)
+    with timed(seconds, "time/prefill"), torch.set_grad_enabled(reuse):
+        prefix = prefill_batch(models.policy, asked, checkpointing=models.checkpointing)
     with timed(seconds, "time/sample"):
         groups = sample_groups(
             models.policy,
@@ -219,28 +240,30 @@ def learn(
             max_new_tokens=grpo.max_new_tokens,
             generators=[step_generator(grpo.seed, step, place) for place in places],
         )
-    labels = [str(clip.label) for clip in batch]
-    scores = score_groups(groups, labels, grpo.reward_weights)
+    scores = score_groups(groups, [str(clip.label) for clip in clips], grpo.reward_weights)
     advantages = group_advantages(rewards_tensor(scores), grpo.advantage_eps)
-    compared = group_loss(
+    kept = prefix if reuse else None
+    return RolledOut(clips, asked, kept, groups, scores, advantages, seconds)
+
+
+def learn(models: Models, rolled: RolledOut, grpo: GRPOParams) -> Compared:
+    """The GRPO loss of what was rolled out, ready to step on."""
+    ids = rolled.groups.token_ids
+    return group_loss(
         models.policy,
         models.reference,
         Sampled(
-            asked,
-            prefix,
-            groups.token_ids,
-            groups.completion_mask,
-            advantages.to(groups.token_ids.device),
-            [clip.clip_id for clip in batch],
+            rolled.asked,
+            rolled.prefix,
+            ids,
+            rolled.groups.completion_mask,
+            rolled.advantages.to(ids.device),
+            [clip.clip_id for clip in rolled.clips],
         ),
         temperature=grpo.temperature,
         kl_coef=grpo.kl_coef,
-        recompute=recompute,
+        checkpointing=models.checkpointing,
         kept=models.kept,
-    )
-    watched = {**rollout_metrics(groups, scores), **compared.metrics, **seconds}
-    return Learned(
-        compared.loss, groups, scores, advantages, watched, compared.scored, compared.broken
     )
 
 

@@ -65,14 +65,14 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def shares(n: int, accumulate: int = 1) -> list[range]:
-    """This rank's places in a global batch of n, in `accumulate` parts or fewer; none is empty.
+def shares(n: int, micro_batch_size: int | None = None) -> list[range]:
+    """This rank's places in a global batch of n, `micro_batch_size` at most in each part.
 
     Ranks take neighbouring places, as equally many as n allows; with fewer places than ranks some
     ranks have none.
     """
     own = _cut(range(n), world_size())[rank()]
-    return [part for part in _cut(own, accumulate) if len(part)]
+    return _cut(own, -(-len(own) // (micro_batch_size or len(own)))) if own else []
 
 
 def barrier() -> None:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from r1omni.corpora.clip import Clip
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.model.prompting import PromptBatch
 from r1omni.model.sampling import decode, uniform_draws
 from r1omni.model.shared_prefix import Prefix
 from r1omni.rewards import Score, score_completion
@@ -21,6 +23,43 @@ class Groups:
     completion_mask: Tensor  # (P, G, T)
     finished: Tensor  # (P, G)
     texts: list[list[str]]  # P lists of G
+
+    def select(self, prompts: slice) -> "Groups":
+        """The groups of neighbouring prompts, as short as their longest completion."""
+        length = int(self.completion_mask[prompts].sum(dim=2).max())
+        ids, logprobs, mask = (
+            x[prompts, :, :length]
+            for x in (self.token_ids, self.old_logprobs, self.completion_mask)
+        )
+        return Groups(ids, logprobs, mask, self.finished[prompts], self.texts[prompts])
+
+
+@dataclass(frozen=True)
+class RolledOut:
+    """Groups of completions with their rewards, and what they were sampled from."""
+
+    clips: Sequence[Clip]
+    asked: PromptBatch
+    prefix: Prefix | None  # the policy's, with its graph; None: the prompts run again for the loss
+    groups: Groups
+    scores: list[list[Score]]
+    advantages: torch.Tensor  # (P, G)
+    seconds: dict[str, float]
+
+    def select(self, clips: slice) -> "RolledOut":
+        """What was rolled out of neighbouring clips, with their share of the seconds."""
+        chosen = self.clips[clips]
+        index = torch.arange(len(self.clips), device=self.asked.input_ids.device)[clips]
+        part = len(chosen) / len(self.clips)
+        return RolledOut(
+            chosen,
+            self.asked.select(index),
+            None if self.prefix is None else self.prefix.select(index),
+            self.groups.select(clips),
+            self.scores[clips],
+            self.advantages[clips],
+            {name: part * seconds for name, seconds in self.seconds.items()},
+        )
 
 
 def sample_groups(

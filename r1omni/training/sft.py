@@ -136,7 +136,9 @@ def train_supervised(
             batch = batch_at(examples, step, sft.batch_size, sft.seed, shares)
             for places in trainer.shares(len(batch)):
                 part = [batch[place] for place in places]
-                loss, tokens, broken = _batch_loss(model, processor, load, part)
+                loss, tokens, broken = _batch_loss(
+                    model, processor, load, part, checkpointing=engine.gradient_checkpointing
+                )
                 trainer.backward(loss, tokens, [example.clip_id for example in part], broken)
             metrics = trainer.update()
             due = watch is not None and watch.due(step, steps)
@@ -155,17 +157,22 @@ def _batch_loss(
     processor: HumanOmniProcessor,
     load: Callable[[Sequence[str]], FeatureBatch],
     batch: Sequence[Example],
+    *,
+    checkpointing: bool = False,
 ) -> tuple[torch.Tensor, float, list[str]]:
     """The mean loss per completion token of these examples, and how many tokens they are.
 
     With the clips of the examples whose own loss is no number.
     """
     features = load([example.clip_id for example in batch])
-    prefix = prefill_prompts(model, processor, features, [e.instruction for e in batch])
+    questions = [example.instruction for example in batch]
+    prefix = prefill_prompts(model, processor, features, questions, checkpointing=checkpointing)
     token_ids, mask = pad_completions(
         [processor.encode_completion(e.completion) for e in batch], processor.eos_token_id
     )
-    logprobs, _ = score_completions(model, prefix, token_ids[:, None], mask[:, None])
+    logprobs, _ = score_completions(
+        model, prefix, token_ids[:, None], mask[:, None], checkpointing=checkpointing
+    )
     loss = sft_loss(logprobs.flatten(0, 1), mask.to(logprobs.device))
     sound = logprobs.isfinite().flatten(1).all(dim=1).tolist()  # masked positions are 0
     broken = [e.clip_id for e, finite in zip(batch, sound, strict=True) if not finite]

@@ -17,6 +17,16 @@ def test_each_measurement_of_the_rest_runs_alone_by_its_name(monkeypatch, tmp_pa
         assert ran == [(name, dict(bench.the_rest())[name])]
 
 
+def test_a_named_way_is_measured_once_a_round(monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr(bench, "measure", lambda name, command: ran.append(name) or [])
+    monkeypatch.setattr(bench, "RESULTS", tmp_path / "results.json")
+    command = ["bench", "full", "--rounds", "3", "--only", "G = 8", "G = 16"]
+    monkeypatch.setattr("sys.argv", command)
+    bench.main()
+    assert ran == ["G = 8", "G = 16", "G = 16", "G = 8", "G = 8", "G = 16"]
+
+
 def test_a_name_that_nothing_has_is_refused_with_the_known_ones(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["bench", "rest", "--only", "G = 9"])
     with pytest.raises(SystemExit):

@@ -129,7 +129,9 @@ def both_steps(policy, reference, clips, rolled, **how):
     return slow, fast_step(policy, reference, clips, rolled, **how)
 
 
-def textbook_step(policy, reference, clips, rolled, *, kl_coef, temperature=1.0, recompute=False):
+def textbook_step(
+    policy, reference, clips, rolled, *, kl_coef, temperature=1.0, checkpointing=False
+):
     ids, mask, rewards = rolled
     grouped = [textbook.Rollouts(*group) for group in zip(ids, mask, rewards, strict=True)]
     policy.zero_grad()
@@ -143,11 +145,11 @@ def textbook_step(policy, reference, clips, rolled, *, kl_coef, temperature=1.0,
     return Outcome(step.loss.item(), step.kl.item(), logprobs, ref_logprobs, gradients(policy))
 
 
-def fast_step(policy, reference, clips, rolled, *, kl_coef, temperature=1.0, recompute=False):
+def fast_step(policy, reference, clips, rolled, *, kl_coef, temperature=1.0, checkpointing=False):
     ids, mask, rewards = rolled
     policy.zero_grad()
     prompts = as_batch(policy, clips)
-    prefix = prefill_batch(policy, prompts, recompute=recompute)
+    prefix = prefill_batch(policy, prompts, checkpointing=checkpointing)
     advantages = group_advantages(rewards.to(torch.promote_types(policy.dtype, torch.float32)))
     compared = group_loss(
         policy,
@@ -155,10 +157,10 @@ def fast_step(policy, reference, clips, rolled, *, kl_coef, temperature=1.0, rec
         Sampled(prompts, prefix, ids, mask, advantages),
         temperature=temperature,
         kl_coef=kl_coef,
-        recompute=recompute,
+        checkpointing=checkpointing,
     )
     logprobs, _ = score_completions(  # as group_loss does, of all groups
-        policy, prefix, ids, mask, temperature=temperature, recompute=recompute
+        policy, prefix, ids, mask, temperature=temperature, checkpointing=checkpointing
     )
     with torch.no_grad():
         known = prefill_batch(reference, prompts)
@@ -211,13 +213,13 @@ def assert_equal(ours, theirs, tolerance):
     T=st.integers(1, 6),
     seed=st.integers(0, 99),
     temperature=st.sampled_from([1.0, 0.7]),
-    recompute=st.booleans(),
+    checkpointing=st.booleans(),
     blocks=st.sampled_from([1, 40, 2**19]),
 )
 @example([5], set(), 2, 1, 0, 1.0, False, 2**19)  # one prompt, completions of one token
 @example([3, 9, 6], {0, 2}, 4, 6, 1, 0.7, True, 1)
 def test_loss_kl_logprobs_and_every_gradient_are_the_textbooks(
-    models_in, text_lengths, silent, G, T, seed, temperature, recompute, blocks
+    models_in, text_lengths, silent, G, T, seed, temperature, checkpointing, blocks
 ):
     """Float32 at 1e-4 relative, float64 at 1e-10, in one block and in the smallest."""
     monkeypatch = pytest.MonkeyPatch()
@@ -235,7 +237,7 @@ def test_loss_kl_logprobs_and_every_gradient_are_the_textbooks(
                 rolled,
                 kl_coef=0.04,
                 temperature=temperature,
-                recompute=recompute,
+                checkpointing=checkpointing,
             )
             assert_same(fast, slow, tolerance)
     monkeypatch.undo()

@@ -41,10 +41,11 @@ def alone(world, tmp_path_factory):
     ("kind", "size", "engine"),
     [
         ("grpo", 2, {"processes": 2}),
-        ("grpo", 2, {"processes": 2, "zero_stage": 2, "accumulate": 2}),
-        ("grpo", 1, {"accumulate": 3}),
+        ("grpo", 2, {"processes": 2, "zero_stage": 2, "micro_batch_size": 1}),
+        ("grpo", 1, {"micro_batch_size": 1}),
+        ("grpo", 1, {"micro_batch_size": 2, "gradient_checkpointing": True}),
         ("sft", 2, {"processes": 2, "zero_stage": 3}),
-        ("sft", 1, {"accumulate": 2}),
+        ("sft", 1, {"micro_batch_size": 2, "gradient_checkpointing": True}),
     ],
 )
 def test_the_same_global_batch_gives_the_same_curves(alone, world, tmp_path, kind, size, engine):
@@ -60,6 +61,20 @@ def test_the_same_global_batch_gives_the_same_curves(alone, world, tmp_path, kin
         ]
         pd.testing.assert_frame_equal(*tables, rtol=1e-5, atol=1e-5)
         assert any(0 < row["rollout/zero_variance_groups"] < 1 for row in expected)
+
+
+@pytest.mark.parametrize(("size", "engine"), [(1, {"micro_batch_size": 1}), (2, {"processes": 2})])
+def test_all_decoded_first_and_prompts_run_again_teach_the_same(
+    alone, world, tmp_path, size, engine
+):
+    found = trained(tmp_path, size, "grpo", world, engine, prefix="recompute")
+    for ours, theirs in zip(curves_of(found), curves_of(alone["grpo"]), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+    tables = [
+        pd.read_parquet(folder / "training" / "rollouts.parquet")
+        for folder in (found, alone["grpo"])
+    ]
+    pd.testing.assert_frame_equal(*tables, rtol=1e-5, atol=1e-5)
 
 
 def test_a_rank_without_a_share_neither_stalls_nor_counts(world, tmp_path):
@@ -106,7 +121,9 @@ def test_shares_by_hand(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert shares(7) == [range(3, 7)]
-    assert shares(7, 3) == [range(3, 4), range(4, 5), range(5, 7)]
+    assert shares(7, 3) == [range(3, 5), range(5, 7)]
+    assert shares(7, 1) == [range(3, 4), range(4, 5), range(5, 6), range(6, 7)]
+    assert shares(7, 9) == [range(3, 7)]
     assert shares(1, 3) == [range(0, 1)]
     monkeypatch.setenv("RANK", "0")
     assert shares(7) == [range(0, 3)]

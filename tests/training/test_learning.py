@@ -11,8 +11,9 @@ from r1omni.evaluation.predict import answer_batch
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.training.checkpoints import freeze
 from r1omni.training.engine import Engine
-from r1omni.training.grpo import Models, learn
+from r1omni.training.grpo import Models, learn, roll_out
 from r1omni.training.journal import TrainingPaths
+from r1omni.training.rollouts import rollout_metrics
 from r1omni.training.sft import Example, examples_from, train_supervised
 
 
@@ -116,9 +117,9 @@ def test_a_two_answer_bandits_reward_rises(fresh, params, tmp_path):
     batch = [clip_named("a", "sad")] * 4
     rewards = []
     for step in range(1, 21):
-        learned = learn(models, features_of(model, ["a"] * 4), batch, grpo, step, range(4))
-        trainer.step(learned.loss)
-        rewards.append(learned.metrics["reward/accuracy"])
+        rolled = roll_out(models, features_of(model, ["a"] * 4), batch, grpo, step, range(4))
+        trainer.step(learn(models, rolled, grpo).loss)
+        rewards.append(rollout_metrics(rolled.groups, rolled.scores)["reward/accuracy"])
     assert 0.2 < rewards[0] < 0.8
     assert sum(rewards[-3:]) / 3 > rewards[0] + 0.3
 

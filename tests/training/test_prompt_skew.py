@@ -12,7 +12,7 @@ from r1omni.evaluation.predict import answer_batch
 from r1omni.media import decode
 from r1omni.model import HumanOmniForConditionalGeneration as HumanOmni
 from r1omni.training.checkpoints import freeze
-from r1omni.training.grpo import Models, learn
+from r1omni.training.grpo import Models, roll_out
 from r1omni.training.held_out import Watch
 from r1omni.training.journal import TrainingPaths
 from r1omni.training.sft import examples_from, train_supervised
@@ -48,7 +48,7 @@ def by_sft(model, processor, params, folder):
 def by_grpo(model, processor, params, folder):
     models = Models(model, deepcopy(model).requires_grad_(False), processor)
     grpo = params.grpo.model_copy(update={"group_size": 2, "max_new_tokens": 2})
-    learn(models, features_of(model, ["a"]), [CLIP], grpo, 1, [0])
+    roll_out(models, features_of(model, ["a"]), [CLIP], grpo, 1, [0])
 
 
 def by_watch(model, processor, params, folder):
