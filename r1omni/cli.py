@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from r1omni.config import read_params
-from r1omni.lifeline import die_with, die_with_caller
+from r1omni.lifeline import LIFELINE, die_with_caller, die_with_input
 from r1omni.stages import PARAMS, ParamsFile, stages
 
 app = typer.Typer(
@@ -54,8 +54,8 @@ def _start(
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when huggingface_hub is imported
     if "DVC_STAGE" in os.environ:
         die_with_caller()
-    if "R1OMNI_STAGE_PID" in os.environ:
-        die_with(int(os.environ["R1OMNI_STAGE_PID"]))
+    if os.environ.pop(LIFELINE, None):
+        die_with_input()
 
 
 @app.command(rich_help_panel=PEOPLE)

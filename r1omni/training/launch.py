@@ -1,32 +1,55 @@
 """One stage command, N processes: the stage launches its ranks and waits for them.
 
-On one machine the ranks run this very command again, with RANK and WORLD_SIZE in their environment
-and a file where they meet, so no port is taken. With a hostfile DeepSpeed's launcher starts them
-over ssh; all machines then need the repository, its environment and data/ at the same paths, on a
-shared disk. (There, a SIGKILL of the stage is not felt by ranks on other machines; SIGTERM and
-Ctrl-C are, but the launcher ends them without a last state.) Whoever sets RANK beforehand
-(torchrun, deepspeed) has launched the ranks already. Imports no torch.
+Every rank runs this very command again, with RANK and WORLD_SIZE in its environment. On one machine
+they meet at a file, so no port is taken. With a hostfile, ranks of other machines are started over
+ssh (hosts.py) and meet the others at a port of the first machine; all machines then need the
+repository, its environment and data/ at the same paths, on a shared disk. Wherever a rank runs it
+gets the stage's SIGTERM, and dies with the stage. Whoever sets RANK beforehand (torchrun,
+deepspeed) has launched the ranks already. Imports no torch.
 """
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from r1omni.config import EngineParams
-from r1omni.lifeline import die_with_parent
+from r1omni.lifeline import TERM, die_with_parent
+from r1omni.training.hosts import (
+    Host,
+    is_here,
+    meeting_point,
+    over_ssh,
+    read_hosts,
+)
 
 RENDEZVOUS = "R1OMNI_RENDEZVOUS"  # a file where the ranks of one machine find each other
 SAID = 2000  # characters of a failed rank's last words that are repeated
 GRACE = 5.0  # seconds that ranks have to end by themselves once one has failed
 
-Rank = tuple[subprocess.Popen[bytes], Path]
+
+@dataclass(frozen=True)
+class Rank:
+    """One rank's process here, or the ssh that holds it."""
+
+    process: subprocess.Popen[bytes]
+    host: str
+    said: Path  # what it wrote, but for rank 0, which writes to the terminal
+
+    def terminate(self) -> None:
+        """SIGTERM, wherever it runs."""
+        if self.process.stdin is None:
+            self.process.terminate()
+            return
+        with suppress(BrokenPipeError, ValueError):  # it has ended
+            self.process.stdin.write(TERM)
+            self.process.stdin.flush()
 
 
 def launch_ranks(engine: EngineParams, command: Sequence[str] | None = None) -> int | None:
@@ -34,80 +57,70 @@ def launch_ranks(engine: EngineParams, command: Sequence[str] | None = None) -> 
 
     `command`: what each rank runs; without it, this process's own command. The ranks die with this
     process; SIGTERM is passed on to them; when one fails the others are ended, and what the failed
-    one said last is repeated on standard error. Raises ValueError for a hostfile that is not there.
+    one said last is repeated on standard error. Raises ValueError for a hostfile that is not there
+    or not understood.
     """
     if "RANK" in os.environ or (engine.processes == 1 and engine.hostfile is None):
         return None
-    own = [sys.executable, "-m", "r1omni.cli", *sys.argv[1:]]
-    with tempfile.TemporaryDirectory(prefix="r1omni-ranks-") as folder:
-        if engine.hostfile is not None:
-            ranks = [_start_launcher(engine.hostfile, sys.argv[1:], Path(folder))]
-        else:
-            ranks = [
-                _start(command or own, number, engine.processes, Path(folder))
-                for number in range(engine.processes)
-            ]
-        with _sigterm_passed_on([process for process, _ in ranks]):
+    own = command or [sys.executable, "-m", "r1omni.cli", *sys.argv[1:]]
+    hosts = [Host("localhost", engine.processes)]
+    if engine.hostfile is not None:
+        hosts = read_hosts(engine.hostfile)
+    with tempfile.TemporaryDirectory(prefix="r1omni-ranks-") as name:
+        ranks = _start(own, hosts, Path(name))
+        with _sigterm_passed_on(ranks):
             return _wait(ranks)
 
 
-def _start(command: Sequence[str], number: int, size: int, folder: Path) -> Rank:
-    environment = {
-        "RANK": str(number),
-        "LOCAL_RANK": str(number),
-        "WORLD_SIZE": str(size),
-        "LOCAL_WORLD_SIZE": str(size),
-        RENDEZVOUS: str(folder / "rendezvous"),
-    }
-    if sys.platform == "linux":
-        environment["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
-    return _popen(command, environment, folder / f"rank-{number}", quiet=number > 0)
+def _start(command: Sequence[str], hosts: Sequence[Host], folder: Path) -> list[Rank]:
+    meet = {RENDEZVOUS: str(folder / "rendezvous")}
+    if len(hosts) > 1 or not is_here(hosts[0].name):
+        meet = meeting_point(hosts)
+    elif sys.platform == "linux":
+        meet["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+    ranks: list[Rank] = []
+    size = sum(host.slots for host in hosts)
+    for host in hosts:
+        here = is_here(host.name)
+        for slot in range(host.slots):
+            number = len(ranks)
+            environment = {
+                "RANK": str(number),
+                "LOCAL_RANK": str(slot),
+                "WORLD_SIZE": str(size),
+                "LOCAL_WORLD_SIZE": str(host.slots),
+                **meet,
+            }
+            own = list(command) if here else over_ssh(host.name, command, environment)
+            said = folder / f"rank-{number}"
+            process = _popen(own, environment, said, quiet=number > 0, held=not here)
+            ranks.append(Rank(process, host.name, said))
+    return ranks
 
 
-def _start_launcher(hostfile: Path, arguments: Sequence[str], folder: Path) -> Rank:
-    """DeepSpeed's launcher with this command, on the machines of the hostfile."""
-    if not hostfile.is_file():
-        raise ValueError(f"{hostfile}: engine.hostfile names it, but it is not there")
-    command = [
-        sys.executable,
-        *("-m", "deepspeed.launcher.runner", "--hostfile", str(hostfile), "--no_local_rank"),
-        *_local(hostfile),
-        *("--module", "r1omni.cli", *arguments),
-    ]
-    stage = {"R1OMNI_STAGE_PID": str(os.getpid())}  # the launcher's children outlive the launcher
-    return _popen(command, stage, folder / "launcher", quiet=False)
+def _popen(
+    command: Sequence[str], extra: Mapping[str, str], said: Path, *, quiet: bool, held: bool
+) -> subprocess.Popen[bytes]:
+    """Start it to die with this process; a quiet one writes to the file `said` alone.
 
-
-def _local(hostfile: Path) -> list[str]:
-    """What spares the launcher ssh and a fixed port where the hostfile names this machine alone."""
-    lines = [line.split("#")[0].split() for line in hostfile.read_text().splitlines()]
-    hosts = {words[0] for words in lines if words}
-    if hosts != {"localhost"}:
-        return []
-    with socket.socket() as probe:  # two such runs at once must not meet at the default port
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return ["--no_ssh_check", "--master_addr", "127.0.0.1", "--master_port", str(port)]
-
-
-def _popen(command: Sequence[str], extra: Mapping[str, str], said: Path, *, quiet: bool) -> Rank:
-    """Start it to die with this process; a quiet one writes to the file `said` alone."""
+    `held`: its standard input is a pipe from this process.
+    """
     with said.open("wb") as file:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command,
             env={**os.environ, **extra},
+            stdin=subprocess.PIPE if held else None,
             stdout=file if quiet else None,
             stderr=subprocess.STDOUT if quiet else None,
             preexec_fn=die_with_parent,
         )
-    return process, said
 
 
 def _wait(ranks: Sequence[Rank]) -> int:
     """0 when all have ended well, else the first failure's code, with the others ended."""
     try:
         while True:
-            codes = [process.poll() for process, _ in ranks]
+            codes = [rank.process.poll() for rank in ranks]
             failed = [number for number, code in enumerate(codes) if code]
             if failed:
                 return _end(ranks, failed[0])
@@ -118,33 +131,37 @@ def _wait(ranks: Sequence[Rank]) -> int:
         _let_end(ranks)
         raise
     finally:
-        for process, _ in ranks:
-            process.kill()
-            process.wait()
+        for rank in ranks:
+            rank.process.kill()
+            rank.process.wait()
+            if rank.process.stdin is not None:
+                with suppress(BrokenPipeError):
+                    rank.process.stdin.close()
 
 
 def _end(ranks: Sequence[Rank], failed: int) -> int:
     """The failed rank's exit code, after the others had a moment to end for the same reason."""
     _let_end(ranks)
-    code = ranks[failed][0].returncode
-    first_spoke = ranks[0][0].returncode not in (None, 0)
-    words = ranks[failed][1].read_text(encoding="utf-8", errors="replace")[-SAID:]
+    code = ranks[failed].process.returncode
+    first_spoke = ranks[0].process.returncode not in (None, 0)
+    words = ranks[failed].said.read_text(encoding="utf-8", errors="replace")[-SAID:]
     if words and not first_spoke:
-        sys.stderr.write(f"rank {failed} ended with code {code}; the last it said:\n{words}\n")
+        who = f"rank {failed} on {ranks[failed].host}"
+        sys.stderr.write(f"{who} ended with code {code}; the last it said:\n{words}\n")
     return code if code > 0 else 128 - code
 
 
 def _let_end(ranks: Sequence[Rank]) -> None:
     until = time.monotonic() + GRACE
-    while time.monotonic() < until and any(process.poll() is None for process, _ in ranks):
+    while time.monotonic() < until and any(rank.process.poll() is None for rank in ranks):
         time.sleep(0.05)
 
 
 @contextmanager
-def _sigterm_passed_on(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+def _sigterm_passed_on(ranks: Sequence[Rank]) -> Iterator[None]:
     def pass_on(*_: object) -> None:
-        for process in processes:
-            process.terminate()
+        for rank in ranks:
+            rank.terminate()
 
     before = signal.signal(signal.SIGTERM, pass_on)
     try:

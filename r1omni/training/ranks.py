@@ -17,6 +17,7 @@ import torch
 from torch import distributed
 
 from r1omni.config import EngineParams
+from r1omni.training.hosts import interface_towards
 from r1omni.training.launch import RENDEZVOUS
 
 PATIENCE = timedelta(hours=6)  # one rank may look at held-out clips alone
@@ -40,6 +41,8 @@ def join_ranks(engine: EngineParams) -> torch.device:
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not distributed.is_initialized():
+        if device == "cpu":
+            _tell_gloo_where()
         distributed.init_process_group(
             "nccl" if device == "cuda" else "gloo",
             rank=rank(),
@@ -123,6 +126,17 @@ def _cut(whole: range, parts: int) -> list[range]:
     """`whole` in `parts` neighbouring pieces whose lengths differ by one at most."""
     bounds = [whole.start + len(whole) * i // parts for i in range(parts + 1)]
     return [range(a, b) for a, b in pairwise(bounds)]
+
+
+def _tell_gloo_where() -> None:
+    """Have gloo use the interface towards the first machine.
+
+    Else it takes what this machine's own name stands for, which is often loopback.
+    """
+    first = os.environ.get("MASTER_ADDR")
+    interface = interface_towards(first) if first is not None else None
+    if interface is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
 
 def _store() -> Any:

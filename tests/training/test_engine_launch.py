@@ -62,7 +62,7 @@ def test_one_failed_rank_ends_all_and_is_quoted():
     process = launched(2, code)
     _, said = process.communicate()
     assert process.returncode == 7
-    assert "rank 1 ended with code 7" in said
+    assert "rank 1 on localhost ended with code 7" in said
     assert "no such clip" in said
     assert time.monotonic() - began < 50
 
@@ -108,7 +108,7 @@ def test_a_missing_hostfile_is_named(params):
 
 @pytest.mark.parametrize("how", [{"processes": 2}, {"processes": 1, "hostfile": "hosts"}])
 def test_a_stage_command_trains_in_two_processes(repo, world, tmp_path, how):
-    """The command that dvc.yaml runs; with a hostfile, through DeepSpeed's launcher."""
+    """The command that dvc.yaml runs, with a hostfile too."""
     import yaml
 
     (tmp_path / "hosts").write_text("localhost slots=2\n")
@@ -128,5 +128,3 @@ def test_a_stage_command_trains_in_two_processes(repo, world, tmp_path, how):
     assert (tmp_path / "out" / "checkpoint" / "model.safetensors").is_file()
     assert len((tmp_path / "out" / "training" / "curves.jsonl").read_text().splitlines()) == 3
     assert not (tmp_path / ".state" / "checkpoint").exists()
-    if "hostfile" in how:
-        assert "dist_world_size=2" in done.stdout + done.stderr

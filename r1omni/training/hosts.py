@@ -1,0 +1,101 @@
+"""The machines that a hostfile names, and how a rank is started on one of them over ssh.
+
+Such a rank's standard input is its lifeline (lifeline.py): it ends with the stage that holds it, by
+whatever signal that came. Imports no torch.
+"""
+
+import os
+import shlex
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+from r1omni.lifeline import LIFELINE
+
+PORT = 29500  # where the ranks meet when the first machine is another than this; or MASTER_PORT
+SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15")
+# What a rank elsewhere takes over from this environment; nothing that could hold a secret.
+SHARED = (
+    *("R1OMNI_", "DVC_ROOT", "PYTHON", "OMP_", "MKL_"),
+    *("CUDA_", "DS_", "GLOO_", "NCCL_", "TORCH_"),
+)
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine of the hostfile and how many ranks it takes."""
+
+    name: str
+    slots: int
+
+
+def read_hosts(hostfile: Path) -> list[Host]:
+    """The machines in the file's order; the first has rank 0.
+
+    Raises ValueError, with the line, for what is no `host slots=N`, for a machine named twice, for
+    an empty file, and for localhost beside other machines, which could not reach it by that name.
+    """
+    if not hostfile.is_file():
+        raise ValueError(f"{hostfile}: engine.hostfile names it, but it is not there")
+    hosts: dict[str, Host] = {}
+    for number, line in enumerate(hostfile.read_text(encoding="utf-8").splitlines(), start=1):
+        words = line.split("#")[0].split()
+        if not words:
+            continue
+        name, *rest = words
+        slots = rest[0].removeprefix("slots=") if len(rest) == 1 else ""
+        if not slots.isdecimal() or int(slots) < 1 or name.startswith("-"):
+            raise ValueError(f"{hostfile}:{number}: expected `host slots=N`, found {line!r}")
+        if name in hosts:
+            raise ValueError(f"{hostfile}:{number}: {name} stands there twice")
+        hosts[name] = Host(name, int(slots))
+    if not hosts:
+        raise ValueError(f"{hostfile}: names no machine")
+    if "localhost" in hosts and len(hosts) > 1:
+        raise ValueError(f"{hostfile}: the others cannot reach `localhost`; write its name there")
+    return list(hosts.values())
+
+
+def is_here(host: str) -> bool:
+    """Whether the name is one of this machine's own addresses."""
+    return _free_port(host) is not None
+
+
+def meeting_point(hosts: Sequence[Host]) -> dict[str, str]:
+    """MASTER_ADDR and MASTER_PORT: the first machine, at a free port if it is this one."""
+    first = hosts[0].name
+    port = os.environ.get("MASTER_PORT") or _free_port(first) or PORT
+    return {"MASTER_ADDR": first, "MASTER_PORT": str(port)}
+
+
+def over_ssh(host: str, command: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """The command that runs `command` on another machine, in the same folder, with a lifeline."""
+    taken = {k: v for k, v in os.environ.items() if k.startswith(SHARED)}
+    given = {**taken, **environment, LIFELINE: "stdin"}
+    words = ["env", *(f"{name}={value}" for name, value in given.items()), *command]
+    return [*SSH, host, f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(words)}"]
+
+
+def interface_towards(address: str) -> str | None:
+    """The network interface by which this machine reaches another; None where it has no name."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, PORT))  # sends nothing
+        own = probe.getsockname()[0]
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(known.address == own for known in addresses):
+            return str(name)
+    return None
+
+
+def _free_port(host: str) -> int | None:
+    """A port that is free at one of this machine's addresses; None for another machine's."""
+    try:
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            port: int = probe.getsockname()[1]
+    except OSError:
+        return None
+    return port
