@@ -20,13 +20,18 @@ RECORD = "record.json"
 logger = logging.getLogger(__name__)
 
 
+class StateNotWritten(RuntimeError):
+    """A training state could not be written; says which, why, and what is left."""
+
+
 def write_state(
     folder: Path, step: int, recipe: str, keep: int, write: Callable[[Path], None]
 ) -> Path:
     """The new state's folder, once every rank has written its part by `write(folder)`.
 
     It gets its name when it is whole; a kill at any moment leaves the states before it. All ranks
-    call this together. Of the older ones the `keep - 1` newest stay.
+    call this together. Of the older ones the `keep - 1` newest stay. Raises StateNotWritten, which
+    names the file system's room, where a part cannot be written; then too the older ones are whole.
     """
     final = folder / f"step-{step:06d}"
     partial = folder / f".partial-{step:06d}"
@@ -34,7 +39,11 @@ def write_state(
         for left in folder.glob(".partial-*"):  # by a run that was killed while it wrote
             shutil.rmtree(left)
     barrier()
-    write(partial)
+    try:
+        write(partial)
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
+        shutil.rmtree(partial, ignore_errors=True)
+        raise StateNotWritten(_why(folder, step, error)) from error
     barrier()
     if is_first():
         record = {
@@ -93,6 +102,15 @@ def sha256(path: Path) -> str:
         return "missing"
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _why(folder: Path, step: int, error: Exception) -> str:
+    whole = sorted(folder.glob("step-*"))
+    free = shutil.disk_usage(folder).free / 2**20
+    return (
+        f"{folder}: the state of step {step} could not be written ({error}); {free:.0f} MiB are "
+        f"free there. Last good state: {whole[-1] if whole else 'none'}"
+    )
 
 
 def _files(folder: Path) -> list[Path]:
