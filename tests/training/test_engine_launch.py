@@ -1,10 +1,12 @@
 """One command, N processes: they know their ranks, die together and end with one exit code."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -106,25 +108,53 @@ def test_a_missing_hostfile_is_named(params):
         launch_ranks(engine)
 
 
-@pytest.mark.parametrize("how", [{"processes": 2}, {"processes": 1, "hostfile": "hosts"}])
-def test_a_stage_command_trains_in_two_processes(repo, world, tmp_path, how):
-    """The command that dvc.yaml runs, with a hostfile too."""
+def ranks_in(state: Path) -> int | None:
+    """How many ranks have saved their state together, once they have."""
+    for record in state.glob("step-*/record.json"):
+        with suppress(FileNotFoundError):  # an older one goes at any moment
+            return int(json.loads(record.read_text())["ranks"])
+    return None
+
+
+ALONE = [sys.executable, "-m", "r1omni.cli"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+DEEPSPEED = ["-m", "deepspeed.launcher.runner", "--hostfile", "none", "--num_accelerators", "2"]
+
+
+@pytest.mark.parametrize(
+    ("start", "how"),
+    [
+        (ALONE, {"processes": 2}),
+        (ALONE, {"processes": 1, "hostfile": "hosts"}),
+        ([sys.executable, *TORCHRUN, "-m", "r1omni.cli"], {"processes": 1}),
+        (
+            [sys.executable, *DEEPSPEED, "--no_local_rank", "--module", "r1omni.cli"],
+            {"processes": 1},
+        ),
+    ],
+    ids=["processes", "hostfile", "torchrun", "deepspeed"],
+)
+def test_a_stage_command_trains_in_two_processes(repo, world, tmp_path, start, how):
+    """The command that dvc.yaml runs, and the same behind two launchers."""
     import yaml
 
     (tmp_path / "hosts").write_text("localhost slots=2\n")
     values = yaml.safe_load((repo / "params.yaml").read_text())
-    values["engine"] |= {"device": "cpu", "zero_stage": 2, **how}
+    values["engine"] |= {"device": "cpu", "zero_stage": 2, "save_every": 1, **how}
     values["cold_start"] |= {"epochs": 1, "batch_size": 3}
     values["tracking"] |= {"uri": "sqlite:////proc/none.db", "system_metrics": False}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
-    command = [sys.executable, "-m", "r1omni.cli", "cold-start", str(world / "parent")]
+    command = [*start, "cold-start", str(world / "parent")]
     command += ["out/checkpoint", "--manifest", str(world / "manifest.parquet")]
     command += ["--features", str(world / "features"), "--training", "out/training"]
-    environment = {**os.environ, "DVC_ROOT": str(tmp_path)}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    environment = {**os.environ, "DVC_ROOT": str(tmp_path), "DS_ACCELERATOR": "cpu"}
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=said, stderr=subprocess.STDOUT
+        )
+    until(lambda: process.poll() is not None or ranks_in(tmp_path / ".state" / "checkpoint"))
+    assert ranks_in(tmp_path / ".state" / "checkpoint") == 2, (tmp_path / "said").read_text()
+    assert process.wait(timeout=60) == 0, (tmp_path / "said").read_text()[-3000:]
     assert (tmp_path / "out" / "checkpoint" / "model.safetensors").is_file()
     assert len((tmp_path / "out" / "training" / "curves.jsonl").read_text().splitlines()) == 3
     assert not (tmp_path / ".state" / "checkpoint").exists()
