@@ -5,6 +5,7 @@ whatever signal that came. Imports no torch.
 """
 
 import os
+import re
 import shlex
 import socket
 from collections.abc import Mapping, Sequence
@@ -45,13 +46,13 @@ def read_hosts(hostfile: Path) -> list[Host]:
         words = line.split("#")[0].split()
         if not words:
             continue
-        name, *rest = words
-        slots = rest[0].removeprefix("slots=") if len(rest) == 1 else ""
-        if not slots.isdecimal() or int(slots) < 1 or name.startswith("-"):
+        meant = re.fullmatch(r"([^\s-]\S*) slots=([1-9]\d*)", " ".join(words))
+        if meant is None:
             raise ValueError(f"{hostfile}:{number}: expected `host slots=N`, found {line!r}")
+        name = meant[1]
         if name in hosts:
             raise ValueError(f"{hostfile}:{number}: {name} stands there twice")
-        hosts[name] = Host(name, int(slots))
+        hosts[name] = Host(name, int(meant[2]))
     if not hosts:
         raise ValueError(f"{hostfile}: names no machine")
     if "localhost" in hosts and len(hosts) > 1:
@@ -66,7 +67,7 @@ def is_here(host: str) -> bool:
 
 def meeting_point(hosts: Sequence[Host]) -> dict[str, str]:
     """MASTER_ADDR and MASTER_PORT: the first machine, at a free port if it is this one."""
-    first = hosts[0].name
+    first = hosts[0].name.rpartition("@")[2]  # ssh may be told a user, too
     port = os.environ.get("MASTER_PORT") or _free_port(first) or PORT
     return {"MASTER_ADDR": first, "MASTER_PORT": str(port)}
 

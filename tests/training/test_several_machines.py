@@ -122,6 +122,7 @@ def test_a_machine_that_does_not_answer_is_named(machines, repo, world, tmp_path
     ("text", "complaint"),
     [
         ("a slots=1\nb slots\n", r"hosts:2: expected `host slots=N`, found 'b slots'"),
+        ("a 2\n", r"hosts:1: expected `host slots=N`"),
         ("a slots=0\n", r"hosts:1: expected `host slots=N`"),
         ("-oProxyCommand=x slots=1\n", r"hosts:1: expected `host slots=N`"),
         ("a slots=1\n\na slots=2 # again\n", r"hosts:3: a stands there twice"),
@@ -156,5 +157,6 @@ def test_ranks_meet_at_the_first_machine(monkeypatch):
     expected = {"MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "1234"}  # TEST-NET, nobody's
     assert meeting_point([Host("192.0.2.1", 1), Host("b", 1)]) == expected
     monkeypatch.delenv("MASTER_PORT")
+    assert meeting_point([Host("me@192.0.2.1", 1)])["MASTER_ADDR"] == "192.0.2.1"
     assert meeting_point([Host("192.0.2.1", 1)])["MASTER_PORT"] == "29500"
     assert int(meeting_point([Host("127.0.0.1", 1)])["MASTER_PORT"]) > 1023
