@@ -81,6 +81,9 @@ def measure_trl(group_size: int, new_tokens: int) -> dict[str, object]:
         )
         trainer.train()
         tokens = int(trainer.state.num_input_tokens_seen or 0)
+    expected = group_size * (PROMPT + new_tokens)
+    if tokens != expected:
+        raise RuntimeError(f"TRL saw {tokens} tokens, the fast path {expected}: no comparison")
     return {
         "cpu": clock.cpu["step"],
         "wall": clock.wall["step"],
@@ -92,14 +95,19 @@ def measure_trl(group_size: int, new_tokens: int) -> dict[str, object]:
 
 
 def word_tokenizer(vocab_size: int) -> Any:
-    """A tokenizer of words t0, t1, …: one token a word."""
+    """A tokenizer of words <pad>, </s>, <unk>, t3, t4, …: one token a word.
+
+    No special token may begin another word: tokenizers cut them out of the middle of words.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = {f"t{i}": i for i in range(vocab_size)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="t2"))
+    words = ["<pad>", "</s>", "<unk>", *(f"t{i}" for i in range(3, vocab_size))]
+    tokenizer = Tokenizer(
+        models.WordLevel(dict(zip(words, range(vocab_size), strict=True)), "<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.decoder = decoders.WordPiece()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="t1", pad_token="t0", padding_side="left"
+        tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", padding_side="left"
     )

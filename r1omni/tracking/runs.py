@@ -159,12 +159,17 @@ class Run:
         _write_state(self.state, {**kept, "content_hash": digest})
 
     def _postpone(self, error: StoreUnreachable) -> None:
+        self._curves = None  # the store may have taken what it did not answer to: ask it anew
         logger.warning("training goes on without MLflow for %.0f s: %s", self._pause, error)
         self._retry_at = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     def _connect(self) -> Curves:
         if self._curves is not None:
+            return self._curves
+        if self._client is not None and self._run_id is not None:
+            with reaching(self.tracking.uri):
+                self._curves = Curves(self._client, self._run_id)
             return self._curves
         client, experiment = open_client(self.tracking)
         mark = self.description.fingerprint()

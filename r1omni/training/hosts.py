@@ -18,10 +18,11 @@ from r1omni.lifeline import LIFELINE
 
 PORT = 29500  # where the ranks meet when the first machine is another than this; or MASTER_PORT
 SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15")
-# What a rank elsewhere takes over from this environment; nothing that could hold a secret.
+# What a rank elsewhere takes over from this environment; nothing that could hold a
+# secret or is this machine's own, as its devices and interfaces are.
 SHARED = (
     *("R1OMNI_", "DVC_ROOT", "PYTHON", "OMP_", "MKL_"),
-    *("CUDA_", "DS_", "GLOO_", "NCCL_", "TORCH_"),
+    *("DS_", "NCCL_", "TORCH_"),
 )
 
 
@@ -65,11 +66,21 @@ def is_here(host: str) -> bool:
     return _free_port(host) is not None
 
 
-def meeting_point(hosts: Sequence[Host]) -> dict[str, str]:
-    """MASTER_ADDR and MASTER_PORT: the first machine, at a free port if it is this one."""
-    first = hosts[0].name.rpartition("@")[2]  # ssh may be told a user, too
-    port = os.environ.get("MASTER_PORT") or _free_port(first) or PORT
-    return {"MASTER_ADDR": first, "MASTER_PORT": str(port)}
+def meeting_point(hosts: Sequence[Host]) -> str:
+    """tcp://host:port of the first machine: if it is this one, as the others reach it.
+
+    Its own name often stands for loopback here, so the address is that of the road to another
+    machine. Raises ValueError where that is loopback too, or a machine is named by two names.
+    """
+    first, *others = (host.name.rpartition("@")[2] for host in hosts)  # ssh may be told a user
+    port = os.environ.get("MASTER_PORT")
+    if not is_here(first):
+        return f"tcp://{first}:{port or PORT}"
+    for other in others:
+        if is_here(other):
+            raise ValueError(f"the hostfile names this machine twice: {first} and {other}")
+    address = _own_address_towards(others[0]) if others else first
+    return f"tcp://{address}:{port or _free_port(address)}"
 
 
 def over_ssh(host: str, command: Sequence[str], environment: Mapping[str, str]) -> list[str]:
@@ -80,15 +91,24 @@ def over_ssh(host: str, command: Sequence[str], environment: Mapping[str, str]) 
     return [*SSH, host, f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(words)}"]
 
 
-def interface_towards(address: str) -> str | None:
+def interface_towards(host: str) -> str | None:
     """The network interface by which this machine reaches another; None where it has no name."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((address, PORT))  # sends nothing
-        own = probe.getsockname()[0]
+    own = _own_address_towards(host)
     for name, addresses in psutil.net_if_addrs().items():
         if any(known.address == own for known in addresses):
             return str(name)
     return None
+
+
+def _own_address_towards(host: str) -> str:
+    """This machine's address on the road to another. Raises ValueError for a name that is none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, PORT))  # sends nothing
+        except OSError as error:
+            raise ValueError(f"{host}: not to be reached from here: {error}") from error
+        address: str = probe.getsockname()[0]
+    return address
 
 
 def _free_port(host: str) -> int | None:

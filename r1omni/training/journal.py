@@ -1,5 +1,6 @@
 """What a training stage has written so far: its curves, and where a killed run continues."""
 
+import errno
 import hashlib
 import json
 import logging
@@ -146,7 +147,19 @@ def read_provenance(checkpoint: Path) -> dict[str, Any]:
 
 
 def commit_folder(partial: Path, final: Path) -> None:
-    """Put a finished folder in its place in one step; what stood there goes."""
+    """Put a finished folder in its place in one step; what stood there goes.
+
+    From another disk it is copied beside its place first.
+    """
     shutil.rmtree(final, ignore_errors=True)
     final.parent.mkdir(parents=True, exist_ok=True)
-    partial.rename(final)
+    try:
+        partial.rename(final)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = final.with_name(f".{final.name}.partial")
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(partial, beside)
+        beside.rename(final)
+        shutil.rmtree(partial)

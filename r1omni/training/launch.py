@@ -29,7 +29,7 @@ from r1omni.training.hosts import (
     read_hosts,
 )
 
-RENDEZVOUS = "R1OMNI_RENDEZVOUS"  # a file where the ranks of one machine find each other
+RENDEZVOUS = "R1OMNI_RENDEZVOUS"  # where the ranks find each other: a file, or tcp://host:port
 SAID = 2000  # characters of a failed rank's last words that are repeated
 GRACE = 5.0  # seconds that ranks have to end by themselves once one has failed
 
@@ -75,7 +75,7 @@ def launch_ranks(engine: EngineParams, command: Sequence[str] | None = None) -> 
 def _start(command: Sequence[str], hosts: Sequence[Host], folder: Path) -> list[Rank]:
     meet = {RENDEZVOUS: str(folder / "rendezvous")}
     if len(hosts) > 1 or not is_here(hosts[0].name):
-        meet = meeting_point(hosts)
+        meet = {RENDEZVOUS: meeting_point(hosts)}
     elif sys.platform == "linux":
         meet["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     ranks: list[Rank] = []
@@ -112,8 +112,14 @@ def _popen(
             stdin=subprocess.PIPE if held else None,
             stdout=file if quiet else None,
             stderr=subprocess.STDOUT if quiet else None,
-            preexec_fn=die_with_parent,
+            preexec_fn=_hold if held else die_with_parent,
         )
+
+
+def _hold() -> None:
+    """For an ssh: SIGTERM to all of the stage's processes is for ranks, which save; not for it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    die_with_parent()
 
 
 def _wait(ranks: Sequence[Rank]) -> int:

@@ -17,7 +17,9 @@ def group_advantages(rewards: Tensor, eps: float = 1e-4) -> Tensor:
     A group whose rewards are all equal teaches nothing: its advantages are 0.
     """
     centred = rewards - rewards.mean(dim=1, keepdim=True)
-    return centred / (rewards.std(dim=1, keepdim=True) + eps)
+    advantages = centred / (rewards.std(dim=1, keepdim=True) + eps)
+    equal = rewards.amax(dim=1, keepdim=True) == rewards.amin(dim=1, keepdim=True)
+    return advantages.masked_fill(equal, 0.0)  # a mean of equal rewards may be off by rounding
 
 
 def kl_to_reference(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:

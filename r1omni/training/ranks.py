@@ -21,6 +21,7 @@ from r1omni.training.hosts import interface_towards
 from r1omni.training.launch import RENDEZVOUS
 
 PATIENCE = timedelta(hours=6)  # one rank may look at held-out clips alone
+MEETING = timedelta(minutes=5)  # for ranks of several machines to find each other
 
 T = TypeVar("T")
 
@@ -41,8 +42,6 @@ def join_ranks(engine: EngineParams) -> torch.device:
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not distributed.is_initialized():
-        if device == "cpu":
-            _tell_gloo_where()
         distributed.init_process_group(
             "nccl" if device == "cuda" else "gloo",
             rank=rank(),
@@ -128,22 +127,30 @@ def _cut(whole: range, parts: int) -> list[range]:
     return [range(a, b) for a, b in pairwise(bounds)]
 
 
-def _tell_gloo_where() -> None:
+def _store() -> Any:
+    """Where the ranks meet: a file or a port, the launcher's own place (None), or nowhere if alone.
+
+    Raises DistNetworkError where the others do not come within a few minutes.
+    """
+    if RENDEZVOUS in os.environ:
+        place = os.environ[RENDEZVOUS]
+        if place.startswith("tcp://"):
+            host, _, port = place.removeprefix("tcp://").rpartition(":")
+            _tell_gloo_where(host)
+            store = distributed.TCPStore  # type: ignore[attr-defined]
+            return store(host, int(port), world_size(), is_master=rank() == 0, timeout=MEETING)
+        path = str(Path(place).absolute())
+        return distributed.FileStore(path, world_size())  # type: ignore[attr-defined]
+    if world_size() > 1:
+        return None
+    return distributed.HashStore()  # type: ignore[attr-defined]  # alone: no port that others take
+
+
+def _tell_gloo_where(first: str) -> None:
     """Have gloo use the interface towards the first machine.
 
     Else it takes what this machine's own name stands for, which is often loopback.
     """
-    first = os.environ.get("MASTER_ADDR")
-    interface = interface_towards(first) if first is not None else None
+    interface = interface_towards(first)
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-
-
-def _store() -> Any:
-    """Where the ranks meet: a file, the launcher's port (None), or nowhere for one alone."""
-    if RENDEZVOUS in os.environ:
-        path = str(Path(os.environ[RENDEZVOUS]).absolute())
-        return distributed.FileStore(path, world_size())  # type: ignore[attr-defined]
-    if "MASTER_ADDR" in os.environ:
-        return None
-    return distributed.HashStore()  # type: ignore[attr-defined]  # alone: no port that others take

@@ -30,7 +30,8 @@ def write_state(
     """The new state's folder, once every rank has written its part by `write(folder)`.
 
     It gets its name when it is whole; a kill at any moment leaves the states before it. All ranks
-    call this together. Of the older ones the `keep - 1` newest stay. Raises StateNotWritten, which
+    call this together. Of the older ones the `keep - 1` newest stay; any of later steps, which this
+    training cannot have continued from, go. Raises StateNotWritten, which
     names the file system's room, where a part cannot be written; then too the older ones are whole.
     """
     final = folder / f"step-{step:06d}"
@@ -55,8 +56,10 @@ def write_state(
         (partial / RECORD).write_text(json.dumps(record), encoding="utf-8")
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-        for old in sorted(folder.glob("step-*"))[:-keep]:
-            shutil.rmtree(old)
+        states = sorted(folder.glob("step-*"))
+        newest = states.index(final) + 1  # what is beyond was passed over, or would not be so
+        for state in [*states[: max(0, newest - keep)], *states[newest:]]:
+            shutil.rmtree(state)
     barrier()
     return final
 

@@ -40,7 +40,9 @@ def test_the_table_of_the_real_size_has_tokens_a_second_and_utilisation(small_co
     workload = replace(workload, clips=workload.cached())
     prompt = 9 + small_config.visual_tokens + small_config.audio_tokens
     count = one_step.counted(small_config, prompt, 1, 2, 4)
-    row = one_step.measured(one_step.fast_step(workload, 2, 4, 1, False), workload)
+    row = one_step.measured(
+        one_step.fast_step(workload, 2, 4, one_step.How(1, False, False)), workload
+    )
     assert row["wall_parts"].keys() >= count["flop"].keys()
     assert rates.square_rate(device, side=64, repeats=2) > 0.0
     parts = dict.fromkeys(row["wall_parts"], 0.5)

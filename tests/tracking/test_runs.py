@@ -142,6 +142,30 @@ def test_training_goes_on_without_the_store_and_the_curves_come_later(
     assert steps(blocked, found.info.run_id) == list(range(1, 121))
 
 
+def test_points_whose_arrival_was_not_confirmed_are_not_sent_again(
+    project: Path, tracking: TrackingParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store takes them, and its answer is lost on the way."""
+    with open_run("grpo", tracking=tracking, params={}, state=project / "run.json") as run:
+        run.log(1, {"train/loss": 1.0})
+        run.flush()
+        real, lost = run._client.log_batch, []
+
+        def cut_off(*arguments: object, **more: object) -> None:
+            real(*arguments, **more)
+            if not lost:
+                lost.append(True)
+                raise OSError("connection reset by peer")
+
+        monkeypatch.setattr(run._client, "log_batch", cut_off)
+        run.log(2, {"train/loss": 1.0})
+        assert not run.flush()
+        run.log(3, {"train/loss": 1.0})
+    assert lost
+    (found,) = all_runs(tracking)
+    assert steps(tracking, found.info.run_id) == [1, 2, 3]
+
+
 @pytest.mark.parametrize("failures", [1, 2])
 def test_a_store_that_fails_at_the_end_is_asked_again_or_owed_the_rest(
     project: Path, tracking: TrackingParams, monkeypatch: pytest.MonkeyPatch, failures: int

@@ -128,6 +128,9 @@ def train(
     """The stage alone, without MLflow."""
     log = log or (lambda _step, _metrics: None)
     if kind == "grpo":
-        toy.train_grpo(world, folder, toy.engine_params(**engine), toy.grpo_params(**params), log)
+        given = {**params}
+        held_out = given.pop("held_out", 0)
+        grpo = toy.grpo_params(**given)
+        toy.train_grpo(world, folder, toy.engine_params(**engine), grpo, log, held_out)
     else:
         toy.train_sft(world, folder, toy.engine_params(**engine), toy.sft_params(**params), log)

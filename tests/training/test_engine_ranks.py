@@ -53,7 +53,7 @@ def test_the_same_global_batch_gives_the_same_curves(alone, world, tmp_path, kin
     found = curves_of(trained(tmp_path, size, kind, world, engine))
     assert [row.keys() for row in found] == [row.keys() for row in expected]
     for ours, theirs in zip(found, expected, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-7)
     if kind == "grpo":
         tables = [
             pd.read_parquet(folder / "training" / "rollouts.parquet")
@@ -69,7 +69,7 @@ def test_all_decoded_first_and_prompts_run_again_teach_the_same(
 ):
     found = trained(tmp_path, size, "grpo", world, engine, prefix="recompute")
     for ours, theirs in zip(curves_of(found), curves_of(alone["grpo"]), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-7)
     tables = [
         pd.read_parquet(folder / "training" / "rollouts.parquet")
         for folder in (found, alone["grpo"])
@@ -81,7 +81,7 @@ def test_a_rank_without_a_share_neither_stalls_nor_counts(world, tmp_path):
     one = trained(tmp_path / "1", 1, "grpo", world, {}, clips_per_step=1, steps=3)
     two = trained(tmp_path / "2", 2, "grpo", world, {"zero_stage": 2}, clips_per_step=1, steps=3)
     for ours, theirs in zip(curves_of(two), curves_of(one), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-7)
 
 
 def test_without_a_kl_term_two_ranks_learn_what_one_does(world, tmp_path):
@@ -95,7 +95,7 @@ def test_without_a_kl_term_two_ranks_learn_what_one_does(world, tmp_path):
     assert any(0 < row["rollout/zero_variance_groups"] < 1 for row in one)
     assert [row.keys() for row in two] == [row.keys() for row in one]
     for ours, theirs in zip(two, one, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-7)
     assert one[-1]["rollout/entropy"] > 0.0
     tables = [pd.read_parquet(tmp_path / name / "training" / "rollouts.parquet") for name in "12"]
     pd.testing.assert_frame_equal(*tables, rtol=1e-5, atol=1e-5)

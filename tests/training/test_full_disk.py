@@ -12,7 +12,7 @@ import pytest
 import toy
 from forked import Ranks, stage, train
 
-from r1omni.training.journal import read_curves
+from r1omni.training.journal import commit_folder, read_curves
 from r1omni.training.states import StateNotWritten
 
 
@@ -62,6 +62,17 @@ def test_a_state_that_finds_no_room_is_named_and_the_one_before_it_continues(wor
     weights = Path("checkpoint") / "model.safetensors"
     assert (folder / weights).read_bytes() == (tmp_path / "alone" / weights).read_bytes()
     assert kills.curves(folder) == kills.curves(tmp_path / "alone")
+
+
+def test_a_finished_folder_is_put_on_another_disk(disk, tmp_path):
+    (tmp_path / "partial").mkdir()
+    (tmp_path / "partial" / "weights").write_text("new")
+    (disk / "data" / "checkpoint").mkdir(parents=True)
+    (disk / "data" / "checkpoint" / "old").touch()
+    commit_folder(tmp_path / "partial", disk / "data" / "checkpoint")
+    assert [p.name for p in (disk / "data").iterdir()] == ["checkpoint"]
+    assert [p.name for p in (disk / "data" / "checkpoint").iterdir()] == ["weights"]
+    assert not (tmp_path / "partial").exists()
 
 
 def test_a_store_on_a_full_disk_gets_every_point_once_there_is_room(world, disk, tmp_path):

@@ -24,7 +24,8 @@ def test_one_right_completion_of_four_by_hand():
 
 
 def test_equal_rewards_teach_nothing():
-    assert torch.equal(group_advantages(torch.full((2, 8), 2.0)), torch.zeros(2, 8))
+    for reward in (2.0, 1.3, 0.3):  # float32 holds the last two only nearly
+        assert torch.equal(group_advantages(torch.full((2, 8), reward)), torch.zeros(2, 8))
 
 
 @given(st.lists(st.floats(0, 2), min_size=2, max_size=8), st.randoms())

@@ -31,9 +31,9 @@ def store(tmp_path_factory):
 @pytest.mark.parametrize(
     ("kind", "n", "engine", "params"),
     [
-        ("grpo", 20, {}, {"steps": 40}),
+        ("grpo", 20, {}, {"steps": 40, "held_out": 2}),
         ("sft", 5, {}, {"epochs": 14}),
-        ("grpo", 5, {"processes": 2, "zero_stage": 2}, {"steps": 32}),
+        ("grpo", 5, {"processes": 2, "zero_stage": 2}, {"steps": 32, "held_out": 2}),
     ],
     ids=["grpo", "sft", "grpo-two-processes-zero-2"],
 )
@@ -65,12 +65,15 @@ def test_a_killed_training_ends_as_if_it_had_been_left_alone(
     assert runs == ["FINISHED"]
     assert points == kills.mlflow_points(alone)[1]
     assert len({(key, step) for key, step, _ in points}) == len(points)
+    if "held_out" in params:
+        seen = [step for key, step, _ in points if key == "held_out/war"]
+        assert seen == list(range(2, params["steps"] + 1, 2))
 
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_sigterm_saves_the_step_and_the_next_run_continues_there(world, tmp_path, size):
     engine = {"processes": size, "save_every": 1000}
-    params = {"steps": 30}
+    params = {"steps": 30, "held_out": 2}
     ranks = Ranks(tmp_path, size, train, "grpo", world, tmp_path, engine, params)
     curves = toy.paths_in(tmp_path).state / "curves.jsonl"
     while ranks.alive and len(read_curves(curves)) < 2:
@@ -142,6 +145,18 @@ def test_the_last_k_states_are_kept_and_a_damaged_one_is_named(tmp_path, caplog)
     assert "step-000006: passed over, its record.json cannot be read" in caplog.text
     assert newest_state(tmp_path, "another") is None
     assert "step-000004: passed over, it belongs to another recipe" in caplog.text
+
+
+def test_a_new_state_stays_where_later_ones_could_not_be_used(tmp_path):
+    for step in (20, 80, 100):
+        write_state(tmp_path, step, "recipe", 2, lines)
+    for step in (80, 100):  # as if by more ranks
+        record = json.loads((tmp_path / f"step-{step:06d}" / "record.json").read_text())
+        record["ranks"] = 4
+        (tmp_path / f"step-{step:06d}" / "record.json").write_text(json.dumps(record))
+    assert write_state(tmp_path, 40, "recipe", 2, lines).is_dir()
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000040"]
+    assert newest_state(tmp_path, "recipe") == (tmp_path / "step-000040", 40)
 
 
 def test_shards_of_another_number_of_ranks_are_named(tmp_path, caplog, monkeypatch):

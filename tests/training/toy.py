@@ -173,7 +173,7 @@ def engine_params(**update: object) -> EngineParams:
 
 
 def grpo_params(**update: object) -> GRPOParams:
-    """Small groups of short completions, of which none is ever well formed: rewards by length."""
+    """Small groups of short completions."""
     base = {
         "steps": 6,
         "clips_per_step": 3,
@@ -191,8 +191,15 @@ def sft_params(**update: object) -> SFTParams:
     return toy_params().cold_start.model_copy(update={**base, **update})
 
 
-def train_grpo(world: Path, folder: Path, engine: EngineParams, grpo: GRPOParams, log: Log) -> None:
-    """The GRPO stage from the world's checkpoint."""
+def train_grpo(
+    world: Path,
+    folder: Path,
+    engine: EngineParams,
+    grpo: GRPOParams,
+    log: Log,
+    held_out: int = 0,
+) -> None:
+    """The GRPO stage from the world's checkpoint, with some clips to look at every second step."""
     from r1omni.training.grpo import run_grpo
 
     run_grpo(
@@ -201,7 +208,7 @@ def train_grpo(world: Path, folder: Path, engine: EngineParams, grpo: GRPOParams
         [world / "features"],
         paths_in(folder),
         grpo=grpo,
-        held_out=HeldOutParams(clips=0, seed=1, every=1),
+        held_out=HeldOutParams(clips=held_out, seed=1, every=2),
         engine=engine,
         log=log,
     )

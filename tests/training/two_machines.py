@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+ETC = Path("/etc/netns")  # where iproute2 looks for a namespace's own /etc/hosts
 STAND_IN = """#!/bin/sh
 while [ "${1#-}" != "$1" ]; do [ "$1" = -o ] && shift; shift; done
 host=$1; shift
-[ "$host" = "@ADDRESS@" ] || { echo "ssh: connect to host $host port 22: refused" >&2; exit 255; }
+[ "$host" = beta ] || { echo "ssh: connect to host $host port 22: refused" >&2; exit 255; }
 exec ip netns exec @NAME@ sh -c "$*"
 """
 REAL = """#!/bin/sh
@@ -57,6 +58,11 @@ def two_machines(folder: Path) -> Iterator[Machines]:
     """Both machines, until the block ends."""
     name = f"r1m{os.getpid()}"
     first, second = "10.77.0.1", "10.77.0.2"
+    # each takes its own name for loopback, as Debian writes it
+    known = {"a": f"127.0.1.1 alpha\n{second} beta\n", "b": f"{first} alpha\n127.0.1.1 beta\n"}
+    for end, hosts in known.items():
+        (ETC / f"{name}{end}").mkdir(parents=True)
+        (ETC / f"{name}{end}" / "hosts").write_text(f"127.0.0.1 localhost\n{hosts}")
     try:
         for words in (
             f"netns add {name}a",
@@ -67,17 +73,18 @@ def two_machines(folder: Path) -> Iterator[Machines]:
             *(f"-n {name}{end} link set {link} up" for end in "ab" for link in ("lo", f"v{end}")),
         ):
             subprocess.run(["ip", *words.split()], check=True)
-        ssh = _ssh(folder, f"{name}b", second)
-        yield Machines(name, first, second, f"{ssh.parent}{os.pathsep}{os.environ['PATH']}")
+        ssh = _ssh(folder, f"{name}b")
+        yield Machines(name, "alpha", "beta", f"{ssh.parent}{os.pathsep}{os.environ['PATH']}")
     finally:
         for end in "ab":
             inside = ["ip", "netns", "pids", f"{name}{end}"]
             for pid in subprocess.run(inside, capture_output=True, text=True).stdout.split():
                 subprocess.run(["kill", "-9", pid], check=False)
             subprocess.run(["ip", "netns", "del", f"{name}{end}"], check=False)
+            shutil.rmtree(ETC / f"{name}{end}")
 
 
-def _ssh(folder: Path, namespace: str, address: str) -> Path:
+def _ssh(folder: Path, namespace: str) -> Path:
     """An `ssh` in a folder of its own."""
     ssh = folder / "bin" / "ssh"
     ssh.parent.mkdir(parents=True)
@@ -87,7 +94,7 @@ def _ssh(folder: Path, namespace: str, address: str) -> Path:
             "@KEY@", str(_serve(folder, namespace, sshd))
         )
     else:
-        script = STAND_IN.replace("@NAME@", namespace).replace("@ADDRESS@", address)
+        script = STAND_IN.replace("@NAME@", namespace)
     ssh.write_text(script)
     ssh.chmod(0o755)
     return ssh
