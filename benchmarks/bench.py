@@ -108,6 +108,7 @@ def the_rest() -> list[tuple[str, list[str]]]:
             for flag in ("recompute", "checkpointing")
         ),
         ("matmul", ["rates", "matmul"]),
+        ("where time goes", ["where_time_goes"]),
         ("predict", ["rates", "predict"]),
         ("features", ["rates", "features"]),
         *real_size(),

@@ -93,9 +93,7 @@ def matmul() -> dict[str, object]:
         "seconds": seconds,
         "note": f"a step's necessary arithmetic is {total / 1e9:.0f} GFLOP, "
         f"{sum(seconds.values()):.2f} s at the rate of plain products of these shapes "
-        f"({total / many:.2f} s if decoding's products were as fast as large ones): {parts}. "
-        "What eats the rest: elementwise work (norms, SiLU, rotary, softmax), making scores again "
-        "in the backward pass, memory traffic, and Python between decoding's small products.",
+        f"({total / many:.2f} s if decoding's products were as fast as large ones): {parts}.",
     }
 
 

@@ -14,6 +14,7 @@ TARGETS = {
     "trl_over_fast_cpu": "≥ 5",
     "g16_over_g8_cpu": "≤ 1.75",
     "fraction_of_matmul_rate": "≥ 0.5",
+    "fraction_of_large_matmul_rate": "≥ 0.5",
     "predict_batched_over_single": "",
 }
 MEANING = {
@@ -24,6 +25,7 @@ MEANING = {
     "g16_over_g8_cpu": "CPU time with 16 completions a clip over that with 8",
     "fraction_of_matmul_rate": "necessary arithmetic at this machine's matmul rate for its shapes, "
     "over the step's CPU time",
+    "fraction_of_large_matmul_rate": "the same, all of it at the rate of products with many rows",
     "predict_batched_over_single": "clips per CPU second, eight together over one at a time",
 }
 
@@ -40,6 +42,9 @@ def summarise(rows: list[Row]) -> dict[str, float | None]:
         "trl_over_fast_cpu": over(cpu(rows, "TRL, text only"), cpu(rows, "fast, text only")),
         "g16_over_g8_cpu": over(cpu(rows, "G = 16"), cpu(rows, "G = 8")),
         "fraction_of_matmul_rate": over(matmul, cached),
+        "fraction_of_large_matmul_rate": over(
+            middle(rows, "matmul", "seconds_at_large_matmul_rate"), cached
+        ),
         "predict_batched_over_single": middle(rows, "predict", "batched_over_single"),
     }
 
