@@ -167,13 +167,14 @@ def _batch_loss(
     features = load([example.clip_id for example in batch])
     questions = [example.instruction for example in batch]
     prefix = prefill_prompts(model, processor, features, questions, checkpointing=checkpointing)
-    token_ids, mask = pad_completions(
+    padded = pad_completions(
         [processor.encode_completion(e.completion) for e in batch], processor.eos_token_id
     )
+    token_ids, mask = (x.to(prefix.last_hidden.device) for x in padded)
     logprobs, _ = score_completions(
         model, prefix, token_ids[:, None], mask[:, None], checkpointing=checkpointing
     )
-    loss = sft_loss(logprobs.flatten(0, 1), mask.to(logprobs.device))
+    loss = sft_loss(logprobs.flatten(0, 1), mask)
     sound = logprobs.isfinite().flatten(1).all(dim=1).tolist()  # masked positions are 0
     broken = [e.clip_id for e, finite in zip(batch, sound, strict=True) if not finite]
     return loss, float(mask.sum()), broken
