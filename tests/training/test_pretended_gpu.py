@@ -1,0 +1,243 @@
+"""What a GPU would run gives the CPU's numbers on a pretended one, and mixes no devices.
+
+Attention is torch's plain one in both, since the fused kernel would be the CPU's own.
+"""
+
+from dataclasses import fields
+from itertools import starmap
+
+import numpy as np
+import pytest
+import torch
+import toy
+from pretend_cuda import on_cpu, pretend_cuda
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from r1omni import completions, prompts
+from r1omni.evaluation.answer import features_of
+from r1omni.evaluation.files import ReadFile
+from r1omni.evaluation.predict import answer_batch
+from r1omni.evaluation.probabilities import label_probabilities
+from r1omni.media import TowerInputs
+from r1omni.model import packed_linear
+from r1omni.model.feature_store import FeatureStore
+from r1omni.model.features import _encode, tower_fingerprint
+from r1omni.training.checkpoints import load_parent
+from r1omni.training.engine import Engine, _Handover
+from r1omni.training.grpo import _follow, _models, learn, learn_share, roll_out
+from r1omni.training.held_out import Watch
+from r1omni.training.sft import Example, _batch_loss
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real one")
+
+CPU = torch.device("cpu")
+CLIPS = [toy.clip_at(i) for i in range(toy.CLIPS)]
+SAMPLED = {"max_new_tokens": 24, "temperature": 0.3}  # of each step's groups some differ in reward
+
+
+class WithoutDeepSpeed(Engine):
+    """An engine that adds gradients up and never updates: DeepSpeed looks for a real device."""
+
+    def __init__(self, model, engine):
+        self._trained = [p for p in model.parameters() if p.requires_grad]
+        self._params = engine
+        self._mean, self._weight, self._loss, self._bad = [], 0.0, 0.0, []
+
+
+@pytest.fixture
+def both(monkeypatch):
+    """What a function of the device gives on the CPU, and on the pretended GPU."""
+
+    def on_both(walk):
+        with sdpa_kernel(SDPBackend.MATH):
+            expected = walk(CPU)
+            monkeypatch.setattr(packed_linear, "LARGE", 1)  # else no weight of the toy is repacked
+            with pretend_cuda() as device:
+                return expected, on_cpu(walk(device))
+
+    return on_both
+
+
+@pytest.fixture
+def store(world):
+    return FeatureStore([world / "features"])
+
+
+def moved(world, device):
+    model, processor = load_parent(world / "parent")
+    return model.to(device), processor
+
+
+def moved_models(world, device, grpo, engine):
+    """Policy and reference, as the stage brings them to the device."""
+    policy, processor = load_parent(world / "parent")
+    models = _models(policy, processor, grpo, engine)
+    policy.to(device)
+    _follow(models.reference, policy)
+    return models
+
+
+def gradients(model, loss):
+    """By name, of everything that is trained and takes part."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    return {n: g for n, g in zip(trained, found, strict=True) if g is not None}
+
+
+def tensors_of(record):
+    return [x for f in fields(record) if isinstance(x := getattr(record, f.name), torch.Tensor)]
+
+
+def tower_inputs(processor):
+    """Noise for two clips, the second without audio."""
+    media, rng = processor.media, np.random.default_rng(0)
+    pixels = (media.num_frames, 3, media.image_size, media.image_size)
+    mel = (media.num_mel_bins, media.n_samples // media.hop_length)
+    return [
+        TowerInputs(
+            rng.standard_normal(pixels, np.float32), rng.standard_normal(mel, np.float32), a
+        )
+        for a in (True, False)
+    ]
+
+
+def assert_close(found, expected):
+    """Equal but for the order of sums: a GPU takes other chunks."""
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("prefix", ["reuse", "recompute"])
+@pytest.mark.parametrize(("kl_coef", "checkpointing"), [(0.0, False), (0.04, True)])
+def test_grpo_samples_and_learns_the_same(world, store, both, prefix, kl_coef, checkpointing):
+    """The second step meets clips whose reference prompts are kept, and others."""
+    grpo = toy.grpo_params(prefix=prefix, kl_coef=kl_coef, reference_cache_gb=1.0, **SAMPLED)
+    engine = toy.engine_params(gradient_checkpointing=checkpointing)
+
+    def walk(device):
+        models = moved_models(world, device, grpo, engine)
+        steps = []
+        for step, batch in enumerate((CLIPS[:4], CLIPS[2:]), start=1):
+            features = store.load([clip.clip_id for clip in batch])
+            rolled = roll_out(models, features, batch, grpo, step, range(len(batch)))
+            compared = learn(models, rolled, grpo)
+            grads = gradients(models.policy, compared.loss)
+            sampled = tensors_of(rolled.groups)
+            there = [*tensors_of(rolled.asked), *sampled, compared.loss, *grads.values()]
+            assert {x.device for x in there} == {device}
+            told = {k: v for k, v in compared.metrics.items() if not k.startswith("time/")}
+            steps.append((sampled, rolled.advantages, compared.loss, told, grads))
+        kept = models.kept._kept.values()
+        assert {x.device for one in kept for x in tensors_of(one)} == {CPU}  # in host memory
+        return steps
+
+    expected, found = both(walk)
+    assert_close(found, expected)
+    vary = torch.cat([advantages.ne(0.0).any(dim=1) for _, advantages, *_ in expected])
+    assert vary.any()
+    assert not vary.all()  # some groups teach nothing
+    assert sum(float(g.abs().sum()) for g in expected[-1][-1].values()) > 0.0
+
+
+def test_micro_batches_learn_the_same(world, store, both):
+    grpo = toy.grpo_params(prefix="recompute", **SAMPLED)
+    engine = toy.engine_params(micro_batch_size=3)
+
+    def walk(device):
+        models = moved_models(world, device, grpo, engine)
+        trainer = WithoutDeepSpeed(models.policy, engine)
+        parts = learn_share(models, trainer, store, CLIPS, grpo, 1)
+        _Handover.apply(trainer._mean, *trainer._trained).backward()
+        handed = [weight.grad for weight in trainer._trained]
+        assert {x.device for x in (*trainer._mean, *handed)} == {device}
+        return [part.rows for part in parts], trainer._loss, trainer._mean, handed
+
+    (rows, *expected), (found_rows, *found) = both(walk)
+    assert len(rows) == 3
+    assert found_rows == rows
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_sft_learns_the_same(world, store, both, checkpointing):
+    questions = [prompts.instruction(mode) for mode in ("reasoned", "direct")]
+    answers = [completions.render("it", "happy"), "sad"]  # padded, as the questions are
+    clips = [clip.clip_id for clip in CLIPS[:2]]
+    examples = list(starmap(Example, zip(clips, questions, answers, ["happy", "sad"], strict=True)))
+
+    def walk(device):
+        model, processor = moved(world, device)
+        loss, tokens, broken = _batch_loss(
+            model, processor, store.load, examples, checkpointing=checkpointing
+        )
+        grads = gradients(model, loss)
+        assert {x.device for x in (loss, *grads.values())} == {device}
+        assert not broken
+        return loss, tokens, grads
+
+    expected, found = both(walk)
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("mode", ["reasoned", "direct"])
+def test_answers_are_the_same(world, store, both, mode):
+    """Greedy, with the labels' probabilities; in the end the held-out clips."""
+    spoken = [completions.render("it", "sad"), "not well formed", completions.render("", "happy")]
+
+    def walk(device):
+        model, processor = moved(world, device)
+        model.config.answer_mode = mode
+        features = store.load([clip.clip_id for clip in CLIPS[:3]])
+        answers = answer_batch(model, processor, features, 24)
+        chances = label_probabilities(model, processor, features, spoken, toy.LABELS)
+        seen = Watch(CLIPS, store, mode, 24, 1).look(model, processor)
+        return [(a.completion, a.finished, a.n_tokens) for a in answers], [
+            [a.logprob for a in answers], [c for c in chances if c is not None], seen
+        ]  # fmt: skip
+
+    (texts, expected), (found_texts, found) = both(walk)
+    assert found_texts == texts
+    assert_close(found, expected)
+
+
+def test_the_towers_see_and_hear_the_same(world, both, tmp_path):
+    def walk(device):
+        model, processor = moved(world, device)
+        inputs = tower_inputs(processor)
+        *encoded, _ = _encode(model, inputs)
+        assert {x.device for x in encoded} == {CPU}  # they go to a file
+        features = features_of(model, [ReadFile(tmp_path, one, ()) for one in inputs])
+        answered = answer_batch(model, processor, features, 4)
+        return tower_fingerprint(model), [
+            *encoded, features.vision, features.audio, [a.logprob for a in answered]
+        ]  # fmt: skip
+
+    (towers, expected), (found_towers, found) = both(walk)
+    assert found_towers == towers
+    assert_close(found, expected)
+
+
+def test_the_forward_pass_is_the_same(world, both):
+    """transformers' way: media raw, logits of all positions, then one token more with the cache."""
+
+    def walk(device):
+        model, processor = moved(world, device)
+        inputs = tower_inputs(processor)
+        question = prompts.instruction("reasoned")
+        gate_ids, gate_mask = (torch.tensor([x] * 2) for x in processor.encode_gate(question))
+        out = model(
+            input_ids=torch.tensor([processor.encode_prompt(question)] * 2, device=device),
+            pixel_values_videos=torch.stack([torch.from_numpy(i.pixels) for i in inputs]).to(
+                device
+            ),
+            input_features=torch.stack([torch.from_numpy(i.mel) for i in inputs]).to(device),
+            gate_input_ids=gate_ids.to(device),
+            gate_attention_mask=gate_mask.to(device),
+            use_cache=True,
+        )
+        chosen = out.logits[:, -1:].argmax(dim=-1)
+        after = model(input_ids=chosen, past_key_values=out.past_key_values)
+        assert {x.device for x in (out.logits, after.logits)} == {device}
+        return out.logits, after.logits
+
+    expected, found = both(walk)
+    assert_close(found, expected)
