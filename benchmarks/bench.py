@@ -34,6 +34,11 @@ WAYS = {
     "TRL, text only": ["one_step", "trl"],
 }
 CACHED = ["one_step", "fast", "--cached"]
+SMALLEST = ["--default", "--clips", "32", "--new-tokens", "32"]  # the default's own step
+DEFAULTS = {
+    "default, textbook": ["one_step", "textbook", *SMALLEST],
+    "default, fast": [*CACHED, *SMALLEST],
+}
 GROUPS = {f"G = {g}": [*CACHED, "--group-size", str(g)] for g in (2, 4, 8, 16, 32)}
 CLIPS = (1, 2, 4, 8, 16)
 PROMPTS = (250, 500, 1000, 2000)
@@ -58,7 +63,7 @@ def main() -> None:
     parser.add_argument("--add", action="store_true", help="to the rows that are there")
     parser.add_argument("--only", nargs="+", help="only these measurements, by their names")
     asked = parser.parse_args()
-    ways = WAYS if asked.what == "quick" else WAYS | GROUPS
+    ways = WAYS if asked.what == "quick" else WAYS | GROUPS | DEFAULTS
     every = [*ways, *dict(the_rest())]
     unknown = set(asked.only or ()) - set(every)
     if unknown:

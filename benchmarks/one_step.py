@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -25,6 +26,7 @@ from benchmarks.workload import (
     advantages_of,
     as_batch,
     build_workload,
+    default_config,
     growth_config,
     midsize_config,
     moved,
@@ -39,6 +41,7 @@ from r1omni.training.group_loss import Sampled, group_loss
 
 Step = Callable[[Clock], float]
 NO_END = -1  # no token is the end token
+PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 
 
 def main() -> None:
@@ -56,6 +59,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--prompt", type=int, help="positions, with little media; 250 or more")
     parser.add_argument("--real", action="store_true", help="the 0.5B shapes, bfloat16")
+    parser.add_argument("--default", action="store_true", help="the model of params.yaml")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device("cuda" if asked.real and torch.cuda.is_available() else "cpu")
@@ -67,8 +71,11 @@ def main() -> None:
     config = growth_config() if asked.prompt else midsize_config()
     if asked.real:
         config = real_config()
+    text_tokens = TEXT_TOKENS
+    if asked.default:
+        config, text_tokens = default_config(PARAMS)
     media = config.visual_tokens + config.audio_tokens
-    text = asked.prompt - media if asked.prompt else TEXT_TOKENS
+    text = asked.prompt - media if asked.prompt else text_tokens
     workload = build_workload(config, asked.clips, text)
     if asked.real:
         workload = moved(workload, device, torch.bfloat16)

@@ -6,14 +6,18 @@ MIDSIZE has the released model's proportions at a size that one core can train: 
 
 from copy import deepcopy
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import BertConfig, Qwen2Config, SiglipVisionConfig, WhisperConfig
 
 from benchmarks.textbook import Prompt
+from r1omni import prompts
+from r1omni.config import read_params
 from r1omni.model import HumanOmniConfig, HumanOmniForConditionalGeneration
 from r1omni.model.prompting import PromptBatch
+from r1omni.training.base import build_untrained
 
 Model = HumanOmniForConditionalGeneration
 TEXT_TOKENS = 107  # of the prompt, apart from the two sentinels
@@ -86,6 +90,15 @@ def growth_config() -> HumanOmniConfig:
     config.num_frames = 1
     config.audio_config.max_source_positions = 150
     return config
+
+
+def default_config(params: Path) -> tuple[HumanOmniConfig, int]:
+    """The embedded default's architecture, and the text tokens of its prompt."""
+    read = read_params(params)
+    model, processor = build_untrained([], [], model=read.model, media=read.media)
+    text = len(processor.encode_prompt(prompts.instruction("reasoned"))) - 2  # two sentinels
+    model.config.text_config.vocab_size = read.model.max_vocab_size
+    return model.config, text
 
 
 def build_workload(
