@@ -193,8 +193,9 @@ def _rollouts(
 ) -> Iterator[RolledOut]:
     """The micro-batches, rolled out one by one; with grpo.prefix: recompute, all together before.
 
-    Decoding is the faster the more rows go through a weight at once, and without a graph they take
-    little memory: so `recompute` pays where memory asks for small micro-batches.
+    Decoding costs the less a row the more rows go through a weight at once, and without a graph
+    they take little memory. `recompute` pays for that with the prompt's pass once more: on a CPU
+    the two are about equal (benchmarks/RESULTS.md), where decoding waits for memory it gains.
     """
 
     def rolled(places: range) -> RolledOut:
