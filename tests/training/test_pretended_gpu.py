@@ -3,7 +3,7 @@
 Attention is torch's plain one in both, since the fused kernel would be the CPU's own.
 """
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import starmap
 
 import numpy as np
@@ -109,7 +109,10 @@ def assert_close(found, expected):
 @pytest.mark.parametrize("prefix", ["reuse", "recompute"])
 @pytest.mark.parametrize(("kl_coef", "checkpointing"), [(0.0, False), (0.04, True)])
 def test_grpo_samples_and_learns_the_same(world, store, both, prefix, kl_coef, checkpointing):
-    """The second step meets clips whose reference prompts are kept, and others."""
+    """The second step meets clips whose reference prompts are kept, and others.
+
+    Each step is compared once more as if none of its groups varied.
+    """
     grpo = toy.grpo_params(prefix=prefix, kl_coef=kl_coef, reference_cache_gb=1.0, **SAMPLED)
     engine = toy.engine_params(gradient_checkpointing=checkpointing)
 
@@ -120,12 +123,14 @@ def test_grpo_samples_and_learns_the_same(world, store, both, prefix, kl_coef, c
             features = store.load([clip.clip_id for clip in batch])
             rolled = roll_out(models, features, batch, grpo, step, range(len(batch)))
             compared = learn(models, rolled, grpo)
+            flat = replace(rolled, advantages=torch.zeros_like(rolled.advantages))
+            losses = [compared.loss, learn(models, flat, grpo).loss]
             grads = gradients(models.policy, compared.loss)
             sampled = tensors_of(rolled.groups)
-            there = [*tensors_of(rolled.asked), *sampled, compared.loss, *grads.values()]
+            there = [*tensors_of(rolled.asked), *sampled, *losses, *grads.values()]
             assert {x.device for x in there} == {device}
             told = {k: v for k, v in compared.metrics.items() if not k.startswith("time/")}
-            steps.append((sampled, rolled.advantages, compared.loss, told, grads))
+            steps.append((sampled, rolled.advantages, losses, told, grads))
         kept = models.kept._kept.values()
         assert {x.device for one in kept for x in tensors_of(one)} == {CPU}  # in host memory
         return steps
@@ -217,7 +222,7 @@ def test_the_towers_see_and_hear_the_same(world, both, tmp_path):
 
 
 def test_the_forward_pass_is_the_same(world, both):
-    """transformers' way: media raw, logits of all positions, then one token more with the cache."""
+    """transformers' way: media raw, one token more with the cache, then text alone."""
 
     def walk(device):
         model, processor = moved(world, device)
@@ -236,8 +241,10 @@ def test_the_forward_pass_is_the_same(world, both):
         )
         chosen = out.logits[:, -1:].argmax(dim=-1)
         after = model(input_ids=chosen, past_key_values=out.past_key_values)
-        assert {x.device for x in (out.logits, after.logits)} == {device}
-        return out.logits, after.logits
+        silent = model(input_ids=chosen)  # no media: the connector runs on zeros
+        logits = [out.logits, after.logits, silent.logits]
+        assert {x.device for x in logits} == {device}
+        return logits
 
     expected, found = both(walk)
     assert_close(found, expected)
