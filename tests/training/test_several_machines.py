@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -12,10 +13,13 @@ import pytest
 import toy
 import yaml
 from forked import Ranks, train
+from torch.distributed import DistNetworkError
 from two_machines import missing, two_machines
 
+from r1omni.training import ranks
 from r1omni.training.hosts import Host, meeting_point, over_ssh, read_hosts
 from r1omni.training.journal import read_curves
+from r1omni.training.launch import RENDEZVOUS
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +177,12 @@ def test_ranks_meet_at_the_first_machine(monkeypatch):
 def test_one_machine_by_two_names_is_refused():
     with pytest.raises(ValueError, match=r"this machine twice: localhost and 127\.0\.0\.1"):
         meeting_point([Host("localhost", 1), Host("127.0.0.1", 1)])
+
+
+def test_a_rank_that_finds_nobody_at_the_meeting_point_gives_up(monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(RENDEZVOUS, meeting_point([Host("127.0.0.1", 1)]))
+    monkeypatch.setattr(ranks, "MEETING", timedelta(seconds=1))
+    with pytest.raises(DistNetworkError, match=r"127\.0\.0\.1"):
+        ranks._store()
