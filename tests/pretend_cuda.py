@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
@@ -97,14 +98,17 @@ class Pretended(Tensor):
 def pretend_cuda() -> Iterator[torch.device]:
     """Within, there is a device cuda:0, which is given; `torch.cuda` itself knows nothing of it."""
     swaps, start = torch.__future__.get_swap_module_params_on_conversion(), torch.cuda._lazy_init
+    backward = BackwardCFunction.apply
     torch.__future__.set_swap_module_params_on_conversion(True)  # a moved parameter stays itself
     torch.cuda._lazy_init = lambda: None  # it would look for a driver
+    BackwardCFunction.apply = _refusing_strangers(backward)  # type: ignore[method-assign]
     try:
         with _Names(), _Operations():
             yield DEVICE
     finally:
         torch.__future__.set_swap_module_params_on_conversion(swaps)
         torch.cuda._lazy_init = start
+        BackwardCFunction.apply = backward  # type: ignore[method-assign]
 
 
 def on_cpu(values: Any) -> Any:
@@ -145,7 +149,11 @@ class _Operations(TorchDispatchMode):
 
 def _stand_in(value: Any) -> Any:
     named = isinstance(value, str) and value.split(":")[0] == "cuda"
-    return _STAND_IN if named or _is_cuda(value) else value
+    if not named and not _is_cuda(value):
+        return value
+    if torch.device(value).index not in (None, DEVICE.index):
+        raise RuntimeError(f"CUDA error: invalid device ordinal ({value}; there is {DEVICE} alone)")
+    return _STAND_IN
 
 
 def _is_cuda(value: Any) -> bool:
@@ -214,6 +222,27 @@ def _refuse_mixture(func: Any, args: Sequence[Any], tensors: Iterable[Tensor]) -
             f"Expected all tensors to be on the same device, but found at least two devices, "
             f"{DEVICE} and cpu! ({func})"
         )
+
+
+def _refusing_strangers(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """What runs the `backward` of our own Functions, raising where a gradient is left on the CPU.
+
+    Torch does not compare the devices of gradients that are a subclass of Tensor. Those without
+    dimensions it moves by itself.
+    """
+
+    def run(ctx: Any, *grads: Any) -> Any:
+        found = backward(ctx, *grads)
+        if any(isinstance(grad, Pretended) for grad in grads):
+            for i, one in enumerate(found if isinstance(found, tuple) else (found,)):
+                if isinstance(one, Tensor) and not isinstance(one, Pretended) and one.ndim:
+                    raise RuntimeError(
+                        f"Function {ctx.name()} returned an invalid gradient at index {i} - "
+                        f"expected device {DEVICE} but got {one.device}"
+                    )
+        return found
+
+    return run
 
 
 def _refuse_what_cuda_lacks(func: Any, given: Iterable[Any]) -> None:

@@ -62,6 +62,27 @@ def test_nor_do_they_in_a_backward_pass(x):
         loss.backward()
 
 
+def test_a_backward_pass_may_not_leave_its_gradient_on_the_cpu(x):
+    class Forgetful(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, given, _factor):
+            return given * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return torch.full(grad.shape, 2.0), None
+
+    loss = Forgetful.apply(x.requires_grad_(), 2.0).sum()
+    with pytest.raises(RuntimeError, match="index 0 - expected device cuda:0 but got cpu"):
+        loss.backward()
+
+
+def test_there_is_one_device_alone(cuda):
+    for take in (lambda: torch.ones(1, device="cuda:1"), lambda: torch.ones(1).to("cuda:1")):
+        with pytest.raises(RuntimeError, match="invalid device ordinal"):
+            take()
+
+
 def test_scalars_and_indices_of_the_cpu_are_taken(x):
     assert (x + torch.tensor(1.0)).tolist() == [2.0, 3.0, 5.0]
     assert torch.where(x > 2, x, torch.tensor(0.0)).tolist() == [0.0, 0.0, 4.0]
