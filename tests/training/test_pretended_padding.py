@@ -1,0 +1,117 @@
+"""Padded prompts, bfloat16, losses that are no number: a pretended GPU does as the CPU does."""
+
+from copy import deepcopy
+from dataclasses import fields
+
+import pytest
+import torch
+import toy
+from pretend_cuda import on_cpu, pretend_cuda
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from r1omni import completions, prompts
+from r1omni.model.feature_store import FeatureBatch
+from r1omni.model.prompting import encode_prompts, prefill_batch
+from r1omni.model.sampling import decode, score_completions
+from r1omni.training.base import build_untrained
+from r1omni.training.checkpoints import freeze
+from r1omni.training.group_loss import Sampled, group_loss
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real one")
+
+CPU = torch.device("cpu")
+ASKED = ["short", prompts.instruction("reasoned"), "the voice"]  # left padding
+SEED, ROOM, END = 3, 12, 5
+EVEN = 1e6  # the temperature at which all tokens are equally likely
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    """A random model of the toy's size, its processor, and noise for three clips."""
+    params = toy.toy_params()
+    torch.manual_seed(SEED)
+    texts = [completions.render("the voice is loud", label) for label in toy.LABELS]
+    model, processor = build_untrained(texts, texts, model=params.model, media=params.media)
+    freeze(model)
+    config = model.config
+    vision = torch.randn(
+        3, config.num_frames, config.patch_grid**2, config.vision_config.hidden_size
+    )
+    audio = torch.randn(3, config.audio_tokens, config.audio_config.d_model)
+    return model, processor, FeatureBatch(vision, audio, torch.ones(3, dtype=torch.bool))
+
+
+@pytest.fixture
+def asked(untrained):
+    """A copy of the model on a device, and the three prompts there."""
+
+    def bring(device, dtype=torch.float32):
+        model, processor, features = untrained
+        moved = deepcopy(model).to(device, dtype)
+        batch = encode_prompts(processor, features, ASKED, device)
+        assert not bool(batch.attention_mask.all())
+        return moved, batch
+
+    return bring
+
+
+def on_both(walk):
+    """What a function of the device gives on the CPU, and on the pretended GPU.
+
+    Attention is torch's plain one in both, since the fused kernel would be the CPU's own.
+    """
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = walk(CPU)
+        with pretend_cuda() as device:
+            return expected, on_cpu(walk(device))
+
+
+def draws_that_end(lengths, end, vocabulary):
+    """What makes completions so long where all tokens are equally likely: (P, G) -> (P, G, T)."""
+    tokens = torch.randint(end + 1, vocabulary, (*lengths.shape, ROOM))
+    last = torch.arange(ROOM) == lengths[..., None] - 1
+    return (tokens.masked_fill(last, end).double() + 0.5) / vocabulary
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padded_prompts_are_decoded_and_scored_the_same(untrained, asked, dtype):
+    """Rows leave the batch as they end, and a prompt's all before the others'."""
+    lengths = torch.tensor([[1, 2, 1, 2], [3, 9, 5, 11], [12, 4, 11, 10]])
+    torch.manual_seed(SEED)
+    draws = draws_that_end(lengths, END, untrained[0].lm_head.out_features)
+
+    def walk(device):
+        model, batch = asked(device, dtype)
+        prefix = prefill_batch(model, batch)
+        decoded = [
+            decode(model, prefix, eos_token_id=END, group_size=n, max_new_tokens=ROOM, **how)
+            for n, how in ((1, {}), (4, {"temperature": EVEN, "draws": draws}))
+        ]
+        ids, mask = decoded[1].token_ids, decoded[1].mask
+        scored = score_completions(model, prefix, ids, mask, temperature=0.5)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        grads = torch.autograd.grad(scored[0].sum(), trained)
+        told = [getattr(one, f.name) for one in decoded for f in fields(one)]
+        assert {x.device for x in (*prefix.keys, *told, *scored, *grads)} == {device}
+        return mask, told, scored, grads
+
+    expected, found = on_both(walk)
+    assert expected[0].sum(dim=2).tolist() == lengths.tolist()
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 0.04])
+def test_a_group_without_a_number_for_its_loss_is_named_the_same(asked, kl_coef):
+    advantages = torch.tensor([[1.0, -1.0], [0.0, 0.0], [torch.nan, 1.0]])
+
+    def walk(device):
+        model, batch = asked(device)
+        ids = torch.arange(3, 33, device=device).view(3, 2, 5)
+        sampled = Sampled(
+            batch, prefill_batch(model, batch), ids, torch.ones_like(ids), advantages.to(device)
+        )
+        found = group_loss(model, model, sampled, temperature=1.0, kl_coef=kl_coef)
+        assert found.loss.device == device
+        return found.broken
+
+    assert on_both(walk) == ([2], [2])
