@@ -124,7 +124,13 @@ def groups_that_count(advantages: Tensor, kl_coef: float) -> Tensor:
 
 @contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Note how many seconds of wall time the block took."""
-    began = time.perf_counter()
+    """Note the seconds of wall time of a block, with all that it began on a CUDA device."""
+    began = _now()
     yield
-    seconds[name] = time.perf_counter() - began
+    seconds[name] = _now() - began
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
