@@ -103,6 +103,7 @@ def base(
     from r1omni.hub import explained
     from r1omni.tracking.runs import open_run
     from r1omni.training.base import run_base
+    from r1omni.training.checkpoints import drop_state
     from r1omni.training.journal import code_hash
 
     paths = _training_paths(checkpoint, training)
@@ -126,6 +127,7 @@ def base(
                 log=run.log,
             )
         run.finish(checkpoint, training)
+    drop_state(paths)
 
 
 @stages.command(rich_help_panel=STAGES)
@@ -191,10 +193,9 @@ def grpo(
     """Train the cold start by GRPO with verifiable rewards (R1-Omni)."""
     read = _training_params(params)
     _launch(read.engine)
-    from r1omni.tracking.provenance import content_hash
     from r1omni.tracking.runs import open_run
+    from r1omni.training.checkpoints import drop_state
     from r1omni.training.grpo import run_grpo
-    from r1omni.training.journal import code_hash
 
     paths = _training_paths(checkpoint, training)
     with open_run(
@@ -202,7 +203,7 @@ def grpo(
         tracking=read.tracking,
         params=read.model_dump(mode="json", include={"grpo", "held_out", "engine"}),
         datasets=manifest,
-        tags={"parent": content_hash(parent), "training_code": code_hash()[:32]},
+        tags=_origin(parent, features),
         state=paths.state.with_suffix(".run.json"),
     ) as run:
         run_grpo(
@@ -216,6 +217,7 @@ def grpo(
             log=run.log,
         )
         run.finish(checkpoint, training)
+    drop_state(paths)
 
 
 @stages.command("predict-corpora", rich_help_panel=STAGES)
@@ -310,9 +312,8 @@ def _sft(
 ) -> None:
     read = _training_params(params)
     _launch(read.engine)
-    from r1omni.tracking.provenance import content_hash
     from r1omni.tracking.runs import open_run
-    from r1omni.training.journal import code_hash
+    from r1omni.training.checkpoints import drop_state
     from r1omni.training.sft import run_sft
 
     paths = _training_paths(checkpoint, training)
@@ -322,7 +323,7 @@ def _sft(
         tracking=read.tracking,
         params=read.model_dump(mode="json", include={stage, "engine"} | watched),
         datasets=manifests,
-        tags={"parent": content_hash(parent), "training_code": code_hash()[:32]},
+        tags=_origin(parent, features),
         state=paths.state.with_suffix(".run.json"),
     ) as run:
         run_sft(
@@ -337,6 +338,20 @@ def _sft(
             held_out=read.held_out if watched else None,
         )
         run.finish(checkpoint, training)
+    drop_state(paths)
+
+
+def _origin(parent: Path, features: list[Path]) -> dict[str, str]:
+    """Tags of what a training starts from; where one is another, MLflow's run is another too."""
+    from r1omni.model.feature_store import INDEX
+    from r1omni.tracking.provenance import content_hash
+    from r1omni.training.journal import code_hash, fingerprint
+
+    return {
+        "parent": content_hash(parent),
+        "training_code": code_hash()[:32],
+        "features": fingerprint([], [folder / INDEX for folder in features])[:32],
+    }
 
 
 def _training_params(path: Path) -> Params:

@@ -57,7 +57,7 @@ def save_checkpoint(
     parent: Path | None,
     clips: Sequence[Clip],
 ) -> None:
-    """Write the checkpoint and the training record, each in one step, and drop the state.
+    """Write the checkpoint and the training record, each in one step; the state stays.
 
     All ranks call it; the first one writes, and the others wait for it.
     """
@@ -111,6 +111,16 @@ def _write_checkpoint(
             shutil.copy2(paths.state / name, training / name)
     commit_folder(training, paths.training)
     commit_folder(partial, paths.checkpoint)
+
+
+def drop_state(paths: TrainingPaths) -> None:
+    """Remove the training state: the checkpoint stands, and MLflow has what it is to have.
+
+    Until then a kill costs no more than the steps since the last state, although DVC removes the
+    outputs of a stage that it did not see end. Nothing on other ranks than the first.
+    """
+    if not is_first():
+        return
     done = paths.state.with_name(f".{paths.state.name}.done")
     shutil.rmtree(done, ignore_errors=True)
     paths.state.rename(done)  # a kill while it is removed must not leave half a state

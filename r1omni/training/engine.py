@@ -148,13 +148,13 @@ class Engine:
             return
         self._loss += value * weight
         self._weight += weight
-        if self._mean:
-            share = weight / self._weight
-            gradient = [  # in float32: bf16 would swallow small additions
-                torch.lerp(mean.float(), new.float(), share)
-                for mean, new in zip(self._mean, gradient, strict=True)
-            ]
-        self._mean = gradient
+        if not self._mean:
+            self._mean = gradient
+            return
+        del found
+        self._mean = [mean.float() for mean in self._mean]  # bf16 would swallow small additions
+        for mean in reversed(self._mean):  # each new part goes when it has been added
+            mean.lerp_(gradient.pop().float(), weight / self._weight)
 
     def update(self) -> dict[str, float]:
         """One update of the weights from all ranks' gradients; the metrics of the optimiser.

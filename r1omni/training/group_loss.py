@@ -68,13 +68,15 @@ def group_loss(
     Groups without a variance of rewards have advantages of 0, so their policy term and its gradient
     are exactly 0. With `kl_coef` > 0 they are scored like all others, since their KL counts. With
     `kl_coef` = 0 they pass through neither model: exact for the loss and every gradient; `train/kl`
-    and `rollout/entropy` then tell of the other groups only. (One group is always scored, so that
-    ranks agree on what takes part; `scored` leaves it out.) With `checkpointing` the backward pass
-    makes inner states again. `kept` holds the reference's prompts of earlier steps, by
-    `sampled.clip_ids`.
+    and `rollout/entropy` then tell of the other groups only. Where none is left the loss is 0
+    without a graph, as Engine.backward takes it. With `checkpointing` the backward pass makes inner
+    states again. `kept` holds the reference's prompts of earlier steps, by `sampled.clip_ids`.
     """
     counted = groups_that_count(sampled.advantages, kl_coef)
-    tells = kl_coef > 0.0 or bool(sampled.advantages.ne(0.0).any())
+    if not len(counted):
+        names = ("train/loss", "train/kl", "rollout/entropy", "time/reference", "time/policy")
+        zero = sampled.advantages.new_zeros(())
+        return Compared(zero, dict.fromkeys(names, 0.0), Weights(0, 0), [])
     share = len(counted) / len(sampled.advantages)
     if share < 1.0:
         sampled = sampled.select(counted)
@@ -109,17 +111,16 @@ def group_loss(
             "rollout/entropy": float(entropy.sum() / mask.sum()),
             **seconds,
         },
-        Weights(mask.shape[0] * mask.shape[1], int(mask.sum())) if tells else Weights(0, 0),
+        Weights(mask.shape[0] * mask.shape[1], int(mask.sum())),
         broken,
     )
 
 
 def groups_that_count(advantages: Tensor, kl_coef: float) -> Tensor:
-    """The groups whose loss is not 0 by itself: (P, G) -> indices (P',), at least one."""
+    """The groups whose loss is not 0 by itself: (P, G) -> indices (P',), or none."""
     if kl_coef > 0.0:
         return torch.arange(len(advantages), device=advantages.device)
-    vary = advantages.ne(0.0).any(dim=1).nonzero().squeeze(1)
-    return vary if len(vary) else torch.zeros(1, dtype=torch.long, device=advantages.device)
+    return advantages.ne(0.0).any(dim=1).nonzero().squeeze(1)
 
 
 @contextmanager

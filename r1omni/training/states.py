@@ -16,6 +16,7 @@ from pathlib import Path
 from r1omni.training.ranks import barrier, gather, is_first, world_size
 
 RECORD = "record.json"
+TORCH_WRITER = "PytorchStreamWriter"  # whose RuntimeError is a full disk
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,9 @@ def write_state(
     barrier()
     try:
         write(partial)
-    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
+    except (OSError, RuntimeError) as error:
+        if not isinstance(error, OSError) and TORCH_WRITER not in str(error):
+            raise  # another rank's end, say
         shutil.rmtree(partial, ignore_errors=True)
         raise StateNotWritten(_why(folder, step, error)) from error
     barrier()

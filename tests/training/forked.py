@@ -18,6 +18,7 @@ import toy
 
 from r1omni.config import TrackingParams
 from r1omni.tracking.runs import open_run
+from r1omni.training.checkpoints import drop_state
 from r1omni.training.launch import RENDEZVOUS
 
 _context = multiprocessing.get_context("forkserver")
@@ -115,6 +116,7 @@ def stage(
 
         train(kind, world, folder, engine, params, log)
         run.finish(paths.checkpoint, paths.training)
+    drop_state(paths)
 
 
 def train(

@@ -85,7 +85,7 @@ def test_a_rank_without_a_share_neither_stalls_nor_counts(world, tmp_path):
 
 
 def test_without_a_kl_term_two_ranks_learn_what_one_does(world, tmp_path):
-    """Each leaves its own groups of equal rewards out, down to the one that is always scored.
+    """Each leaves its own groups of equal rewards out, to the last one.
 
     The curves of KL and entropy tell of the same groups, however the ranks shared them.
     """

@@ -28,10 +28,10 @@ class Watched(Engine):
         self.again += self.ran["layer"] - before["layer"]
 
 
-def step_of(world, monkeypatch, *, prefix="reuse", **engine):
+def step_of(world, monkeypatch, *, prefix="reuse", kl_coef=0.04, seed=1, **engine):
     """One GRPO step of four clips, watched: (engine, metrics of its parts)."""
     params = toy.engine_params(processes=1, **engine)
-    grpo = toy.grpo_params(clips_per_step=4, prefix=prefix)
+    grpo = toy.grpo_params(clips_per_step=4, prefix=prefix, kl_coef=kl_coef, seed=seed)
     policy, processor = load_parent(world / "parent")
     reference = deepcopy(policy).requires_grad_(False)
     models = Models(policy, reference, processor, None, params.gradient_checkpointing)
@@ -92,5 +92,22 @@ def test_a_micro_batch_is_as_long_as_its_own_longest_completion(world, monkeypat
     assert sum(part.completions for part in parts) == 4 * toy.grpo_params().group_size
     together, (whole,) = step_of(world, monkeypatch)
     assert sum(part.tokens for part in parts) == whole.tokens
+    for ours, theirs in zip(trainer._mean, together._mean, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_without_a_kl_term_a_micro_batch_of_equal_rewards_costs_no_backward_pass(
+    world, monkeypatch
+):
+    for seed in range(1, 20):
+        trainer, parts = step_of(world, monkeypatch, micro_batch_size=1, kl_coef=0.0, seed=seed)
+        flat = [part.metrics["rollout/zero_variance_groups"] == 1.0 for part in parts]
+        monkeypatch.undo()
+        if any(flat) and not all(flat):
+            break
+    assert any(flat) and not all(flat)
+    assert [part.scored.completions > 0 for part in parts] == [not equal for equal in flat]
+    assert [part.metrics["time/policy"] > 0 for part in parts] == [not equal for equal in flat]
+    together, _ = step_of(world, monkeypatch, kl_coef=0.0, seed=seed)
     for ours, theirs in zip(trainer._mean, together._mean, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)

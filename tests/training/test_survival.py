@@ -13,6 +13,7 @@ import pytest
 import toy
 from forked import Ranks, stage, train
 
+from r1omni.training.checkpoints import drop_state
 from r1omni.training.engine import NonFiniteLoss
 from r1omni.training.journal import open_state, read_curves
 from r1omni.training.states import newest_state, write_state
@@ -89,6 +90,24 @@ def test_sigterm_saves_the_step_and_the_next_run_continues_there(world, tmp_path
     assert [row["step"] for row in read_curves(tmp_path / "training" / "curves.jsonl")] == list(
         range(1, 31)
     )
+
+
+def test_a_training_killed_between_its_end_and_dvcs_note_of_it_repeats_only_the_last_steps(
+    world, tmp_path
+):
+    engine, params = {"save_every": 4}, {"steps": 6}
+    train("grpo", world, tmp_path, engine, params)  # and the stage dies before it drops its state
+    weights = tmp_path / "checkpoint" / "model.safetensors"
+    expected = weights.read_bytes()
+    for name in ("checkpoint", "training"):  # as DVC does with outputs that it did not see end
+        shutil.rmtree(tmp_path / name)
+    state = toy.paths_in(tmp_path).state
+    (state / "step-000004" / "kept").touch()  # a new training would write it anew
+    train("grpo", world, tmp_path, engine, params)
+    assert (state / "step-000004" / "kept").exists()
+    assert weights.read_bytes() == expected
+    drop_state(toy.paths_in(tmp_path))
+    assert not state.exists()
 
 
 def poisoned(world: Path, folder: Path, where: int) -> Path:
