@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -64,13 +64,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="only these measurements, by their names")
     asked = parser.parse_args()
     ways = WAYS if asked.what == "quick" else WAYS | GROUPS | DEFAULTS
-    every = [*ways, *dict(the_rest())]
+    every = [*ways, *({} if asked.what == "quick" else dict(the_rest()))]
     unknown = set(asked.only or ()) - set(every)
     if unknown:
         known = ", ".join(f'"{name}"' for name in every)
         parser.error(f"--only {', '.join(map(repr, sorted(unknown)))}: known are {known}")
-    earlier = json.loads(RESULTS.read_text()) if asked.add and RESULTS.is_file() else {}
-    rows: list[Row] = earlier.get("rows", [])
+    rows = earlier_rows(() if asked.add else asked.only or every)
     began = time.monotonic()
     minutes = asked.minutes if asked.what == "quick" and asked.rounds is None else None
     rounds = 0 if asked.what == "rest" else asked.rounds or FULL_ROUNDS
@@ -89,6 +88,17 @@ def main() -> None:
         for name, command in rest:
             rows += measure(name, command)
             finish(rows)
+
+
+def earlier_rows(anew: Iterable[str]) -> list[Row]:
+    """What this machine measured before, but for what is measured anew."""
+    if not RESULTS.is_file():
+        return []
+    found = json.loads(RESULTS.read_text())
+    if found["machine"] != machine():
+        return []
+    names = set(anew)
+    return [row for row in found["rows"] if row["name"] not in names]
 
 
 def in_turn(number: int, ways: Ways, only: list[str] | None = None) -> list[str]:

@@ -165,7 +165,8 @@ def fast_step(policy, reference, clips, rolled, *, kl_coef, temperature=1.0, che
     with torch.no_grad():
         known = prefill_batch(reference, prompts)
         ref_logprobs, _ = score_completions(reference, known, ids, mask, temperature=temperature)
-    compared.loss.backward()
+    if compared.loss.requires_grad:  # else no group has anything to teach
+        compared.loss.backward()
     return Outcome(
         compared.loss.item(),
         compared.metrics["train/kl"],
