@@ -16,7 +16,7 @@ from pathlib import Path
 from r1omni.training.ranks import barrier, gather, is_first, world_size
 
 RECORD = "record.json"
-TORCH_WRITER = "PytorchStreamWriter"  # whose RuntimeError is a full disk
+BY_PEER = "by peer"  # "Connection closed by peer", as gloo says
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +43,9 @@ def write_state(
     barrier()
     try:
         write(partial)
-    except (OSError, RuntimeError) as error:
-        if not isinstance(error, OSError) and TORCH_WRITER not in str(error):
-            raise  # another rank's end, say
+    except (OSError, RuntimeError) as error:  # torch has several RuntimeErrors for a full disk
+        if BY_PEER in str(error):
+            raise  # another rank has ended, and says why itself
         shutil.rmtree(partial, ignore_errors=True)
         raise StateNotWritten(_why(folder, step, error)) from error
     barrier()
