@@ -39,6 +39,7 @@ DEFAULTS = {
     "default, textbook": ["one_step", "textbook", *SMALLEST],
     "default, fast": [*CACHED, *SMALLEST],
 }
+RATES = {"matmul": ["rates", "matmul"], "predict": ["rates", "predict"]}
 GROUPS = {f"G = {g}": [*CACHED, "--group-size", str(g)] for g in (2, 4, 8, 16, 32)}
 CLIPS = (1, 2, 4, 8, 16)
 PROMPTS = (250, 500, 1000, 2000)
@@ -63,20 +64,21 @@ def main() -> None:
     parser.add_argument("--add", action="store_true", help="to the rows that are there")
     parser.add_argument("--only", nargs="+", help="only these measurements, by their names")
     asked = parser.parse_args()
-    ways = WAYS if asked.what == "quick" else WAYS | GROUPS | DEFAULTS
+    ways = WAYS if asked.what == "quick" else WAYS | GROUPS | DEFAULTS | RATES
     every = [*ways, *({} if asked.what == "quick" else dict(the_rest()))]
     unknown = set(asked.only or ()) - set(every)
     if unknown:
         known = ", ".join(f'"{name}"' for name in every)
         parser.error(f"--only {', '.join(map(repr, sorted(unknown)))}: known are {known}")
     rows = earlier_rows(() if asked.add else asked.only or every)
+    commit = commit_id()
     began = time.monotonic()
     minutes = asked.minutes if asked.what == "quick" and asked.rounds is None else None
     rounds = 0 if asked.what == "rest" else asked.rounds or FULL_ROUNDS
     for number in range(rounds):
         started = time.monotonic()
         for name in in_turn(number, ways, asked.only):
-            rows += measure(name, ways[name])
+            rows += measure(name, ways[name], commit)
             finish(rows)
         now = time.monotonic()
         if minutes is not None and (now - began) + (now - started) > 60 * minutes:
@@ -86,7 +88,7 @@ def main() -> None:
     rest = [one for one in the_rest() if asked.only is None or one[0] in asked.only]
     for _ in range(asked.rounds or 1 if asked.what == "rest" else 1):
         for name, command in rest:
-            rows += measure(name, command)
+            rows += measure(name, command, commit)
             finish(rows)
 
 
@@ -122,9 +124,7 @@ def the_rest() -> list[tuple[str, list[str]]]:
             (f"prompt 2000, {flag}", [*CACHED, *SHORT, "--prompt", "2000", f"--{flag}", *times])
             for flag in ("recompute", "checkpointing")
         ),
-        ("matmul", ["rates", "matmul"]),
         ("where time goes", ["where_time_goes"]),
-        ("predict", ["rates", "predict"]),
         ("features", ["rates", "features"]),
         *real_size(),
     ]
@@ -143,10 +143,18 @@ def real_size() -> list[tuple[str, list[str]]]:
     ]
 
 
-def measure(name: str, command: list[str]) -> list[Row]:
-    """The rows that one process prints."""
+def commit_id() -> str:
+    """The commit that is measured, "-dirty" if files differ from it; "unknown" outside git."""
+    asked = ["git", "describe", "--always", "--dirty"]
+    said = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
+    return said.stdout.strip() or "unknown"
+
+
+def measure(name: str, command: list[str], commit: str) -> list[Row]:
+    """The rows that one process prints, with what was measured and when that began (UTC)."""
     module, *arguments = command
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {name}\n")
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+    sys.stderr.write(f"{at} {name}\n")
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     if not name.startswith("CUDA"):
         threads["CUDA_VISIBLE_DEVICES"] = ""  # the mid-size ways are compared on the CPU
@@ -159,7 +167,7 @@ def measure(name: str, command: list[str]) -> list[Row]:
         check=True,
     )
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')]
-    return [{"name": name, **row} for row in rows]
+    return [{"name": name, **row, "at": at, "commit": commit} for row in rows]
 
 
 def finish(rows: list[Row]) -> None:

@@ -111,6 +111,7 @@ def speed_section(
         "weights: SigLIP 4 x 256 at 224/16, Whisper encoder 4 x 384 with 1500 positions, Qwen2 "
         "6 x 512 (8 query, 2 key heads, ff 2816), vocabulary 16,384. CPU seconds are medians over "
         "n steps; wall seconds suffer where other work shares the cores.",
+        *_when(rows),
         _ratio_table(ratios),
         _step_table(rows),
         _parts_table(rows),
@@ -120,6 +121,19 @@ def speed_section(
         *_cuda_table(rows),
         *_notes(rows),
     ]
+
+
+def _when(rows: list[Row]) -> list[str]:
+    """Between when the rows of each commit were measured."""
+    times: dict[str, list[str]] = {}
+    for row in rows:
+        if "at" in row:
+            times.setdefault(row["commit"], []).append(row["at"])
+    spans = [
+        f"{len(at)} rows at commit {commit}, begun between {min(at)} and {max(at)} UTC"
+        for commit, at in times.items()
+    ]
+    return [f"Measured: {'; '.join(spans)}."] if spans else []
 
 
 def _ratio_table(ratios: dict[str, float | None]) -> str:
@@ -244,8 +258,15 @@ def _cuda_line(name: str, part: str, own: list[Row], rate: float | None, peak: s
 
 
 def _notes(rows: list[Row]) -> list[str]:
-    last = {row["name"]: row["note"] for row in rows if row.get("note")}
-    return [f"{name}: {note}" for name, note in last.items()]
+    """What measurements say in words; of several of one name, the last one's."""
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get("note"):
+            notes.setdefault(row["name"], []).append(row["note"])
+    return [
+        f"{name}{f' (the last of {len(own)})' if len(own) > 1 else ''}: {own[-1]}"
+        for name, own in notes.items()
+    ]
 
 
 def _write(path: Path, text: str) -> None:

@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks.results import summarise, write_results
+from benchmarks.results import speed_section, summarise, write_results
 
 
 def row(name, cpu, peak=100.0, warm=True, **more):
@@ -48,6 +48,27 @@ def test_what_was_not_measured_is_none_and_says_why(tmp_path):
     assert "| TRL, text only | 0 | trl is not installed |" in text
     assert "| textbook | 3 | 70.00 | 60.0, 90.0, 70.0 |" in text
     assert "matmul: why" in text
+
+
+def test_the_rows_of_each_commit_are_dated():
+    rows = [
+        {"name": "matmul", "at": f"2026-01-02 03:0{minute}:00", "commit": commit}
+        for minute, commit in ((5, "new"), (4, "old"), (9, "new"))
+    ]
+    text = "\n".join(speed_section({}, rows, {}))
+    assert (
+        "Measured: 2 rows at commit new, begun between 2026-01-02 03:05:00 and "
+        "2026-01-02 03:09:00 UTC; 1 rows at commit old, begun between 2026-01-02 03:04:00 and "
+        "2026-01-02 03:04:00 UTC." in text
+    )
+
+
+def test_of_several_notes_of_one_measurement_the_last_stands():
+    rows = [{"name": "predict", "note": note} for note in ("1.1 s", "1.2 s")]
+    text = "\n".join(speed_section({}, [*rows, {"name": "CUDA", "note": "none"}], {}))
+    assert "predict (the last of 2): 1.2 s" in text
+    assert "1.1 s" not in text
+    assert "CUDA: none" in text
 
 
 def test_sections_of_other_scripts_come_along(tmp_path, monkeypatch):
