@@ -70,22 +70,50 @@ def code_hash() -> str:
 
 
 def open_state(folder: Path, recipe: str) -> bool:
-    """True if `folder` holds the unfinished state of this recipe; another recipe's is removed.
+    """True if `folder` now holds the unfinished state of this recipe; another's is put aside.
 
-    All ranks call it; the first one acts, and the others wait for it.
+    Beside the folder one state is kept, of the last other recipe that had saved one: whoever takes
+    a changed value back goes on where they were. All ranks call it; the first one acts, and the
+    others wait for it.
     """
+    aside = folder.with_name(f"{folder.name}.aside")
+    coming = folder.with_name(f".{folder.name}.coming")  # on its way back, if a kill left it there
+    barrier()
+    held = [_recipe_of(place) == recipe for place in (folder, coming, aside)]
+    barrier()
+    if is_first() and not held[0]:
+        if held[2] and not held[1]:
+            shutil.rmtree(coming, ignore_errors=True)
+            aside.rename(coming)
+        _put_aside(folder, aside)
+        if any(held):
+            coming.rename(folder)
+            logger.info("%s: going on with this recipe's state, which had been kept aside", folder)
+        else:
+            folder.mkdir(parents=True)
+            (folder / "recipe").write_text(recipe, encoding="utf-8")
+    barrier()
+    return any(held)
+
+
+def _put_aside(folder: Path, aside: Path) -> None:
+    """Make room for another recipe; what `aside` held goes where there is a later one to keep."""
+    if not folder.exists():
+        return
+    saved = any(folder.glob("step-*")) or any(folder.glob("*.safetensors"))  # base's finished parts
+    if saved and _recipe_of(folder) is not None:
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        left = f"; its unfinished state is kept as {aside} until another one is put aside"
+    else:
+        shutil.rmtree(folder)
+        left = ""
+    logger.info("the recipe or its inputs changed: not resuming%s", left)
+
+
+def _recipe_of(folder: Path) -> str | None:
     note = folder / "recipe"
-    barrier()
-    found = note.is_file() and note.read_text(encoding="utf-8") == recipe
-    barrier()
-    if is_first() and not found:
-        if folder.exists():
-            logger.info("the recipe or its inputs changed: starting afresh instead of resuming")
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        note.write_text(recipe, encoding="utf-8")
-    barrier()
-    return found
+    return note.read_text(encoding="utf-8") if note.is_file() else None
 
 
 class Curves:

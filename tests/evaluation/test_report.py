@@ -156,6 +156,7 @@ def test_every_picture_says_what_it_shows_and_every_link_leads_somewhere(page: P
 def test_cards_and_rollouts_are_shown_as_params_say(page: Page):
     assert page.tags.count("article") == 7 + 11 + 8  # one card for each label of each corpus
     assert page.tags.count("details") == 4
+    assert " ".join(page.text).count("Which emotion?") == 4  # what was asked, once a group
 
 
 def test_before_and_after_grpo_stand_side_by_side(page: Page, metrics: Metrics):
@@ -221,3 +222,4 @@ def test_the_viewer_shows_the_first_and_the_last_groups(run: Run):
     assert len(group.rollouts) == 4
     advantages = [rollout.advantage for rollout in group.rollouts]
     assert advantages == sorted(advantages, reverse=True)
+    assert group.prompt == "Which emotion?"

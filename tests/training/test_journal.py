@@ -1,6 +1,10 @@
 """Curves and states that survive a kill."""
 
 import json
+import logging
+import shutil
+
+import pytest
 
 from r1omni.training.journal import Curves, fingerprint, open_state, read_curves
 
@@ -24,14 +28,55 @@ def test_rewinding_drops_later_steps_and_tells_the_log_the_rest(tmp_path):
     assert [json.loads(line)["x"] for line in lines] == [1.0, 2.0, 30.0]
 
 
-def test_a_changed_recipe_starts_afresh(tmp_path):
-    state = tmp_path / "state"
-    assert open_state(state, "one") is False
-    (state / "weights").write_text("half done")
+@pytest.fixture
+def state(tmp_path):
+    """The unfinished state of recipe "one": a saved step beside its curves."""
+    folder = tmp_path / "state"
+    assert open_state(folder, "one") is False
+    (folder / "step-000002").mkdir()
+    (folder / "curves.jsonl").write_text("half done")
+    return folder
+
+
+def test_the_same_recipe_goes_on(state):
     assert open_state(state, "one") is True
-    assert (state / "weights").exists()
-    assert open_state(state, "two") is False
-    assert not (state / "weights").exists()
+    assert (state / "curves.jsonl").read_text() == "half done"
+
+
+def test_a_changed_recipe_starts_afresh_and_a_value_taken_back_goes_on(state, caplog):
+    with caplog.at_level(logging.INFO):
+        assert open_state(state, "two") is False
+    assert f"not resuming; its unfinished state is kept as {state}.aside" in caplog.text
+    assert sorted(p.name for p in state.iterdir()) == ["recipe"]
+    assert open_state(state, "one") is True
+    assert (state / "curves.jsonl").read_text() == "half done"
+    assert not state.with_name("state.aside").exists()  # the second had saved nothing
+
+
+def test_one_state_is_kept_aside_the_last_that_had_been_saved(state):
+    open_state(state, "two")
+    open_state(state, "three")  # the second has nothing that would be missed
+    (state / "step-000004").mkdir()
+    assert open_state(state, "one") is True  # they change places
+    assert (state / "step-000002").is_dir()
+    assert open_state(state, "four") is False
+    assert open_state(state, "three") is False
+    assert open_state(state, "one") is True
+
+
+def test_a_kill_on_the_way_back_loses_nothing(state):
+    open_state(state, "two")
+    state.with_name("state.aside").rename(state.with_name(".state.coming"))
+    shutil.rmtree(state)
+    assert open_state(state, "one") is True
+    assert (state / "step-000002").is_dir()
+
+
+def test_half_a_state_is_not_put_in_place_of_a_whole_one(state):
+    open_state(state, "two")
+    (state / "recipe").unlink()  # a kill before the note was written
+    open_state(state, "three")
+    assert open_state(state, "one") is True
 
 
 def test_the_fingerprint_follows_params_and_files(tmp_path, params):

@@ -15,7 +15,7 @@ from forked import Ranks, stage, train
 
 from r1omni.training.checkpoints import drop_state
 from r1omni.training.engine import NonFiniteLoss
-from r1omni.training.journal import open_state, read_curves
+from r1omni.training.journal import read_curves
 from r1omni.training.states import newest_state, write_state
 
 
@@ -188,12 +188,24 @@ def test_shards_of_another_number_of_ranks_are_named(tmp_path, caplog, monkeypat
     assert "4 processes wrote it and 1 train now" in caplog.text
 
 
-def test_a_changed_recipe_starts_afresh_and_says_so(tmp_path, caplog):
-    with caplog.at_level(logging.INFO):
-        open_state(tmp_path / "state", "one")
-        assert caplog.text == ""
-        open_state(tmp_path / "state", "two")
-    assert "starting afresh" in caplog.text
+def test_a_value_taken_back_goes_on_from_the_state_it_had(world, tmp_path):
+    """Another learning rate for a while, in the same folder; then as if it had never been."""
+    kept = {"save_every": 2}
+    train("grpo", world, tmp_path / "alone", kept, {"steps": 6})
+    folder = tmp_path / "changed"
+    ranks = Ranks(folder, 1, train, "grpo", world, folder, kept, {"steps": 6})
+    while ranks.alive and not list(toy.paths_in(folder).state.glob("step-*")):
+        time.sleep(0.001)
+    ranks.kill()
+    state = toy.paths_in(folder).state
+    kept_file = next(state.glob("step-*")) / "kept"  # a state made again would not have it
+    kept_file.touch()
+    train("grpo", world, folder, kept, {"steps": 3, "lr": 1e-4})
+    assert not kept_file.exists()
+    train("grpo", world, folder, kept, {"steps": 6})
+    assert kept_file.exists()
+    weights = [f / "checkpoint" / "model.safetensors" for f in (tmp_path / "alone", folder)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_a_store_out_of_reach_gets_every_point_after_a_kill_and_none_twice(world, store, tmp_path):

@@ -10,7 +10,8 @@ import pandas as pd
 from r1omni.rewards import REWARDS
 
 COLUMNS: Final[tuple[str, ...]] = (
-    "step", "clip_id", "label", "completion", "reward", "advantage", "n_tokens", "finished",
+    "step", "clip_id", "label", "prompt", "completion", "reward", "advantage", "n_tokens",
+    "finished",
 )  # fmt: skip
 
 
@@ -28,11 +29,12 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Group:
-    """The completions sampled for one clip at one step."""
+    """The completions sampled for one clip at one step; `prompt` is the question asked with it."""
 
     step: int
     clip_id: str
     label: str
+    prompt: str
     rollouts: tuple[Rollout, ...]
 
     @property
@@ -78,7 +80,8 @@ def _groups(table: pd.DataFrame, keys: pd.DataFrame) -> tuple[Group, ...]:
         rows = table[(table["step"] == step) & (table["clip_id"] == clip_id)]
         rows = rows.sort_values("advantage", ascending=False, kind="stable")
         rollouts = tuple(_rollout(row) for row in rows.to_dict("records"))
-        groups.append(Group(int(step), str(clip_id), str(rows["label"].iloc[0]), rollouts))
+        label, prompt = (str(rows[name].iloc[0]) for name in ("label", "prompt"))
+        groups.append(Group(int(step), str(clip_id), label, prompt, rollouts))
     return tuple(groups)
 
 
