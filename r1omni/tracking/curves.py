@@ -5,12 +5,21 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-Row = tuple[int, Mapping[str, float]]
+from typing import Any, NamedTuple
 
 # MLflow takes at most this many metrics in one transaction.
 BATCH = 1000
+
+
+class Row(NamedTuple):
+    """The metrics of one step, and when they were measured.
+
+    A store tells a point that is sent twice from two points by its time: it must not change.
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+    at: int | None = None  # milliseconds since 1970; None: when it is delivered
 
 
 class Curves:
@@ -37,9 +46,9 @@ class Curves:
         now = int(time.time() * 1000)
         sent = 0
         for batch in _batches(rows, self._last):
-            metrics = [Metric(key, value, now, step) for step, key, value in batch]
+            metrics = [Metric(key, value, at or now, step) for step, key, value, at in batch]
             self._client.log_batch(self._run_id, metrics=metrics)
-            self._last.update({key: step for step, key, _ in batch})
+            self._last.update({key: step for step, key, _, _ in batch})
             sent += len(batch)
         return sent
 
@@ -59,18 +68,18 @@ def read_curves(path: Path) -> list[Row]:
             metrics = {k: math.nan if v is None else float(v) for k, v in values.items()}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f'{path}:{number}: expected {{"step": int, key: number}}') from error
-        rows.append((step, metrics))
+        rows.append(Row(step, metrics))
     return rows
 
 
 def _batches(
     rows: Iterable[Row], last: Mapping[str, int]
-) -> Iterator[list[tuple[int, str, float]]]:
-    batch: list[tuple[int, str, float]] = []
+) -> Iterator[list[tuple[int, str, float, int | None]]]:
+    batch: list[tuple[int, str, float, int | None]] = []
     reached = dict(last)
-    for step, metrics in rows:
+    for step, metrics, at in rows:
         new = [
-            (step, key, float(value) if math.isfinite(value) else math.nan)
+            (step, key, float(value) if math.isfinite(value) else math.nan, at)
             for key, value in metrics.items()
             if key not in reached or step > reached[key]
         ]
@@ -78,6 +87,6 @@ def _batches(
             yield batch
             batch = []
         batch += new
-        reached.update({key: step for _, key, _ in new})
+        reached.update({key: step for _, key, _, _ in new})
     if batch:
         yield batch

@@ -81,7 +81,7 @@ class Run:
         """Keeps the point; sends what is kept every 50 steps or 10 seconds. Never raises for an
         unreachable store.
         """
-        self._rows.append((step, dict(metrics)))
+        self._rows.append(Row(step, dict(metrics), int(time.time() * 1000)))
         now = time.monotonic()
         if len(self._rows) >= FLUSH_ROWS or now - self._flushed_at >= FLUSH_SECONDS:
             self.flush()
