@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 
 import torch
-from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,7 +20,8 @@ from r1omni.model.feature_store import FeatureBatch
 from r1omni.training.batches import batch_at
 from r1omni.training.engine import cosine_decay
 from r1omni.training.journal import Log
-from r1omni.training.ranks import is_first, joined, own_names
+from r1omni.training.progress import steps_bar
+from r1omni.training.ranks import joined, own_names
 from r1omni.training.towers import GenericClip
 
 
@@ -68,7 +68,7 @@ def train_connector(
         optimizer, cosine_decay(base.connector_steps, base.align.warmup)
     )
     tokens = _projected(model, processor)
-    with Progress(transient=True, disable=not is_first()) as progress:
+    with steps_bar() as progress:
         task = progress.add_task("connector", total=base.connector_steps)
         for step in range(1, base.connector_steps + 1):
             batch = batch_at(clips, step, base.align.batch_size, base.seed)

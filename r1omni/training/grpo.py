@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.progress import Progress
 
 from r1omni import prompts
 from r1omni.config import EngineParams, GRPOParams, HeldOutParams
@@ -30,7 +29,8 @@ from r1omni.training.joint import Part, joint_metrics
 from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
 from r1omni.training.kept_prompts import KeptPrompts
 from r1omni.training.losses import group_advantages
-from r1omni.training.ranks import any_rank, gather, is_first, join_ranks
+from r1omni.training.progress import steps_bar
+from r1omni.training.ranks import any_rank, gather, join_ranks
 from r1omni.training.rollout_table import RolloutTable, rollout_rows
 from r1omni.training.rollouts import (
     RolledOut,
@@ -91,7 +91,7 @@ def run_grpo(
     curves.rewind(first - 1)
     table = RolloutTable(paths.state)
     table.rewind(first - 1)
-    with Progress(transient=True, disable=not is_first()) as progress, sigterm_noted() as stopping:
+    with steps_bar() as progress, sigterm_noted() as stopping:
         task = progress.add_task("grpo", total=grpo.steps)
         for step in range(first, grpo.steps + 1):
             batch = batch_at(clips, step, grpo.clips_per_step, grpo.seed, shares)
@@ -103,7 +103,7 @@ def run_grpo(
             seconds["time/step"] = time.perf_counter() - began
             everyones = gather(own)
             metrics = {**joint_metrics(everyones), **optimised, **seconds}
-            seen = watch.look(policy, processor) if watch.due(step, grpo.steps) else {}
+            seen = watch.after(step, grpo.steps, policy, processor)
             curves.log(step, {**metrics, **seen})
             table.add(row for parts in everyones for part in parts for row in part.rows)
             stop = any_rank(stopping())
@@ -270,6 +270,6 @@ def learn(models: Models, rolled: RolledOut, grpo: GRPOParams) -> Compared:
 
 def _headline(metrics: dict[str, float]) -> str:
     return (
-        f"accuracy {metrics['reward/accuracy']:.2f} format {metrics['reward/format']:.2f} "
+        f"grpo · accuracy {metrics['reward/accuracy']:.2f} format {metrics['reward/format']:.2f} "
         f"kl {metrics['train/kl']:.3f} zero-variance {metrics['rollout/zero_variance_groups']:.2f}"
     )

@@ -1,6 +1,7 @@
 """A slice of the training clips that no training sees: what settings are chosen by."""
 
 import hashlib
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,6 +75,20 @@ class Watch:
     def due(self, step: int, steps: int) -> bool:
         """Whether to look after `step` of `steps`: every so many, and at the end."""
         return bool(self.clips) and (step % self.every == 0 or step == steps)
+
+    def after(
+        self,
+        step: int,
+        steps: int,
+        model: HumanOmniForConditionalGeneration,
+        processor: HumanOmniProcessor,
+    ) -> dict[str, float]:
+        """What a look shows, with the seconds it took; nothing where none is due after `step`."""
+        if not self.due(step, steps):
+            return {}
+        began = time.perf_counter()
+        seen = self.look(model, processor)
+        return {**seen, "time/held_out": time.perf_counter() - began}
 
     def look(
         self, model: HumanOmniForConditionalGeneration, processor: HumanOmniProcessor

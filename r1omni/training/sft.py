@@ -4,12 +4,12 @@ arXiv 2503.05379, section 3.1: cold start (EMER-SFT) on 580 reasoned clips gives
 form; MAFW-DFEW-SFT, the paper's control, sees the same clips as GRPO with labels only.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.progress import Progress
 
 from r1omni import completions, prompts
 from r1omni.config import EngineParams, HeldOutParams, SFTParams
@@ -25,7 +25,8 @@ from r1omni.training.held_out import Watch, set_aside
 from r1omni.training.interruption import Stopped, sigterm_noted
 from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
 from r1omni.training.losses import sft_loss
-from r1omni.training.ranks import any_rank, is_first, join_ranks
+from r1omni.training.progress import steps_bar
+from r1omni.training.ranks import any_rank, join_ranks
 
 
 @dataclass(frozen=True)
@@ -130,26 +131,29 @@ def train_supervised(
     first = trainer.resume(paths.state, recipe) + 1
     curves = Curves(paths.state / "curves.jsonl", log)
     curves.rewind(first - 1)
-    with Progress(transient=True, disable=not is_first()) as progress, sigterm_noted() as stopping:
-        task = progress.add_task(f"{paths.training.name} ({len(examples)} examples)", total=steps)
+    with steps_bar() as progress, sigterm_noted() as stopping:
+        name = paths.training.name
+        task = progress.add_task(f"{name} ({len(examples)} examples)", total=steps)
         for step in range(first, steps + 1):
             batch = batch_at(examples, step, sft.batch_size, sft.seed, shares)
+            began = time.perf_counter()
             for places in trainer.shares(len(batch)):
                 part = [batch[place] for place in places]
                 loss, tokens, broken = _batch_loss(
                     model, processor, load, part, checkpointing=engine.gradient_checkpointing
                 )
                 trainer.backward(loss, tokens, [example.clip_id for example in part], broken)
-            metrics = trainer.update()
-            due = watch is not None and watch.due(step, steps)
-            seen = watch.look(model, processor) if watch is not None and due else {}
+            metrics = {**trainer.update(), "time/step": time.perf_counter() - began}
+            seen = {} if watch is None else watch.after(step, steps, model, processor)
             curves.log(step, {**metrics, **seen})
             stop = any_rank(stopping())
             if step < steps and (stop or step % engine.save_every == 0):
                 trainer.save(paths.state, recipe)
             if step < steps and stop:
                 raise Stopped(step)
-            progress.update(task, completed=step, description=f"loss {metrics['train/loss']:.3f}")
+            progress.update(
+                task, completed=step, description=f"{name} · loss {metrics['train/loss']:.3f}"
+            )
 
 
 def _batch_loss(

@@ -129,10 +129,10 @@ def train(
 ) -> None:
     """The stage alone, without MLflow."""
     log = log or (lambda _step, _metrics: None)
+    given = {**params}
+    held_out = given.pop("held_out", 0)
+    own = toy.engine_params(**engine)
     if kind == "grpo":
-        given = {**params}
-        held_out = given.pop("held_out", 0)
-        grpo = toy.grpo_params(**given)
-        toy.train_grpo(world, folder, toy.engine_params(**engine), grpo, log, held_out)
+        toy.train_grpo(world, folder, own, toy.grpo_params(**given), log, held_out)
     else:
-        toy.train_sft(world, folder, toy.engine_params(**engine), toy.sft_params(**params), log)
+        toy.train_sft(world, folder, own, toy.sft_params(**given), log, held_out)

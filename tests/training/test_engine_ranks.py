@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from copy import deepcopy
 from pathlib import Path
 
@@ -115,6 +116,14 @@ def test_grpo_under_the_papers_engine_trains_and_leaves_a_checkpoint(world, tmp_
             logits.append(model(input_ids=torch.arange(8)[None]).logits)
     assert bool(torch.isfinite(logits[1]).all())
     assert not torch.equal(*logits)
+    weights = tmp_path / "checkpoint" / "model.safetensors"
+    expected = weights.read_bytes()
+    shutil.rmtree(weights.parent)  # as if it had been killed in its last steps
+    kept = tmp_path / ".state" / "toy" / "step-000002" / "kept"
+    kept.touch()  # a state made again would not have it
+    trained(tmp_path, 2, "grpo", world, engine, steps=4)
+    assert kept.exists()
+    assert weights.read_bytes() == expected
 
 
 def test_shares_by_hand(monkeypatch):

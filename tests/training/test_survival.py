@@ -2,8 +2,10 @@
 
 import json
 import logging
+import os
 import re
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -14,7 +16,9 @@ import toy
 from forked import Ranks, stage, train
 
 from r1omni.training.checkpoints import drop_state
-from r1omni.training.engine import NonFiniteLoss
+from r1omni.training.engine import Engine, NonFiniteLoss
+from r1omni.training.held_out import Watch
+from r1omni.training.interruption import Stopped
 from r1omni.training.journal import read_curves
 from r1omni.training.states import newest_state, write_state
 
@@ -226,7 +230,41 @@ def test_a_store_out_of_reach_gets_every_point_after_a_kill_and_none_twice(world
     assert [step for key, step, _ in points if key == "train/loss"] == list(range(1, 13))
 
 
+@pytest.mark.parametrize("kind", ["grpo", "sft"])
+@pytest.mark.parametrize("busy", ["look", "save"])
+def test_sigterm_in_a_look_or_a_save_stops_after_that_step(
+    world, tmp_path, monkeypatch, kind, busy
+):
+    """Sent from within, so that it always comes at that moment."""
+    owner = {"look": Watch, "save": Engine}[busy]
+    real = getattr(owner, busy)
+
+    def interrupted(self, *arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, *arguments)
+
+    params = {"grpo": {"steps": 6, "held_out": 2}, "sft": {"epochs": 2, "held_out": 2}}[kind]
+    train(kind, world, tmp_path / "alone", {"save_every": 2}, params)
+    folder = tmp_path / "stopped"
+    monkeypatch.setattr(owner, busy, interrupted)
+    with pytest.raises(Stopped) as stopped:
+        train(kind, world, folder, {"save_every": 2}, params)
+    assert stopped.value.code == 143
+    monkeypatch.undo()
+    steps = {"look": [2], "save": [2, 3]}[busy]  # a save is too late for its own step
+    states = sorted(p.name for p in toy.paths_in(folder).state.glob("step-*"))
+    assert states == [f"step-{step:06d}" for step in steps]
+    train(kind, world, folder, {"save_every": 2}, params)
+    assert kills.curves(folder) == kills.curves(tmp_path / "alone")
+    weights = [f / "checkpoint" / "model.safetensors" for f in (tmp_path / "alone", folder)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def test_grad_norm_lr_and_seconds_by_part_are_in_the_curves(world, tmp_path):
+    train("sft", world, tmp_path / "sft", {}, {"epochs": 2, "held_out": 2})
+    for row in read_curves(tmp_path / "sft" / "training" / "curves.jsonl"):
+        assert row["time/step"] > 0
+        assert ("time/held_out" in row) == ("held_out/war" in row) == (row["step"] % 2 == 0)
     train("grpo", world, tmp_path, {}, {"steps": 2})
     timers = ("prefill", "sample", "reference", "policy", "backward", "update")
     for row in read_curves(tmp_path / "training" / "curves.jsonl"):

@@ -214,8 +214,10 @@ def train_grpo(
     )
 
 
-def train_sft(world: Path, folder: Path, engine: EngineParams, sft: SFTParams, log: Log) -> None:
-    """The cold start from the world's checkpoint."""
+def train_sft(
+    world: Path, folder: Path, engine: EngineParams, sft: SFTParams, log: Log, held_out: int = 0
+) -> None:
+    """The cold start from the world's checkpoint, with some clips to look at if asked for."""
     from r1omni.training.sft import run_sft
 
     run_sft(
@@ -227,4 +229,5 @@ def train_sft(world: Path, folder: Path, engine: EngineParams, sft: SFTParams, l
         sft=sft,
         engine=engine,
         log=log,
+        held_out=HeldOutParams(clips=held_out, seed=1, every=2) if held_out else None,
     )
