@@ -139,7 +139,7 @@ def test_shares_by_hand(monkeypatch):
     assert shares(1) == []
 
 
-def walk(world: Path, folder: Path) -> None:
+def walk(world: Path, folder: Path, device: str = "cpu") -> None:
     """Every ZeRO stage and dtype at this number of ranks: train, save, resume, export."""
     import toy
 
@@ -149,7 +149,7 @@ def walk(world: Path, folder: Path) -> None:
     from r1omni.training.journal import open_state
     from r1omni.training.ranks import is_first, join_ranks
 
-    join_ranks(toy.engine_params())
+    join_ranks(toy.engine_params(device=device))
     clips = [toy.clip_at(i) for i in range(toy.CLIPS)]
     examples = sft.examples_from(clips, "reasoned")
     store = sft.FeatureStore([world / "features"])
@@ -158,7 +158,7 @@ def walk(world: Path, folder: Path) -> None:
     for zero_stage in ZERO:
         for dtype in DTYPES:
             paths = toy.paths_in(folder / f"{zero_stage}-{dtype}")
-            params = toy.engine_params(zero_stage=zero_stage, dtype=dtype)
+            params = toy.engine_params(zero_stage=zero_stage, dtype=dtype, device=device)
 
             def begin(params=params):
                 schedule = linear_decay(3, 0.0)
@@ -178,7 +178,7 @@ def walk(world: Path, folder: Path) -> None:
             def answer(model):
                 with torch.no_grad():
                     prompt = torch.tensor([processor.encode_prompt("why")]).clamp(min=0)
-                    return model(input_ids=prompt).logits.float()
+                    return model(input_ids=prompt.to(model.device)).logits.float().cpu()
 
             trainer = begin()
             open_state(paths.state, "walk")
@@ -205,7 +205,8 @@ def walk(world: Path, folder: Path) -> None:
                 "resumed_at": step,
                 "moved": float((logits - before).abs().max()),
                 "resumed_equal": torch.equal(logits, again),
-                "exported_equal": torch.equal(logits, answer(loaded)),
+                "resumed_apart": float((logits - again).abs().max()),
+                "exported_equal": torch.equal(logits, answer(loaded.to(trainer.device))),
                 "dtype": str(loaded.dtype),
                 "loss": metrics["train/loss"],
                 "grad_norm": metrics["optim/grad_norm"],
