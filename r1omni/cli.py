@@ -97,7 +97,8 @@ def predict(
     from r1omni.hub import explained
 
     with explained(model):
-        loaded = load_checkpoint(find_checkpoint(model, read.tracking), mode, allow or ())
+        checkpoint = find_checkpoint(model, read.tracking)
+        loaded = load_checkpoint(checkpoint, mode, allow or (), read.engine.device)
     vocabulary = VOCABULARIES[labels]
     refused = False
     seconds = read.ingest.timeout_seconds
@@ -166,6 +167,7 @@ def evaluate(
             features=read.features,
             predict=read.predict,
             score=read.score,
+            device=read.engine.device,
         )
     typer.echo(render_verdict(subject, field, verdict))
 

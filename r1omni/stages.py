@@ -232,7 +232,9 @@ def predict_corpora(
     read = _training_params(params)
     from r1omni.evaluation.predict import run_predict
 
-    run_predict(checkpoint, manifest, features, out, predict=read.predict)
+    run_predict(
+        checkpoint, manifest, features, out, predict=read.predict, device=read.engine.device
+    )
 
 
 @stages.command(rich_help_panel=STAGES)

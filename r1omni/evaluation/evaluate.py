@@ -12,6 +12,7 @@ from r1omni.evaluation.predict import predict_clips
 from r1omni.evaluation.predictions import write_predictions
 from r1omni.evaluation.results import CorpusMetrics, Interval, Rates, read_metrics
 from r1omni.evaluation.score import run_score
+from r1omni.model.device import Device
 from r1omni.model.feature_store import FeatureStore
 from r1omni.model.features import run_features
 from r1omni.prompts import AnswerMode
@@ -57,6 +58,7 @@ def run_evaluate(
     features: FeaturesParams,
     predict: PredictParams,
     score: ScoreParams,
+    device: Device = "auto",
 ) -> Verdict:
     """Write manifest, rejects, features, predictions and metrics.json below `out`, and say it.
 
@@ -65,7 +67,7 @@ def run_evaluate(
     """
     refuse_training_clips(subject.checkpoint, [_sample_clip(field)])
     model, processor = load_checkpoint(  # fails before the work
-        subject.checkpoint, subject.mode, subject.allow
+        subject.checkpoint, subject.mode, subject.allow, device
     )
     whole = out / "all" / f"{field.corpus}.parquet"
     rejects = out / "rejects.parquet"
@@ -80,7 +82,13 @@ def run_evaluate(
     write_manifest(clips, manifest)
     folder = out / "features" / f"{subject.name}-{field.corpus}"
     run_features(
-        manifest, field.root, subject.checkpoint, folder, features=features, allow=subject.allow
+        manifest,
+        field.root,
+        subject.checkpoint,
+        folder,
+        features=features,
+        device=device,
+        allow=subject.allow,
     )
     rows = predict_clips(
         subject.name, model, processor, clips, FeatureStore([folder]), predict=predict

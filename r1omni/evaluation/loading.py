@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from r1omni.config import TrackingParams
 from r1omni.corpora.clip import Clip
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.conversion import ORIGINAL_MODEL_TYPE, read_checkpoint
+from r1omni.model.device import Device, own_device
 from r1omni.model.weights import find_directory, read_json
 from r1omni.prompts import AnswerMode
 
@@ -33,14 +33,17 @@ def find_checkpoint(model: str, tracking: TrackingParams) -> Path:
 
 
 def load_checkpoint(
-    directory: Path, mode: AnswerMode | None = None, allow: Sequence[str] = ()
+    directory: Path,
+    mode: AnswerMode | None = None,
+    allow: Sequence[str] = (),
+    device: Device = "auto",
 ) -> tuple[HumanOmniForConditionalGeneration, HumanOmniProcessor]:
-    """The checkpoint's model, on the GPU where there is one, and its processor.
+    """The checkpoint's model on `device`, and its processor.
 
     `mode` None: as the checkpoint records it. `allow` names surplus tensors that are left out. What
     became of an original checkpoint's tensors is said on standard error. Raises ValueError for a
-    checkpoint whose tensors are not the model's, and for an original one without a `mode`: its
-    config.json does not say how it was taught to answer.
+    checkpoint whose tensors are not the model's, for an original one without a `mode` (its
+    config.json does not say how it was taught to answer), and for cuda where there is none.
     """
     is_original = read_json(directory / "config.json").get("model_type") == ORIGINAL_MODEL_TYPE
     if mode is None and is_original:
@@ -55,7 +58,7 @@ def load_checkpoint(
         Console(stderr=True).print(account, soft_wrap=True, markup=False)
     if mode is not None:
         model.config.answer_mode = mode
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(own_device(device))
     return model, HumanOmniProcessor.from_pretrained(directory)
 
 

@@ -14,6 +14,7 @@ from r1omni.evaluation.loading import load_checkpoint, refuse_training_clips
 from r1omni.evaluation.predictions import Prediction, write_predictions
 from r1omni.judging import judge
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.model.device import Device
 from r1omni.model.feature_store import FeatureBatch, FeatureStore
 from r1omni.model.prompting import prefill_prompts
 from r1omni.model.sampling import decode
@@ -36,6 +37,7 @@ def run_predict(
     out: Path,
     *,
     predict: PredictParams,
+    device: Device = "auto",
 ) -> None:
     """Write the checkpoint's raw completions for every test clip of the manifests.
 
@@ -44,9 +46,8 @@ def run_predict(
     clips = [c for path in manifests for c in read_manifest(path) if c.split == "test"]
     refuse_training_clips(checkpoint, clips)
     store = FeatureStore(list(features))
-    rows = predict_clips(
-        checkpoint.name, *load_checkpoint(checkpoint), clips, store, predict=predict
-    )
+    loaded = load_checkpoint(checkpoint, device=device)
+    rows = predict_clips(checkpoint.name, *loaded, clips, store, predict=predict)
     write_predictions(rows, out)
 
 

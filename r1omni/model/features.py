@@ -22,7 +22,7 @@ from dataclasses import asdict
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Final, TypeVar
 
 import pandas as pd
 import torch
@@ -47,6 +47,7 @@ from r1omni.decoding import decode_clips, usable_cores
 from r1omni.media import MediaSettings, TowerInputs, UnreadableMedia
 from r1omni.model import modelling
 from r1omni.model.conversion import read_checkpoint
+from r1omni.model.device import Device, own_device
 from r1omni.model.feature_store import COLUMNS, INDEX, FeatureBatch, FeatureStore, Shard
 from r1omni.model.kept_shards import KeptShards
 from r1omni.model.modelling import HumanOmniForConditionalGeneration
@@ -57,7 +58,6 @@ __all__ = ["FeatureBatch", "FeatureStore", "run_features", "tower_fingerprint"]
 
 _log = logging.getLogger(__name__)
 
-Device = Literal["auto", "cpu", "cuda"]
 FreeBytes = Callable[[Path], int]
 STATE: Final = Path(".state/features")
 SHARD_CLIPS: Final = 256
@@ -91,7 +91,7 @@ def run_features(
     clips = sorted(read_manifest(manifest), key=lambda clip: clip.clip_id)
     read = read_checkpoint(checkpoint, allow=allow)
     model = HumanOmniForConditionalGeneration.from_checkpoint(read).eval()
-    model.to(_device(device))
+    model.to(own_device(device))
     settings = HumanOmniProcessor.from_pretrained(checkpoint).media
     towers = tower_fingerprint(model)
     keys = [_key(clip, towers, settings) for clip in clips]
@@ -184,16 +184,6 @@ def _path(manifest: Path, root: Path, clip: Clip) -> Path:
         return resolve_clip(root, clip.path)
     except EscapesRoot as error:
         raise ValueError(f"{manifest}: clip {clip.clip_id!r}: {error}") from error
-
-
-def _device(device: Device) -> torch.device:
-    """Where the towers run: this process's own GPU where there are several."""
-    n_gpus = torch.cuda.device_count()
-    if device == "cuda" and n_gpus == 0:
-        raise ValueError("engine.device is cuda, but this machine has no CUDA device")
-    if device == "cpu" or n_gpus == 0:
-        return torch.device("cpu")
-    return torch.device(f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % n_gpus}")
 
 
 def _rank() -> int:

@@ -84,6 +84,7 @@ class Engine:
     ) -> None:
         self.device = join_ranks(engine)
         deepspeed = _import_deepspeed()
+        _same_device(deepspeed, self.device)
         if engine.dtype == "fp32":
             model = model.float()  # the parent may have been trained in bf16
         self._trained = [p for p in model.parameters() if p.requires_grad]
@@ -270,8 +271,21 @@ def _config(engine: EngineParams, max_grad_norm: float) -> dict[str, Any]:
 
 
 def _import_deepspeed() -> Any:
-    """DeepSpeed without its two-minute compilation of a shared-memory kernel we don't use."""
+    """DeepSpeed without its two-minute compilation of a shared-memory kernel we don't use.
+
+    Nor does it then try, in every process, which of its other kernels could be compiled.
+    """
     import deepspeed
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.ops.__compatible_ops__ = {}
     return deepspeed
+
+
+def _same_device(deepspeed: Any, device: torch.device) -> None:
+    """Raise RuntimeError where DeepSpeed was imported for another kind of device."""
+    kind = deepspeed.accelerator.get_accelerator().device_name()
+    if kind != device.type:
+        raise RuntimeError(
+            f"training on {device.type}, but DeepSpeed was loaded for {kind} earlier in this "
+            "process: one process trains on one kind of device"
+        )

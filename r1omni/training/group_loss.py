@@ -132,6 +132,7 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 def _now() -> float:
-    if torch.cuda.is_available():
+    # Not is_available: then synchronize would open a device in a process on the CPU.
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
     return time.perf_counter()

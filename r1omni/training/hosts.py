@@ -22,7 +22,7 @@ SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15")
 # secret or is this machine's own, as its devices and interfaces are.
 SHARED = (
     *("R1OMNI_", "DVC_ROOT", "PYTHON", "OMP_", "MKL_"),
-    *("DS_", "NCCL_", "TORCH_"),
+    *("NCCL_", "TORCH_", "PYTORCH_"),
 )
 
 

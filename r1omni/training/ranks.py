@@ -6,6 +6,7 @@ each of them calls exactly once a step, so that content (no audio, no variance, 
 an uneven end) can neither change the order of collectives nor stall them.
 """
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -20,8 +21,13 @@ from r1omni.config import EngineParams
 from r1omni.training.hosts import interface_towards
 from r1omni.training.launch import RENDEZVOUS
 
+# How many ranks this machine has: our launcher and torchrun say it by the first, DeepSpeed's by the
+# second; without either, all are here.
+LOCAL_SIZES = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE")
 PATIENCE = timedelta(hours=6)  # one rank may look at held-out clips alone
 MEETING = timedelta(minutes=5)  # for ranks of several machines to find each other
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -29,27 +35,49 @@ T = TypeVar("T")
 def join_ranks(engine: EngineParams) -> torch.device:
     """The device to train on, with the process group joined: the launcher's, or one of its own.
 
-    Raises ValueError where engine.device is cuda and there is none. May be called again.
+    Raises ValueError where engine.device is cuda and not every process of this machine has a device
+    of its own; with auto they then train on the CPU, which is said. May be called again.
     """
-    cuda = torch.cuda.is_available()
-    if engine.device == "cuda" and not cuda:
-        raise ValueError("engine.device is cuda, but this machine has no CUDA device")
-    device = "cuda" if cuda and engine.device != "cpu" else "cpu"
-    if device == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
         os.environ.setdefault(name, value)
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    device = torch.device("cpu")
+    if _has_devices(engine):
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    os.environ["DS_ACCELERATOR"] = device.type  # what DeepSpeed goes by when it is imported
     if not distributed.is_initialized():
+        alone = world_size() == 1
         distributed.init_process_group(
-            "nccl" if device == "cuda" else "gloo",
+            "nccl" if device.type == "cuda" else "gloo",
             rank=rank(),
             world_size=world_size(),
             store=_store(),
             timeout=PATIENCE,
+            # Else NCCL guesses one by the global rank, wrongly on the second of two machines.
+            device_id=None if device.type == "cpu" or alone else device,
         )
-    return torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else "cpu")
+    return device
+
+
+def _has_devices(engine: EngineParams) -> bool:
+    """Whether the processes of this machine train on CUDA devices, one each."""
+    n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    local = next((os.environ[n] for n in LOCAL_SIZES if n in os.environ), str(world_size()))
+    if engine.device == "cpu" or (engine.device == "auto" and n_devices == 0):
+        return False
+    if n_devices >= int(local):
+        return True
+    short = (
+        f"engine.device is {engine.device}, and {local} processes of this machine would share "
+        f"{n_devices} CUDA device{'s' * (n_devices != 1)}"
+    )
+    if n_devices == 0:
+        raise ValueError("engine.device is cuda, but this machine has no CUDA device")
+    if engine.device == "cuda":
+        raise ValueError(f"{short}: set engine.processes (or the hostfile's slots) to {n_devices}")
+    if is_first() and not distributed.is_initialized():
+        logger.warning("%s: training on the CPU; engine.processes: %d uses them", short, n_devices)
+    return False
 
 
 def rank() -> int:
@@ -136,21 +164,26 @@ def _store() -> Any:
         place = os.environ[RENDEZVOUS]
         if place.startswith("tcp://"):
             host, _, port = place.removeprefix("tcp://").rpartition(":")
-            _tell_gloo_where(host)
-            store = distributed.TCPStore  # type: ignore[attr-defined]
-            return store(host, int(port), world_size(), is_master=rank() == 0, timeout=MEETING)
-        path = str(Path(place).absolute())
-        return distributed.FileStore(path, world_size())  # type: ignore[attr-defined]
+            _tell_where(host)
+            tcp = distributed.TCPStore  # type: ignore[attr-defined]
+            store: Any = tcp(host, int(port), world_size(), is_master=rank() == 0, timeout=MEETING)
+        else:
+            path = str(Path(place).absolute())
+            store = distributed.FileStore(path, world_size())  # type: ignore[attr-defined]
+        store.set_timeout(PATIENCE)  # NCCL makes communicators when they are first used
+        return store
     if world_size() > 1:
         return None
     return distributed.HashStore()  # type: ignore[attr-defined]  # alone: no port that others take
 
 
-def _tell_gloo_where(first: str) -> None:
-    """Have gloo use the interface towards the first machine.
+def _tell_where(first: str) -> None:
+    """Have gloo and NCCL meet on the interface towards the first machine.
 
-    Else it takes what this machine's own name stands for, which is often loopback.
+    Else gloo takes what this machine's own name stands for, which is often loopback, and NCCL the
+    first that is none, which may be a bridge of containers.
     """
     interface = interface_towards(first)
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")  # by its whole name

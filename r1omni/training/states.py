@@ -13,6 +13,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import distributed
+
 from r1omni.training.ranks import barrier, gather, is_first, world_size
 
 RECORD = "record.json"
@@ -43,6 +45,8 @@ def write_state(
     barrier()
     try:
         write(partial)
+    except distributed.DistError:
+        raise  # NCCL's word for the same as BY_PEER
     except (OSError, RuntimeError) as error:  # torch has several RuntimeErrors for a full disk
         if BY_PEER in str(error):
             raise  # another rank has ended, and says why itself

@@ -21,6 +21,8 @@ from r1omni.tracking.runs import open_run
 from r1omni.training.checkpoints import drop_state
 from r1omni.training.launch import RENDEZVOUS
 
+# For training on a CUDA device: DeepSpeed is not yet imported there, for the CPU.
+_fresh = multiprocessing.get_context("spawn")
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
@@ -42,9 +44,10 @@ class Ranks:
     def __init__(self, folder: Path, size: int, target: Callable[..., None], *args: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         rendezvous = folder / f"rendezvous-{uuid.uuid4().hex}"
+        on_cuda = any("cuda" in (arg.values() if isinstance(arg, dict) else [arg]) for arg in args)
+        start: Any = (_fresh if on_cuda else _context).Process
         self.processes: list[BaseProcess] = [
-            _context.Process(target=_run, args=(rank, size, rendezvous, target, args))
-            for rank in range(size)
+            start(target=_run, args=(rank, size, rendezvous, target, args)) for rank in range(size)
         ]
         for process in self.processes:
             process.start()

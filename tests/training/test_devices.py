@@ -1,0 +1,101 @@
+"""Which device a rank trains on: one each, or the CPU for all, or a clear refusal."""
+
+import os
+
+import pytest
+import torch
+import toy
+from torch import distributed
+
+from r1omni.model.device import own_device
+from r1omni.training import engine as engines
+from r1omni.training import ranks
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with so many CUDA devices, and a rank of it that joins what is noted."""
+    joined = []
+    for name in (*ranks.LOCAL_SIZES, ranks.RENDEZVOUS, "DS_ACCELERATOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: joined.append(str(device)))
+    monkeypatch.setattr(distributed, "is_initialized", lambda: False)
+    monkeypatch.setattr(distributed, "init_process_group", lambda *a, **k: joined.append((a, k)))
+
+    def with_devices(count, **environment):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+            monkeypatch.setenv(name, environment.get(name, "01"[name == "WORLD_SIZE"]))
+        for name in environment.keys() & set(ranks.LOCAL_SIZES):
+            monkeypatch.setenv(name, environment[name])
+        return joined
+
+    return with_devices
+
+
+def engine(device, processes=1):
+    return toy.engine_params(device=device, processes=processes)
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+@pytest.mark.parametrize("name", ranks.LOCAL_SIZES)
+def test_a_rank_of_the_second_machine_takes_its_own_device_and_tells_nccl(machine, device, name):
+    joined = machine(4, RANK="6", LOCAL_RANK="2", WORLD_SIZE="8", **{name: "4"})
+    assert ranks.join_ranks(engine(device)) == torch.device("cuda", 2)
+    assert joined[0] == "cuda:2"
+    (backend,), given = joined[1]
+    assert (backend, given["rank"], given["device_id"]) == ("nccl", 6, torch.device("cuda", 2))
+    assert os.environ["DS_ACCELERATOR"] == "cuda"
+
+
+def test_more_processes_than_devices_train_on_the_cpu_and_say_so(machine, caplog):
+    joined = machine(1, RANK="0", LOCAL_RANK="0", WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    assert ranks.join_ranks(engine("auto", 2)) == torch.device("cpu")
+    (((backend,), given),) = joined
+    assert (backend, given["device_id"]) == ("gloo", None)
+    assert "2 processes of this machine would share 1 CUDA device: training on the CPU; " in (
+        caplog.text
+    )
+    assert os.environ["DS_ACCELERATOR"] == "cpu"
+
+
+def test_who_asks_for_cuda_gets_a_device_for_each_or_is_told_how_many_there_are(machine):
+    machine(2, RANK="0", LOCAL_RANK="0", WORLD_SIZE="4")
+    with pytest.raises(ValueError, match=r"4 processes .* share 2 CUDA devices: set engine\.proc"):
+        ranks.join_ranks(engine("cuda", 4))
+    machine(0)
+    with pytest.raises(ValueError, match="this machine has no CUDA device"):
+        ranks.join_ranks(engine("cuda"))
+
+
+@pytest.mark.parametrize(("count", "device"), [(0, "auto"), (0, "cpu"), (3, "cpu")])
+def test_the_cpu_is_taken_where_it_is_asked_for_or_alone(machine, caplog, count, device):
+    joined = machine(count)
+    os.environ["DS_ACCELERATOR"] = "cuda"  # of another day
+    assert ranks.join_ranks(engine(device)) == torch.device("cpu")
+    assert joined[0][0] == ("gloo",)
+    assert os.environ["DS_ACCELERATOR"] == "cpu"
+    assert not caplog.text
+
+
+def test_deepspeed_loaded_for_another_device_is_an_error():
+    deepspeed = engines._import_deepspeed()
+    engines._same_device(deepspeed, torch.device(deepspeed.accelerator.get_accelerator()._name))
+    with pytest.raises(RuntimeError, match="one process trains on one kind of device"):
+        engines._same_device(deepspeed, torch.device("meta"))
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "rank", "expected"),
+    [
+        (0, "auto", 0, "cpu"),
+        (2, "cpu", 0, "cpu"),
+        (2, "auto", 1, "cuda:1"),
+        (1, "cuda", 1, "cuda:0"),
+    ],
+)
+def test_towers_and_answers_take_the_ranks_device(monkeypatch, count, device, rank, expected):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    assert own_device(device) == torch.device(expected)
