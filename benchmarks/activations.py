@@ -1,0 +1,148 @@
+"""How much memory GRPO's learning keeps for the backward pass at the real 0.5B size, per token.
+
+    python -m benchmarks.activations
+
+Counts the storages that autograd saves in the policy's own passes (prompt, then completions against
+it) in bfloat16, of models with 2 and with 4 layers: the difference is a layer's, times 24. Weights
+are not counted. Needs no GPU; a GPU's attention kernel saves the same, but for its logsumexp.
+Writes benchmarks/sections/activations.md.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.workload import as_batch, build_workload, moved, real_config, text_only
+from r1omni.config import read_params
+from r1omni.model import HumanOmniConfig
+from r1omni.model.prompting import prefill_batch
+from r1omni.model.sampling import score_completions
+
+ROOT = Path(__file__).resolve().parents[1]
+SECTION = ROOT / "benchmarks/sections/activations.md"
+PROMPT, G, T = 950, 8, 150  # facts/performance.md
+FEW, MORE = 2, 4  # layers
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Bytes kept for the backward pass: of a clip's prompt, and of its completions."""
+
+    prompt: float
+    completions: float
+
+
+class Counter:
+    """Notes the bytes of every storage that autograd saves, each once, but for the weights'."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._seen = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+        self.bytes = 0
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """The tensor itself, which stays alive, so that no other takes its address."""
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+        return tensor
+
+
+def saved(
+    config: HumanOmniConfig, *, checkpointing: bool, prompt: int, group: int, new: int
+) -> Saved:
+    """What one clip's passes keep in a policy of this config."""
+    workload = build_workload(config)
+    workload = moved(workload, torch.device("cpu"), torch.bfloat16)
+    policy = workload.policy
+    for name, weight in policy.named_parameters():
+        weight.requires_grad_("_tower." not in name)
+    clip = as_batch(policy, [text_only(config, 0, prompt)])
+    ids = torch.randint(3, config.text_config.vocab_size, (1, group, new))
+    counter = Counter(policy)
+    with torch.autograd.graph.saved_tensors_hooks(counter.keep, lambda tensor: tensor):
+        prefix = prefill_batch(policy, clip, checkpointing=checkpointing)
+        of_prompt = counter.bytes
+        kept = score_completions(
+            policy, prefix, ids, torch.ones_like(ids), checkpointing=checkpointing
+        )
+    found = Saved(of_prompt, counter.bytes - of_prompt)
+    del kept, prefix
+    return found
+
+
+def with_layers(config: HumanOmniConfig, layers: int) -> HumanOmniConfig:
+    """The config with so many layers in the language model, and towers that weigh little."""
+    config.text_config.num_hidden_layers = layers
+    config.text_config.layer_types = ["full_attention"] * layers
+    config.audio_config.encoder_layers = config.vision_config.num_hidden_layers = 1
+    return config
+
+
+def extrapolated(few: Saved, more: Saved, layers: int) -> Saved:
+    """What `layers` layers keep, by what FEW and MORE of them do."""
+
+    def at(a: float, b: float) -> float:
+        return a + (b - a) / (MORE - FEW) * (layers - FEW)
+
+    return Saved(at(few.prompt, more.prompt), at(few.completions, more.completions))
+
+
+def main() -> None:
+    """Count with and without checkpointing, and write the section."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    layers = real_config().text_config.num_hidden_layers
+    found = {}
+    for checkpointing in (False, True):
+        few, more = (
+            saved(
+                with_layers(real_config(), n),
+                checkpointing=checkpointing,
+                prompt=PROMPT,
+                group=G,
+                new=T,
+            )
+            for n in (FEW, MORE)
+        )
+        found[checkpointing] = extrapolated(few, more, layers)
+    text = render(found)
+    partial = SECTION.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(SECTION)
+    sys.stdout.write(text)
+
+
+def render(found: dict[bool, Saved]) -> str:
+    """The section: per token, per clip, and of the paper profile's micro-batch."""
+    paper = read_params(ROOT / "params/paper.yaml")
+    size, longest = paper.engine.micro_batch_size or paper.grpo.clips_per_step, 512
+    lines = [
+        "## Memory for the backward pass at the real size",
+        "",
+        "Storages that autograd keeps in the policy's passes, bfloat16, 24 layers by the "
+        f"difference of {MORE} and {FEW}; one clip of {PROMPT} positions with {G} completions of "
+        f"{T} tokens. "
+        "`python -m benchmarks.activations` counted this on the CPU.",
+        "",
+        "| engine.gradient_checkpointing | MB a prompt position | MB a completion token "
+        f"| GB a clip | GB of {size} clips (params/paper.yaml) "
+        f"| GB of {size} with every completion of {longest} |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for checkpointing, one in found.items():
+        clip = one.prompt + one.completions
+        long = one.prompt + one.completions * longest / T
+        lines.append(
+            f"| {str(checkpointing).lower()} | {one.prompt / PROMPT / 1e6:.2f} | "
+            f"{one.completions / G / T / 1e6:.2f} | {clip / 1e9:.2f} | {size * clip / 1e9:.1f} | "
+            f"{size * long / 1e9:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
