@@ -34,13 +34,15 @@ class Sampled:
     mask: Tensor  # (P, G, T)
     advantages: Tensor  # (P, G)
     clip_ids: Sequence[str] = ()  # P names, where the reference's prompts are kept
+    old_logprobs: Tensor | None = None  # (P, G, T), at sampling: to be compared with
 
     def select(self, groups: Tensor) -> "Sampled":
         """Only some groups, by their index (P',)."""
         ids, mask, advantages = (x[groups] for x in (self.token_ids, self.mask, self.advantages))
         names = [self.clip_ids[i] for i in groups.tolist()] if self.clip_ids else ()
         prefix = None if self.prefix is None else self.prefix.select(groups)
-        return Sampled(self.prompts.select(groups), prefix, ids, mask, advantages, names)
+        old = None if self.old_logprobs is None else self.old_logprobs[groups]
+        return Sampled(self.prompts.select(groups), prefix, ids, mask, advantages, names, old)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Compared:
 
     loss: Tensor
     metrics: dict[str, float]
-    scored: Weights  # what `train/kl` and `rollout/entropy` are means over
+    scored: Weights  # what `train/kl`, `rollout/entropy` and `rollout/logprob_gap` are means over
     broken: list[int]  # the groups whose own loss is no number, by their index
 
 
@@ -67,14 +69,19 @@ def group_loss(
 
     Groups without a variance of rewards have advantages of 0, so their policy term and its gradient
     are exactly 0. With `kl_coef` > 0 they are scored like all others, since their KL counts. With
-    `kl_coef` = 0 they pass through neither model: exact for the loss and every gradient; `train/kl`
-    and `rollout/entropy` then tell of the other groups only. Where none is left the loss is 0
+    `kl_coef` = 0 they pass through neither model: exact for the loss and every gradient; KL,
+    entropy and logprob gap then tell of the other groups only. Where none is left the loss is 0
     without a graph, as Engine.backward takes it. With `checkpointing` the backward pass makes inner
     states again. `kept` holds the reference's prompts of earlier steps, by `sampled.clip_ids`.
+
+    The gap is the mean distance, in nats per token, of the log probabilities in this pass from
+    those at sampling. The loss takes them for equal: rounding apart (below 1e-5 in float32, 1e-1 in
+    bfloat16) they are, and more means that sampling and learning see different models.
     """
     counted = groups_that_count(sampled.advantages, kl_coef)
     if not len(counted):
-        names = ("train/loss", "train/kl", "rollout/entropy", "time/reference", "time/policy")
+        names = ["train/loss", "train/kl", "rollout/entropy", "time/reference", "time/policy"]
+        names += [] if sampled.old_logprobs is None else ["rollout/logprob_gap"]
         zero = sampled.advantages.new_zeros(())
         return Compared(zero, dict.fromkeys(names, 0.0), Weights(0, 0), [])
     share = len(counted) / len(sampled.advantages)
@@ -98,6 +105,10 @@ def group_loss(
         )
     of_groups = (logprobs, ref_logprobs, sampled.advantages, mask)
     loss, metrics = grpo_loss(*(x.flatten(0, 1) for x in of_groups), kl_coef=kl_coef)
+    gap = {}
+    if sampled.old_logprobs is not None:
+        apart = (logprobs.detach() - sampled.old_logprobs).abs() * mask
+        gap["rollout/logprob_gap"] = float(apart.sum() / mask.sum())
     broken: list[int] = []
     if not bool(metrics["train/loss"].isfinite()):
         for group, *own in zip(counted.tolist(), *of_groups, strict=True):
@@ -109,6 +120,7 @@ def group_loss(
             "train/loss": share * float(metrics["train/loss"]),
             "train/kl": float(metrics["train/kl"]),
             "rollout/entropy": float(entropy.sum() / mask.sum()),
+            **gap,
             **seconds,
         },
         Weights(mask.shape[0] * mask.shape[1], int(mask.sum())),

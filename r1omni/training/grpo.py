@@ -260,6 +260,7 @@ def learn(models: Models, rolled: RolledOut, grpo: GRPOParams) -> Compared:
             rolled.groups.completion_mask,
             rolled.advantages.to(ids.device),
             [clip.clip_id for clip in rolled.clips],
+            rolled.groups.old_logprobs,
         ),
         temperature=grpo.temperature,
         kl_coef=grpo.kl_coef,

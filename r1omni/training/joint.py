@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 Row = dict[str, object]
-SCORED = ("train/kl", "rollout/entropy")  # means over what was scored: without a KL term, not all
+# Means over what was scored (without a KL term, not all): over completions, over their tokens.
+SCORED, SCORED_TOKENS = ("train/kl",), ("rollout/entropy", "rollout/logprob_gap")
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Weights:
 class Part:
     """What one micro-batch tells of a step; plain values, so that ranks can exchange it."""
 
-    metrics: dict[str, float]  # means over its completions (SCORED: those scored), or seconds
+    metrics: dict[str, float]  # means over its completions (SCORED…: those scored), or seconds
     completions: int
     tokens: int
     scored: Weights  # of the completions that the models scored
@@ -29,8 +30,9 @@ class Part:
 def joint_metrics(ranks: Sequence[Sequence[Part]]) -> dict[str, float]:
     """The metrics of the whole step, as one process would have seen them in one batch.
 
-    Means weigh by completions; the KL by those that were scored, the entropy by their tokens, and
-    both are 0 where nothing was. Seconds add up within a rank, and the slowest rank counts.
+    Means weigh by completions; the KL by those that were scored, entropy and logprob gap by their
+    tokens, and they are 0 where nothing was. Seconds add up within a rank, and the slowest one
+    counts.
     `time/tokens_per_second` is sampled tokens of all ranks per second.
     """
     parts = [part for rank in ranks for part in rank]
@@ -49,6 +51,6 @@ def joint_metrics(ranks: Sequence[Sequence[Part]]) -> dict[str, float]:
 
 
 def _weight(part: Part, name: str) -> int:
-    if name not in SCORED:
-        return part.completions
-    return part.scored.tokens if name == "rollout/entropy" else part.scored.completions
+    if name in SCORED_TOKENS:
+        return part.scored.tokens
+    return part.scored.completions if name in SCORED else part.completions

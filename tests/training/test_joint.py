@@ -18,13 +18,44 @@ def part(completions, tokens, scored, **metrics):
 def test_the_kl_weighs_by_what_was_scored_and_the_reward_by_everything():
     """Of the second rank's eight completions four were scored; of the third's none."""
     ranks = [
-        [part(4, 40, (4, 40), train_kl=0.1, rollout_entropy=1.0, reward_total=1.0)],
-        [part(8, 60, (4, 10), train_kl=0.3, rollout_entropy=2.0, reward_total=0.5)],
-        [part(4, 10, (0, 0), train_kl=9.0, rollout_entropy=9.0, reward_total=2.0)],
+        [
+            part(
+                4,
+                40,
+                (4, 40),
+                train_kl=0.1,
+                rollout_entropy=1.0,
+                rollout_logprob_gap=0.1,
+                reward_total=1.0,
+            )
+        ],
+        [
+            part(
+                8,
+                60,
+                (4, 10),
+                train_kl=0.3,
+                rollout_entropy=2.0,
+                rollout_logprob_gap=0.7,
+                reward_total=0.5,
+            )
+        ],
+        [
+            part(
+                4,
+                10,
+                (0, 0),
+                train_kl=9.0,
+                rollout_entropy=9.0,
+                rollout_logprob_gap=9.0,
+                reward_total=2.0,
+            )
+        ],
     ]
     joint = joint_metrics(ranks)
     assert joint["train/kl"] == pytest.approx(0.2)  # (4 * 0.1 + 4 * 0.3) / 8
     assert joint["rollout/entropy"] == pytest.approx(1.2)  # (40 * 1 + 10 * 2) / 50
+    assert joint["rollout/logprob_gap"] == pytest.approx(0.22)  # (40 * 0.1 + 10 * 0.7) / 50
     assert joint["reward/total"] == pytest.approx(1.0)  # (4 * 1 + 8 * 0.5 + 4 * 2) / 16
 
 
