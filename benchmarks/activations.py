@@ -2,10 +2,10 @@
 
     python -m benchmarks.activations
 
-Counts the storages that autograd saves in the policy's own passes (prompt, then completions against
-it) in bfloat16, of models with 2 and with 4 layers: the difference is a layer's, times 24. Weights
-are not counted. Needs no GPU; a GPU's attention kernel saves the same, but for its logsumexp.
-Writes benchmarks/sections/activations.md.
+Counts the storages that autograd saves in the policy's own passes (connector and prompt, then
+completions against it) in bfloat16, of models with 2 and with 4 layers: the difference is that of
+2 layers, and there are 24. Weights are not counted. Needs no GPU; a GPU's attention saves the
+same, but for its logsumexp. Writes benchmarks/sections/activations.md.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.workload import as_batch, build_workload, moved, real_config, text_only
+from benchmarks.workload import as_batch, build_workload, moved, real_config
 from r1omni.config import read_params
 from r1omni.model import HumanOmniConfig
 from r1omni.model.prompting import prefill_batch
@@ -56,12 +56,13 @@ def saved(
     config: HumanOmniConfig, *, checkpointing: bool, prompt: int, group: int, new: int
 ) -> Saved:
     """What one clip's passes keep in a policy of this config."""
-    workload = build_workload(config)
+    text = prompt - config.visual_tokens - config.audio_tokens
+    workload = build_workload(config, text_tokens=text)
     workload = moved(workload, torch.device("cpu"), torch.bfloat16)
     policy = workload.policy
     for name, weight in policy.named_parameters():
         weight.requires_grad_("_tower." not in name)
-    clip = as_batch(policy, [text_only(config, 0, prompt)])
+    clip = as_batch(policy, workload.cached())
     ids = torch.randint(3, config.text_config.vocab_size, (1, group, new))
     counter = Counter(policy)
     with torch.autograd.graph.saved_tensors_hooks(counter.keep, lambda tensor: tensor):
@@ -119,7 +120,8 @@ def main() -> None:
 def render(found: dict[bool, Saved]) -> str:
     """The section: per token, per clip, and of the paper profile's micro-batch."""
     paper = read_params(ROOT / "params/paper.yaml")
-    size, longest = paper.engine.micro_batch_size or paper.grpo.clips_per_step, 512
+    size = paper.engine.micro_batch_size or paper.grpo.clips_per_step
+    longest = paper.grpo.max_new_tokens
     lines = [
         "## Memory for the backward pass at the real size",
         "",

@@ -120,7 +120,7 @@ def convert(folder: Path) -> dict[str, object]:
         base=params.base,
         model=params.model,
         media=params.media,
-        engine=params.engine,
+        engine=params.engine.model_copy(update={"device": "cpu"}),
         log=lambda _step, _metrics: None,
     )
     account = json.loads((folder / "training/conversion.json").read_text())
@@ -139,7 +139,7 @@ def predict(folder: Path) -> dict[str, object]:
 
     clip = write_clip(folder / "clip.mp4", size=(256, 256))
     start = time.perf_counter()
-    model, processor = load_checkpoint(folder / "base")
+    model, processor = load_checkpoint(folder / "base", device="cpu")
     loaded = time.perf_counter()
     params = PredictParams(batch_size=1, max_new_tokens=NEW_TOKENS)
     (answer,) = answer_files(

@@ -36,7 +36,7 @@ STAGES = {
     "cold_start": ("r1omni/training/sft.py", {"cold_start", "engine"}),
     "label_sft": ("r1omni/training/sft.py", {"engine", "held_out", "label_sft"}),
     "grpo": ("r1omni/training/grpo.py", {"engine", "grpo", "held_out"}),
-    "predict": ("r1omni/evaluation/predict.py", {"predict"}),
+    "predict": ("r1omni/evaluation/predict.py", {"engine", "predict"}),
     "score": ("r1omni/evaluation/score.py", {"score"}),
     "report": ("r1omni/evaluation/report/report.py", {"report"}),
     "register": ("r1omni/tracking/registry.py", {"tracking"}),

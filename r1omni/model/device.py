@@ -6,6 +6,15 @@ from typing import Literal
 import torch
 
 Device = Literal["auto", "cpu", "cuda"]  # params.yaml: engine.device
+NO_DEVICE = (
+    "engine.device is cuda, but this machine has no CUDA device that torch can use (auto would "
+    "take the CPU)"
+)
+
+
+def count_devices() -> int:
+    """How many CUDA devices torch can use: none, too, where the driver is too old for it."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def own_device(device: Device) -> torch.device:
@@ -13,9 +22,9 @@ def own_device(device: Device) -> torch.device:
 
     Raises ValueError where `device` is cuda and there is none.
     """
-    n_gpus = torch.cuda.device_count()
+    n_gpus = count_devices()
     if device == "cuda" and n_gpus == 0:
-        raise ValueError("engine.device is cuda, but this machine has no CUDA device")
+        raise ValueError(NO_DEVICE)
     if device == "cpu" or n_gpus == 0:
         return torch.device("cpu")
     return torch.device(f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % n_gpus}")

@@ -14,7 +14,8 @@ BATCH = 1000
 class Row(NamedTuple):
     """The metrics of one step, and when they were measured.
 
-    A store tells a point that is sent twice from two points by its time: it must not change.
+    A store tells a point that is sent twice from two points by its time, which therefore stays the
+    same as long as the process lives that measured it. A curves file has no times.
     """
 
     step: int

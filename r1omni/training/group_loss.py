@@ -3,9 +3,7 @@
 Shapes: `P` prompts, `G` completions each, `T` tokens.
 """
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +17,7 @@ from r1omni.model.shared_prefix import Prefix
 from r1omni.training.joint import Weights
 from r1omni.training.kept_prompts import KeptPrompts
 from r1omni.training.losses import grpo_loss
+from r1omni.training.progress import timed
 
 
 @dataclass(frozen=True)
@@ -133,18 +132,3 @@ def groups_that_count(advantages: Tensor, kl_coef: float) -> Tensor:
     if kl_coef > 0.0:
         return torch.arange(len(advantages), device=advantages.device)
     return advantages.ne(0.0).any(dim=1).nonzero().squeeze(1)
-
-
-@contextmanager
-def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Note the seconds of wall time of a block, with all that it began on a CUDA device."""
-    began = _now()
-    yield
-    seconds[name] = _now() - began
-
-
-def _now() -> float:
-    # Not is_available: then synchronize would open a device in a process on the CPU.
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize()
-    return time.perf_counter()

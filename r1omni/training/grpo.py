@@ -22,14 +22,14 @@ from r1omni.model.prompting import encode_prompts, prefill_batch
 from r1omni.training.batches import balanced_shares, batch_at
 from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
 from r1omni.training.engine import Engine, linear_decay, step_generator
-from r1omni.training.group_loss import Compared, Sampled, group_loss, timed
+from r1omni.training.group_loss import Compared, Sampled, group_loss
 from r1omni.training.held_out import Watch, set_aside
 from r1omni.training.interruption import Stopped, sigterm_noted
 from r1omni.training.joint import Part, joint_metrics
 from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
 from r1omni.training.kept_prompts import KeptPrompts
 from r1omni.training.losses import group_advantages
-from r1omni.training.progress import steps_bar
+from r1omni.training.progress import steps_bar, timed
 from r1omni.training.ranks import any_rank, gather, join_ranks
 from r1omni.training.rollout_table import RolloutTable, rollout_rows
 from r1omni.training.rollouts import (

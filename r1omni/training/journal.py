@@ -69,31 +69,38 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
-def open_state(folder: Path, recipe: str) -> bool:
-    """True if `folder` now holds the unfinished state of this recipe; another's is put aside.
+def open_state(folder: Path, recipe: str) -> None:
+    """Have `folder` hold this recipe's unfinished state, if there is one; another's is put aside.
 
     Beside the folder one state is kept, of the last other recipe that had saved one: whoever takes
     a changed value back goes on where they were. All ranks call it; the first one acts, and the
-    others wait for it.
+    others look at nothing before it has (a shared disk would remember what they saw).
     """
-    aside = folder.with_name(f"{folder.name}.aside")
-    coming = folder.with_name(f".{folder.name}.coming")  # on its way back, if a kill left it there
+    if is_first():
+        _open_state(folder, folder.with_name(f"{folder.name}.aside"), recipe)
     barrier()
-    held = [_recipe_of(place) == recipe for place in (folder, coming, aside)]
-    barrier()
-    if is_first() and not held[0]:
-        if held[2] and not held[1]:
-            shutil.rmtree(coming, ignore_errors=True)
-            aside.rename(coming)
-        _put_aside(folder, aside)
-        if any(held):
-            coming.rename(folder)
-            logger.info("%s: going on with this recipe's state, which had been kept aside", folder)
+
+
+def _open_state(folder: Path, aside: Path, recipe: str) -> None:
+    coming = folder.with_name(f".{folder.name}.coming")  # on its way back: a kill may leave it
+    if coming.exists():
+        free = next((place for place in (folder, aside) if not place.exists()), None)
+        if free is not None:
+            coming.rename(free)
         else:
-            folder.mkdir(parents=True)
-            (folder / "recipe").write_text(recipe, encoding="utf-8")
-    barrier()
-    return any(held)
+            _remove(coming)
+    if _recipe_of(folder) == recipe:
+        return
+    back = _recipe_of(aside) == recipe
+    if back:
+        aside.rename(coming)
+    _put_aside(folder, aside)
+    if back:
+        coming.rename(folder)
+        logger.info("%s: going on with this recipe's state, which had been kept aside", folder)
+    else:
+        folder.mkdir(parents=True)
+        (folder / "recipe").write_text(recipe, encoding="utf-8")
 
 
 def _put_aside(folder: Path, aside: Path) -> None:
@@ -102,13 +109,20 @@ def _put_aside(folder: Path, aside: Path) -> None:
         return
     saved = any(folder.glob("step-*")) or any(folder.glob("*.safetensors"))  # base's finished parts
     if saved and _recipe_of(folder) is not None:
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove(aside)
         folder.rename(aside)
         left = f"; its unfinished state is kept as {aside} until another one is put aside"
     else:
-        shutil.rmtree(folder)
+        _remove(folder)
         left = ""
     logger.info("the recipe or its inputs changed: not resuming%s", left)
+
+
+def _remove(folder: Path) -> None:
+    """Remove it so that a kill in between leaves nothing that passes for a state."""
+    if folder.exists():
+        (folder / "recipe").unlink(missing_ok=True)
+        shutil.rmtree(folder)
 
 
 def _recipe_of(folder: Path) -> str | None:

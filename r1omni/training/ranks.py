@@ -18,11 +18,12 @@ import torch
 from torch import distributed
 
 from r1omni.config import EngineParams
+from r1omni.model.device import NO_DEVICE, count_devices
 from r1omni.training.hosts import interface_towards
 from r1omni.training.launch import RENDEZVOUS
 
 # How many ranks this machine has: our launcher and torchrun say it by the first, DeepSpeed's by the
-# second; without either, all are here.
+# second.
 LOCAL_SIZES = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE")
 PATIENCE = timedelta(hours=6)  # one rank may look at held-out clips alone
 MEETING = timedelta(minutes=5)  # for ranks of several machines to find each other
@@ -46,12 +47,14 @@ def join_ranks(engine: EngineParams) -> torch.device:
         torch.cuda.set_device(device)
     os.environ["DS_ACCELERATOR"] = device.type  # what DeepSpeed goes by when it is imported
     if not distributed.is_initialized():
-        alone = world_size() == 1
+        alone, store = world_size() == 1, _store()
+        if store is not None and not alone:
+            _agree(store, device.type, rank(), world_size())
         distributed.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             rank=rank(),
             world_size=world_size(),
-            store=_store(),
+            store=store,
             timeout=PATIENCE,
             # Else NCCL guesses one by the global rank, wrongly on the second of two machines.
             device_id=None if device.type == "cpu" or alone else device,
@@ -61,23 +64,43 @@ def join_ranks(engine: EngineParams) -> torch.device:
 
 def _has_devices(engine: EngineParams) -> bool:
     """Whether the processes of this machine train on CUDA devices, one each."""
-    n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    local = next((os.environ[n] for n in LOCAL_SIZES if n in os.environ), str(world_size()))
+    n_devices = count_devices()
     if engine.device == "cpu" or (engine.device == "auto" and n_devices == 0):
         return False
-    if n_devices >= int(local):
+    if n_devices == 0:
+        raise ValueError(NO_DEVICE)
+    # Without a word of how many share the machine, what is known is that there are so many.
+    known = next((int(os.environ[name]) for name in LOCAL_SIZES if name in os.environ), None)
+    local = known or int(os.environ["LOCAL_RANK"]) + 1
+    if n_devices >= local:
         return True
     short = (
-        f"engine.device is {engine.device}, and {local} processes of this machine would share "
-        f"{n_devices} CUDA device{'s' * (n_devices != 1)}"
+        f"{local} processes of this machine would share {n_devices} CUDA "
+        f"device{'s' * (n_devices != 1)}"
     )
-    if n_devices == 0:
-        raise ValueError("engine.device is cuda, but this machine has no CUDA device")
-    if engine.device == "cuda":
-        raise ValueError(f"{short}: set engine.processes (or the hostfile's slots) to {n_devices}")
+    if engine.device == "cuda" or known != world_size():  # other machines may have enough
+        raise ValueError(
+            f"{short}: set engine.processes (or the hostfile's slots) to {n_devices}, or "
+            "engine.device to cpu"
+        )
     if is_first() and not distributed.is_initialized():
         logger.warning("%s: training on the CPU; engine.processes: %d uses them", short, n_devices)
     return False
+
+
+def _agree(store: Any, kind: str, own: int, size: int) -> None:
+    """Raise ValueError on every rank where one trains on another kind of device than the first.
+
+    Such ranks would wait for each other in different backends.
+    """
+    store.set(f"r1omni-device-{own}", kind)
+    kinds = [store.get(f"r1omni-device-{other}").decode() for other in range(size)]
+    for other, found in enumerate(kinds):
+        if found != kinds[0]:
+            raise ValueError(
+                f"rank 0 would train on {kinds[0]} and rank {other} on {found}: set engine.device "
+                "to one that every machine has"
+            )
 
 
 def rank() -> int:

@@ -4,7 +4,6 @@ arXiv 2503.05379, section 3.1: cold start (EMER-SFT) on 580 reasoned clips gives
 form; MAFW-DFEW-SFT, the paper's control, sees the same clips as GRPO with labels only.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from r1omni.training.held_out import Watch, set_aside
 from r1omni.training.interruption import Stopped, sigterm_noted
 from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
 from r1omni.training.losses import sft_loss
-from r1omni.training.progress import steps_bar
+from r1omni.training.progress import steps_bar, timed
 from r1omni.training.ranks import any_rank, join_ranks
 
 
@@ -136,16 +135,17 @@ def train_supervised(
         task = progress.add_task(f"{name} ({len(examples)} examples)", total=steps)
         for step in range(first, steps + 1):
             batch = batch_at(examples, step, sft.batch_size, sft.seed, shares)
-            began = time.perf_counter()
-            for places in trainer.shares(len(batch)):
-                part = [batch[place] for place in places]
-                loss, tokens, broken = _batch_loss(
-                    model, processor, load, part, checkpointing=engine.gradient_checkpointing
-                )
-                trainer.backward(loss, tokens, [example.clip_id for example in part], broken)
-            metrics = {**trainer.update(), "time/step": time.perf_counter() - began}
+            seconds: dict[str, float] = {}
+            with timed(seconds, "time/step"):
+                for places in trainer.shares(len(batch)):
+                    part = [batch[place] for place in places]
+                    loss, tokens, broken = _batch_loss(
+                        model, processor, load, part, checkpointing=engine.gradient_checkpointing
+                    )
+                    trainer.backward(loss, tokens, [example.clip_id for example in part], broken)
+                metrics = trainer.update()
             seen = {} if watch is None else watch.after(step, steps, model, processor)
-            curves.log(step, {**metrics, **seen})
+            curves.log(step, {**metrics, **seconds, **seen})
             stop = any_rank(stopping())
             if step < steps and (stop or step % engine.save_every == 0):
                 trainer.save(paths.state, recipe)

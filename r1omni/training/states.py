@@ -117,9 +117,11 @@ def sha256(path: Path) -> str:
 def _why(folder: Path, step: int, error: Exception) -> str:
     whole = sorted(folder.glob("step-*"))
     free = shutil.disk_usage(folder).free / 2**20
+    aside = folder.with_name(f"{folder.name}.aside")  # journal.open_state
+    hint = f" ({aside}, another recipe's state, could go)" if aside.exists() else ""
     return (
         f"{folder}: the state of step {step} could not be written ({error}); {free:.0f} MiB are "
-        f"free there. Last good state: {whole[-1] if whole else 'none'}"
+        f"free there{hint}. Last good state: {whole[-1] if whole else 'none'}"
     )
 
 

@@ -24,7 +24,7 @@ def test_layers_beyond_those_counted_are_added_by_their_difference():
 
 def test_checkpointing_keeps_less_of_the_same_passes(small_config):
     all_kept, less = (
-        saved(small_config, checkpointing=checkpointing, prompt=9, group=3, new=4)
+        saved(small_config, checkpointing=checkpointing, prompt=23, group=3, new=4)
         for checkpointing in (False, True)
     )
     assert 0 < less.prompt < all_kept.prompt

@@ -17,7 +17,8 @@ def machine(monkeypatch):
     """A machine with so many CUDA devices, and a rank of it that joins what is noted."""
     joined = []
     for name in (*ranks.LOCAL_SIZES, ranks.RENDEZVOUS, "DS_ACCELERATOR"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is put back, whatever join_ranks sets
+        monkeypatch.delenv(name)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: joined.append(str(device)))
     monkeypatch.setattr(distributed, "is_initialized", lambda: False)
     monkeypatch.setattr(distributed, "init_process_group", lambda *a, **k: joined.append((a, k)))
@@ -61,12 +62,42 @@ def test_more_processes_than_devices_train_on_the_cpu_and_say_so(machine, caplog
 
 
 def test_who_asks_for_cuda_gets_a_device_for_each_or_is_told_how_many_there_are(machine):
-    machine(2, RANK="0", LOCAL_RANK="0", WORLD_SIZE="4")
+    machine(2, RANK="0", LOCAL_RANK="0", WORLD_SIZE="4", LOCAL_WORLD_SIZE="4")
     with pytest.raises(ValueError, match=r"4 processes .* share 2 CUDA devices: set engine\.proc"):
         ranks.join_ranks(engine("cuda", 4))
     machine(0)
     with pytest.raises(ValueError, match="this machine has no CUDA device"):
         ranks.join_ranks(engine("cuda"))
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_launcher_that_does_not_say_how_many_share_the_machine_is_trusted(machine, device):
+    """One pod of many, or one task of Slurm's: 8 ranks, of which some are elsewhere."""
+    machine(4, RANK="7", LOCAL_RANK="3", WORLD_SIZE="8")
+    assert ranks.join_ranks(engine(device)) == torch.device("cuda", 3)
+    machine(1, RANK="7", WORLD_SIZE="8")
+    assert ranks.join_ranks(engine(device)) == torch.device("cuda", 0)
+    machine(2, RANK="7", LOCAL_RANK="3", WORLD_SIZE="8")
+    with pytest.raises(ValueError, match="4 processes of this machine would share 2 CUDA devices"):
+        ranks.join_ranks(engine(device))
+
+
+def test_one_of_several_machines_does_not_fall_back_alone(machine):
+    machine(2, RANK="4", LOCAL_RANK="0", WORLD_SIZE="8", LOCAL_WORLD_SIZE="4")
+    with pytest.raises(ValueError, match="4 processes of this machine would share 2 CUDA devices"):
+        ranks.join_ranks(engine("auto"))
+
+
+def test_ranks_on_different_kinds_of_device_all_refuse():
+    store = distributed.HashStore()
+    store.set("r1omni-device-0", "cuda")
+    store.set("r1omni-device-1", "cuda")
+    for rank in (2, 0):
+        kind = {2: "cpu", 0: "cuda"}[rank]
+        with pytest.raises(ValueError, match="rank 0 would train on cuda and rank 2 on cpu"):
+            ranks._agree(store, kind, rank, 3)
+    store.set("r1omni-device-2", "cuda")
+    ranks._agree(store, "cuda", 1, 3)
 
 
 @pytest.mark.parametrize(("count", "device"), [(0, "auto"), (0, "cpu"), (3, "cpu")])
@@ -79,7 +110,9 @@ def test_the_cpu_is_taken_where_it_is_asked_for_or_alone(machine, caplog, count,
     assert not caplog.text
 
 
-def test_deepspeed_loaded_for_another_device_is_an_error():
+def test_deepspeed_loaded_for_another_device_is_an_error(monkeypatch):
+    if not torch.cuda.is_available():
+        monkeypatch.setenv("DS_ACCELERATOR", "cpu")  # it may be loaded here, and stays loaded
     deepspeed = engines._import_deepspeed()
     engines._same_device(deepspeed, torch.device(deepspeed.accelerator.get_accelerator()._name))
     with pytest.raises(RuntimeError, match="one process trains on one kind of device"):
@@ -96,6 +129,7 @@ def test_deepspeed_loaded_for_another_device_is_an_error():
     ],
 )
 def test_towers_and_answers_take_the_ranks_device(monkeypatch, count, device, rank, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setenv("LOCAL_RANK", str(rank))
     assert own_device(device) == torch.device(expected)

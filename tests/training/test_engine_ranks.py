@@ -109,7 +109,7 @@ def test_grpo_under_the_papers_engine_trains_and_leaves_a_checkpoint(world, tmp_
     assert [row["step"] for row in curves] == [1, 2, 3, 4]
     assert all(math.isfinite(value) for row in curves for value in row.values())
     gaps = [row["rollout/logprob_gap"] for row in read_curves(tmp_path / "training/curves.jsonl")]
-    assert all(0.0 < gap < 0.02 for gap in gaps)  # nats a token, of an entropy of about 1
+    assert all(0.0 <= gap < 0.02 for gap in gaps)  # nats a token, of an entropy of about 1
     assert curves[-1]["optim/grad_norm"] > 0.0
     assert curves[0]["train/kl"] == pytest.approx(0.0, abs=1e-9)  # the reference is the start
     logits = []

@@ -10,11 +10,18 @@ from forked import train
 from rich.console import Console
 from rich.text import Text
 
+from r1omni.training.progress import steps_bar
+
+
+def terminal(shown):
+    """A terminal that can draw, whatever this process runs in."""
+    return Console(file=shown, force_terminal=True, width=160, _environ={"TERM": "xterm"})
+
 
 @pytest.mark.parametrize("kind", ["grpo", "sft"])
 def test_a_live_bar_shows_the_stage_the_step_and_its_numbers(world, tmp_path, kind):
     shown = io.StringIO()
-    with patch.object(rich, "_console", Console(file=shown, force_terminal=True, width=160)):
+    with patch.object(rich, "_console", terminal(shown)):
         train(kind, world, tmp_path, {}, {})
     text = Text.from_ansi(shown.getvalue()).plain
     rows = kills.curves(tmp_path)
@@ -27,11 +34,9 @@ def test_a_live_bar_shows_the_stage_the_step_and_its_numbers(world, tmp_path, ki
     assert "grpo · accuracy {:.2f} format {:.2f} kl {:.3f} zero-variance ".format(*numbers) in text
 
 
-def test_a_rank_that_does_not_write_shows_nothing(world, monkeypatch):
-    from r1omni.training.progress import steps_bar
-
+def test_a_rank_that_does_not_write_shows_nothing(monkeypatch):
     shown = io.StringIO()
-    monkeypatch.setattr(rich, "_console", Console(file=shown, force_terminal=True, width=160))
+    monkeypatch.setattr(rich, "_console", terminal(shown))
     for rank, seen in (("1", False), ("0", True)):
         monkeypatch.setenv("RANK", rank)
         with steps_bar() as bar:
