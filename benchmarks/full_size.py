@@ -1,17 +1,21 @@
-"""The real 0.5B size on this machine's CPU: a checkpoint is converted, and one clip is answered.
+"""The real 0.5B size on this machine's CPU: convert a checkpoint, answer a clip, learn by GRPO.
 
     nice -n 19 python benchmarks/full_size.py
 
 Random weights of the released shapes (params/paper.yaml), bfloat16, written in the original layout
-to a temporary folder. Every step is a process of its own, so that its peak memory is its own.
+to a temporary folder. GRPO is the profile's own stage and engine (ZeRO, bfloat16), of few clips and
+short completions: two steps with a state after the first, then the second again from that state.
+Every step is a process of its own, so that its peak memory is its own.
 Writes benchmarks/sections/full_size.md and .json.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,8 +24,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTION = ROOT / "benchmarks/sections/full_size"
-STEPS = ("write", "convert", "predict")
+STEPS = ("write", "convert", "predict", "grpo", "resume")
 NEW_TOKENS = 32
+TRAINED_CLIPS, TRAINED_GROUP, TRAINED_TOKENS = 2, 2, 16
 GIB = 2**30
 
 
@@ -62,7 +67,8 @@ def measure(step: str, folder: Path) -> dict[str, object]:
     torch.set_num_threads(1)
     imported = peak()
     wall, cpu = time.perf_counter(), time.process_time()
-    did = {"write": write, "convert": convert, "predict": predict}[step](folder)
+    steps = {"write": write, "convert": convert, "predict": predict, "grpo": grpo, "resume": resume}
+    did = steps[step](folder)
     return {
         "step": step,
         "wall_seconds": round(time.perf_counter() - wall, 1),
@@ -156,6 +162,83 @@ def predict(folder: Path) -> dict[str, object]:
     }
 
 
+def grpo(folder: Path) -> dict[str, object]:
+    """Two steps of the stage `grpo` from the converted checkpoint, on features of noise."""
+    write_clips(folder)
+    rows = train(folder)
+    state = folder / ".state/grpo/step-000001"
+    size = sum(file.stat().st_size for file in state.rglob("*") if file.is_file())
+    return {"seconds_a_step": [round(row["time/step"], 1) for row in rows],
+            "state_gib": round(size / GIB, 2), "sha256": weights_hash(folder),
+            "logprob_gap": [row["rollout/logprob_gap"] for row in rows],
+            "grad_norm": [row["optim/grad_norm"] for row in rows]}  # fmt: skip
+
+
+def resume(folder: Path) -> dict[str, object]:
+    """The second step again, as after a kill; its weights are to be the same bytes."""
+    shutil.rmtree(folder / "grpo")
+    kept = folder / ".state/grpo/step-000001/kept"
+    kept.touch()  # a state made again would not have it
+    train(folder)
+    return {"from_the_state": kept.exists(), "sha256": weights_hash(folder)}
+
+
+def write_clips(folder: Path) -> None:
+    """A manifest of a few clips and random features in the shapes of the real towers."""
+    import pandas as pd
+    import torch
+
+    from benchmarks.rates import made_up_clip
+    from r1omni.corpora.clip import write_manifest
+    from r1omni.model import HumanOmniConfig
+    from r1omni.model.feature_store import INDEX, Shard, write_shard
+
+    config = HumanOmniConfig.from_pretrained(folder / "base")
+    n, names = TRAINED_CLIPS, [f"clip-{i}" for i in range(TRAINED_CLIPS)]
+    vision = torch.randn(
+        n, config.num_frames, config.patch_grid**2, config.vision_config.hidden_size
+    )
+    audio = torch.randn(n, config.audio_tokens, config.audio_config.d_model)
+    heard = torch.ones(n, dtype=torch.bool)
+    (folder / "features").mkdir()
+    write_shard(
+        Shard(tuple(names), vision.half(), audio.half(), heard), folder / "features/0.safetensors"
+    )
+    table = {"clip_id": names, "key": names, "shard": "0.safetensors", "row": range(n),
+             "has_audio": True, "towers": "noise"}  # fmt: skip
+    pd.DataFrame(table).to_parquet(folder / "features" / INDEX)
+    write_manifest([made_up_clip(Path(f"{name}.mp4")) for name in names], folder / "clips.parquet")
+
+
+def train(folder: Path) -> list[dict[str, float]]:
+    """The stage's curves."""
+    from r1omni.config import HeldOutParams, read_params
+    from r1omni.training.grpo import run_grpo
+    from r1omni.training.journal import TrainingPaths, read_curves
+
+    params = read_params(ROOT / "params/paper.yaml")
+    small = {"steps": 2, "clips_per_step": TRAINED_CLIPS, "group_size": TRAINED_GROUP,
+             "max_new_tokens": TRAINED_TOKENS}  # fmt: skip
+    paths = TrainingPaths(folder / "grpo", folder / "training-grpo", folder / ".state/grpo")
+    run_grpo(
+        folder / "base",
+        [folder / "clips.parquet"],
+        [folder / "features"],
+        paths,
+        grpo=params.grpo.model_copy(update=small),
+        held_out=HeldOutParams(clips=0, seed=1, every=1),
+        engine=params.engine.model_copy(update={"device": "cpu", "save_every": 1}),
+        log=lambda _step, _metrics: None,
+    )
+    return read_curves(paths.training / "curves.jsonl")
+
+
+def weights_hash(folder: Path) -> str:
+    """The first digits of the trained checkpoint's hash."""
+    with (folder / "grpo/model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def peak() -> int:
     """The peak resident memory of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -163,7 +246,7 @@ def peak() -> int:
 
 def render(rows: list[dict[str, object]]) -> str:
     """The section as Markdown."""
-    written, converted, predicted = rows
+    written, converted, predicted, trained, resumed = rows
     lines = [
         "## The real size on a CPU",
         "",
@@ -186,6 +269,14 @@ def render(rows: list[dict[str, object]]) -> str:
         f"{predicted['load_seconds']} s, one clip {predicted['answer_seconds']} s (both towers, "
         f"about 1,000 prompt positions, {predicted['new_tokens']} tokens, seven labels scored; "
         f"{predicted['dtype']}).",
+        "",
+        f"GRPO: the profile's engine, 2 steps of {TRAINED_CLIPS} clips x {TRAINED_GROUP} "
+        f"completions x {TRAINED_TOKENS} tokens, {trained['seconds_a_step']} s; a training state "
+        f"takes {trained['state_gib']} GiB. Log probabilities at learning are "
+        f"{max(trained['logprob_gap']):.1g} nats a token from those at sampling, gradient norms "
+        f"{trained['grad_norm']}. Resume: the second step again "
+        f"{'from the state' if resumed['from_the_state'] else 'WITHOUT the state'}, weights "
+        f"{resumed['sha256']} after it, {trained['sha256']} without the break.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -161,8 +161,8 @@ def measure_features(config: HumanOmniConfig, n_clips: int, turns: int) -> dict[
         build_workload(config).policy.save_pretrained(root / "checkpoint")
         tokenizers = train_tokenizer(["happy"], 300), train_gate_tokenizer(["happy"])
         HumanOmniProcessor(*tokenizers, settings).save_pretrained(root / "checkpoint")
-        write_manifest(map(_clip, paths), root / "all.parquet")
-        write_manifest([_clip(paths[0])], root / "one.parquet")
+        write_manifest(map(made_up_clip, paths), root / "all.parquet")
+        write_manifest([made_up_clip(paths[0])], root / "one.parquet")
         for turn in range(turns):  # each to an `out` of its own: nothing is there already
             ways: dict[str, Callable[[], object]] = {
                 "stage": partial(_run_features, root, "all", f"all-{turn}"),
@@ -192,7 +192,7 @@ def _run_features(root: Path, manifest: str, out: str) -> None:
     run_features(*inputs, features=params, device="cpu")
 
 
-def _clip(path: Path) -> Clip:
+def made_up_clip(path: Path) -> Clip:
     """A manifest's row of a made-up file."""
     return Clip(
         clip_id=path.stem,
