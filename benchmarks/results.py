@@ -1,4 +1,9 @@
-"""From measured rows to ratios, results.json and RESULTS.md."""
+"""From measured rows to ratios, results.json and RESULTS.md.
+
+    python -m benchmarks.results
+
+writes RESULTS.md anew from results.json and sections/*.md, which other scripts write.
+"""
 
 import json
 import statistics
@@ -273,3 +278,14 @@ def _write(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def main() -> None:
+    """Render what is there."""
+    path = Path(__file__).with_name("results.json")
+    found = json.loads(path.read_text())
+    write_results(summarise(found["rows"]), found["rows"], found["machine"], path)
+
+
+if __name__ == "__main__":
+    main()
