@@ -24,6 +24,7 @@ from r1omni.training.ranks import gather, join_ranks, shares, sum_over_ranks, wo
 from r1omni.training.states import newest_state, write_state
 
 Schedule = Callable[[int], float]
+LARGEST = 50_000_000  # elements of the optimiser's groups under ZeRO (`_groups`)
 
 
 class NonFiniteLoss(RuntimeError):
@@ -88,7 +89,8 @@ class Engine:
         if engine.dtype == "fp32":
             model = model.float()  # the parent may have been trained in bf16
         self._trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(self._trained, lr=lr, weight_decay=weight_decay)
+        groups = _groups(self._trained) if engine.zero_stage else self._trained
+        optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
         self._engine, *_ = deepspeed.initialize(
             model=model.to(self.device),
             optimizer=optimizer,
@@ -165,6 +167,7 @@ class Engine:
         """
         self.step_count += 1
         gradient = self._mean or [torch.zeros_like(p) for p in self._trained]
+        self._mean = []  # `gradient` alone holds it, until DeepSpeed has it
         weight, loss, n_bad = sum_over_ranks([self._weight, self._loss, len(self._bad)])
         if n_bad:  # the same on every rank, so all of them tell each other
             raise NonFiniteLoss(self._blame(gather(self._bad)))
@@ -176,7 +179,7 @@ class Engine:
         lr = self._engine.get_lr()[0]
         handover: Tensor = _Handover.apply(gradient, *self._trained)
         self._engine.backward(handover)
-        self._mean, self._weight, self._loss = [], 0.0, 0.0
+        self._weight, self._loss = 0.0, 0.0
         grad_norm = self._plain_grad_norm()
         self._whole.close()
         self._engine.step()
@@ -242,17 +245,40 @@ class Engine:
 
 
 class _Handover(torch.autograd.Function):
-    """0, whose gradient is the one it is given: DeepSpeed's hooks see every parameter once."""
+    """0, whose gradient is the one it is given: DeepSpeed's hooks see every parameter once.
+
+    The list is emptied on the way, and nothing here keeps what was in it: a second copy of a
+    gradient would be as large as the model.
+    """
 
     @staticmethod
     def forward(ctx: Any, gradient: list[Tensor], *weights: Tensor) -> Tensor:
-        ctx.gradient = [g.to(w.dtype) for g, w in zip(gradient, weights, strict=True)]
+        gradient.reverse()
+        ctx.gradient = [gradient.pop().to(weight.dtype) for weight in weights]
         return weights[0].new_zeros((), dtype=torch.float32)
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
         gradient: list[Tensor] = ctx.gradient
+        ctx.gradient = []
         return (None, *gradient)
+
+
+def _groups(weights: Sequence[Tensor]) -> list[dict[str, list[Tensor]]]:
+    """Neighbouring weights in groups of at most LARGEST elements, or of one that is larger.
+
+    ZeRO makes one tensor of each group, and the optimiser's step takes twice as much again for what
+    it computes on the way, with the gradient in float32: once per group, and not of all together.
+    """
+    groups: list[list[Tensor]] = []
+    room = 0
+    for weight in weights:
+        if weight.numel() > room:
+            groups.append([])
+            room = LARGEST
+        groups[-1].append(weight)
+        room -= weight.numel()
+    return [{"params": group} for group in groups]
 
 
 def _config(engine: EngineParams, max_grad_norm: float) -> dict[str, Any]:

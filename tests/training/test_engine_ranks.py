@@ -12,6 +12,7 @@ import torch
 from forked import Ranks, train
 
 from r1omni.model import HumanOmniForConditionalGeneration
+from r1omni.training import engine as engines
 from r1omni.training.journal import read_curves
 from r1omni.training.ranks import shares
 
@@ -127,6 +128,44 @@ def test_grpo_under_the_papers_engine_trains_and_leaves_a_checkpoint(world, tmp_
     trained(tmp_path, 2, "grpo", world, engine, steps=4)
     assert kept.exists()
     assert weights.read_bytes() == expected
+
+
+def in_small_groups(*arguments: object) -> None:
+    """Train with the optimiser's weights in many groups, as those of the real size are."""
+    from r1omni.training import engine
+
+    engine.LARGEST = 1000
+    train(*arguments)
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_the_optimiser_in_many_groups_learns_the_same_and_goes_on(
+    alone, world, tmp_path, zero_stage
+):
+    engine = {"processes": 2, "zero_stage": zero_stage, "save_every": 2}
+
+    def run() -> list[dict[str, float]]:
+        codes = Ranks(tmp_path, 2, in_small_groups, "grpo", world, tmp_path, engine, {}).wait()
+        assert codes == [0, 0], (tmp_path / "said-1").read_text()[-3000:]
+        return curves_of(tmp_path)
+
+    for ours, theirs in zip(run(), curves_of(alone["grpo"]), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-7)
+    weights = tmp_path / "checkpoint" / "model.safetensors"
+    expected = weights.read_bytes()
+    shutil.rmtree(weights.parent)
+    kept = tmp_path / ".state" / "toy" / "step-000004" / "kept"
+    kept.touch()  # a state made again would not have it
+    run()
+    assert kept.exists()
+    assert weights.read_bytes() == expected
+
+
+def test_groups_by_hand(monkeypatch):
+    monkeypatch.setattr(engines, "LARGEST", 8)
+    weights = [torch.zeros(n) for n in (3, 4, 10, 2, 6, 1)]
+    groups = [[p.numel() for p in group["params"]] for group in engines._groups(weights)]
+    assert groups == [[3, 4], [10], [2, 6], [1]]
 
 
 def test_shares_by_hand(monkeypatch):

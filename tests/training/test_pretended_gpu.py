@@ -153,7 +153,7 @@ def test_micro_batches_learn_the_same(world, store, both):
         models = moved_models(world, device, grpo, engine)
         trainer = WithoutDeepSpeed(models.policy, engine)
         parts = learn_share(models, trainer, store, CLIPS, grpo, 1)
-        _Handover.apply(trainer._mean, *trainer._trained).backward()
+        _Handover.apply(list(trainer._mean), *trainer._trained).backward()
         handed = [weight.grad for weight in trainer._trained]
         assert {x.device for x in (*trainer._mean, *handed)} == {device}
         return [part.rows for part in parts], trainer._loss, trainer._mean, handed
