@@ -17,40 +17,15 @@ def part(completions, tokens, scored, **metrics):
 
 def test_the_kl_weighs_by_what_was_scored_and_the_reward_by_everything():
     """Of the second rank's eight completions four were scored; of the third's none."""
+    names = ("train_kl", "rollout_entropy", "rollout_logprob_gap", "reward_total")
+
+    def told(*values):
+        return dict(zip(names, values, strict=True))
+
     ranks = [
-        [
-            part(
-                4,
-                40,
-                (4, 40),
-                train_kl=0.1,
-                rollout_entropy=1.0,
-                rollout_logprob_gap=0.1,
-                reward_total=1.0,
-            )
-        ],
-        [
-            part(
-                8,
-                60,
-                (4, 10),
-                train_kl=0.3,
-                rollout_entropy=2.0,
-                rollout_logprob_gap=0.7,
-                reward_total=0.5,
-            )
-        ],
-        [
-            part(
-                4,
-                10,
-                (0, 0),
-                train_kl=9.0,
-                rollout_entropy=9.0,
-                rollout_logprob_gap=9.0,
-                reward_total=2.0,
-            )
-        ],
+        [part(4, 40, (4, 40), **told(0.1, 1.0, 0.1, 1.0))],
+        [part(8, 60, (4, 10), **told(0.3, 2.0, 0.7, 0.5))],
+        [part(4, 10, (0, 0), **told(9.0, 9.0, 9.0, 2.0))],
     ]
     joint = joint_metrics(ranks)
     assert joint["train/kl"] == pytest.approx(0.2)  # (4 * 0.1 + 4 * 0.3) / 8
