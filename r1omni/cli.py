@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from r1omni.config import read_params
+from r1omni.config import check_listed, read_params
 from r1omni.lifeline import LIFELINE, die_with_caller, die_with_input
 from r1omni.stages import PARAMS, ParamsFile, stages
 
@@ -64,9 +64,10 @@ def repro(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Run the whole pipeline (dvc repro) and print Table 1; a second run does nothing."""
-    from r1omni.pipeline import run_pipeline
+    from r1omni.pipeline import read_manifest_names, run_pipeline
 
-    read_params(params)  # an error here is clearer than one from inside DVC
+    listed = read_params(params).corpora  # an error here is clearer than one from inside DVC
+    check_listed(listed, read_manifest_names(Path("dvc.yaml")), params)
     raise typer.Exit(run_pipeline(targets or []))
 
 
