@@ -150,7 +150,8 @@ def _create_experiment(client: Any, tracking: TrackingParams) -> str:
 def _check_artifacts(tracking: TrackingParams, location: str) -> None:
     """Raises StoreUnreachable if artifacts would be written outside the store's own folder."""
     root, path = artifact_root(tracking.uri), local_path(location)
-    if tracking.uri.startswith(SQLITE) and (path is None or path.resolve() != root.resolve()):
+    inside = path is not None and path.resolve().is_relative_to(root.resolve())
+    if tracking.uri.startswith(SQLITE) and not inside:
         raise StoreUnreachable(
             f"{tracking.uri}: the experiment {tracking.experiment!r} keeps its artifacts in "
             f"{location}, not in {root}; set another tracking.experiment or tracking.uri in params"
