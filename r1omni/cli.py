@@ -190,7 +190,12 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="port on this machine")] = 5000,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Serve MLflow on 127.0.0.1 and print the link to the registry."""
+    """Serve MLflow on 127.0.0.1, behind a password, and print the link to the registry.
+
+    Every user of the machine can reach the port, so the pages ask for the user name r1omni and the
+    password in .state/mlflow-password. Other clients of this server need both, in
+    MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+    """
     from r1omni.tracking.ui import run_ui
 
     run_ui(read_params(params).tracking, port)

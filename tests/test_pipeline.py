@@ -193,10 +193,12 @@ def test_curves_have_every_step_once(project):
 def test_mlflow_has_a_run_per_checkpoint_and_no_step_twice(project):
     from mlflow import MlflowClient
 
+    from r1omni.tracking.registry import read_receipt, registered_version
+
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")
     for name in ("base", "cold_start", "label_sft", "grpo"):
-        receipt = json.loads((project / f"data/registry/{name}.json").read_text())
-        version = client.get_model_version(receipt["registered_model"], str(receipt["version"]))
+        receipt = read_receipt(project / f"data/registry/{name}.json")
+        version = registered_version(client, receipt)
         metrics = client.get_run(version.run_id).data.metrics
         assert "eval/ravdess/war" in metrics
         history = client.get_metric_history(version.run_id, "train/loss")
