@@ -115,8 +115,9 @@ def project(tmp_path_factory, repo) -> Path:
             shutil.copy2(repo / name, folder / name)
     params = merge(yaml.safe_load((repo / "params.yaml").read_text()), TOY)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    kill_when(folder, lambda: (folder / ".state/base/towers.safetensors").exists())
-    kill_when(folder, lambda: lines_in(folder / ".state/grpo/curves.jsonl") >= 3)
+    state = folder / ".state"
+    kill_when(folder, lambda: any(state.glob("base/*/towers.safetensors")))
+    kill_when(folder, lambda: sum(map(lines_in, state.glob("grpo/*/curves.jsonl"))) >= 3)
     kill_when(folder, lambda: (folder / "data/predictions/cold_start.parquet").exists())
     done = run(folder, str(BIN / "r1omni"), "repro")
     (folder / "repro.log").write_text(done.stdout)

@@ -84,9 +84,7 @@ def newest_state(folder: Path, recipe: str, layout: str) -> tuple[Path, int] | N
     return found
 
 
-def _newest_whole(
-    folder: Path, recipe: str, layout: str
-) -> tuple[tuple[Path, int] | None, str]:
+def _newest_whole(folder: Path, recipe: str, layout: str) -> tuple[tuple[Path, int] | None, str]:
     for state in sorted(folder.glob("step-*"), reverse=True):
         try:
             record = json.loads((state / RECORD).read_text(encoding="utf-8"))

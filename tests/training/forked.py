@@ -18,7 +18,7 @@ import toy
 
 from r1omni.config import TrackingParams
 from r1omni.tracking.runs import open_run
-from r1omni.training.checkpoints import drop_state
+from r1omni.training.journal import drop_state
 from r1omni.training.launch import RENDEZVOUS
 
 # For training on a CUDA device: DeepSpeed is not yet imported there, for the CPU.

@@ -19,7 +19,7 @@ from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import INDEX, FeatureBatch, Shard, write_shard
 from r1omni.training.base import build_untrained
 from r1omni.training.checkpoints import freeze
-from r1omni.training.journal import Log, TrainingPaths
+from r1omni.training.journal import Log, TrainingPaths, read_curves
 from r1omni.training.sft import Example, train_supervised
 
 REPO = Path(__file__).parents[2]
@@ -164,6 +164,18 @@ def clip_at(i: int) -> Clip:
 def paths_in(folder: Path) -> TrainingPaths:
     """Where a training of the toy writes."""
     return TrainingPaths(folder / "checkpoint", folder / "training", folder / ".state" / "toy")
+
+
+def state_in(folder: Path) -> Path:
+    """The folder of the newest recipe's state in such a folder; not there before one begins."""
+    stage = paths_in(folder).state
+    begun = [note.parent for note in stage.glob("[!.]*/recipe")]
+    return max(begun, key=lambda state: state.stat().st_mtime, default=stage / "none")
+
+
+def steps_in(folder: Path) -> list[dict[str, float]]:
+    """The curves of that training so far."""
+    return read_curves(state_in(folder) / "curves.jsonl")
 
 
 def engine_params(**update: object) -> EngineParams:
