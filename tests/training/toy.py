@@ -210,8 +210,9 @@ def train_grpo(
     grpo: GRPOParams,
     log: Log,
     held_out: int = 0,
+    every: int = 2,
 ) -> None:
-    """The GRPO stage from the world's checkpoint, with some clips to look at every second step."""
+    """The GRPO stage from the world's checkpoint, with some clips to look at every few steps."""
     from r1omni.training.grpo import run_grpo
 
     run_grpo(
@@ -220,7 +221,7 @@ def train_grpo(
         [world / "features"],
         paths_in(folder),
         grpo=grpo,
-        held_out=HeldOutParams(clips=held_out, seed=1, every=2),
+        held_out=HeldOutParams(clips=held_out, seed=1, every=every),
         engine=engine,
         log=log,
     )
