@@ -42,5 +42,6 @@ rehearse: install ## Run the paper profile's graph on small stand-ins for the re
 prefect: install ## Start Prefect's server and a worker for grpo-pipeline/default
 	@exec $(BIN)/python -m flows.serve
 
-clean: ## Remove the pipeline's outputs, not the environment
-	rm -rf data .state mlflow.db mlartifacts .prefect .dvc/cache .dvc/tmp
+clean: ## Remove what the stages wrote; data/raw, DVC's cache, MLflow's runs and Prefect's history stay
+	rm -rf .state data/{synthetic,manifests,rejects,validation,features,checkpoints,training,predictions,registry}
+	rm -rf data/truth/* data/reports/{curves,plots,metrics.json,report.html,table1.html,table1.md}

@@ -47,6 +47,7 @@ def main() -> None:
         write_checkpoint(folder / "HumanOmni-0.5B", folder / "corpora/reasoning")
     project = folder / "project"
     shutil.copytree(ROOT, project, ignore=shutil.ignore_patterns(*LEFT_OUT), dirs_exist_ok=True)
+    (project / "data/truth").mkdir(parents=True, exist_ok=True)  # as a clone has it
     (project / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
     params = profile(folder)
     (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))

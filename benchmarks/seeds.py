@@ -63,6 +63,7 @@ def run_row(shortcut: float, seed: int) -> None:
     """Reproduce one row's pipeline up to `score` in its own folder."""
     folder = folder_of(shortcut, seed)
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*LEFT_OUT), dirs_exist_ok=True)
+    (folder / "data/truth").mkdir(parents=True, exist_ok=True)  # as a clone has it
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     for corpus in WILD:
         params["synthetic"]["corpora"][corpus]["shortcut"] = shortcut

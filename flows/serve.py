@@ -1,26 +1,28 @@
 """Prefect on this machine in one command: server, work pool, deployment and worker.
 
 `python -m flows.serve` serves until Ctrl-C; `python -m flows.serve --run` runs the deployment once
-and ends with its exit code (0 completed, 1 failed). Prefect's own files go to .prefect/.
+and ends with its exit code (0 completed, 1 failed). Prefect's own files go to .prefect/. Server,
+pages and clients ask for the password in .prefect/auth, so that other users cannot start runs.
 """
 
 import argparse
+import shlex
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
+from flows.access import AUTH_FILE, PortTaken, access_environment, answers, write_profile
 from flows.processes import start_bound, stop_tree, venv_environment
+from r1omni.loopback import HOST
 
-HOST = "127.0.0.1"
 POOL = "local"
+POOL_TEMPLATE = Path(__file__).with_name("work_pool.json")
 DEPLOYMENT = "grpo-pipeline/default"
 STARTUP_SECONDS = 180.0
 
@@ -42,12 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    environment = prefect_environment(Path.cwd(), options.port)
     try:
+        environment = prefect_environment(Path.cwd(), options.port)
         with ExitStack() as stack:
-            if not answers(environment["PREFECT_API_URL"]):
+            if not answers(environment, options.port):
                 console.print(f"Starting Prefect's server on {HOST}:{options.port} …")
                 stack.enter_context(server(environment, options.port))
+            write_profile(environment)
             deploy(environment)
             worker = stack.enter_context(
                 background("worker", prefect("worker", "start", "--pool", POOL), environment)
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return run_deployment(environment, options.param)
             explain(environment, options.port)
             return worker.wait()
-    except ServeFailed as error:
+    except (ServeFailed, PortTaken, ValueError) as error:
         console.print(str(error), style="red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
@@ -65,13 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prefect_environment(root: Path, port: int) -> dict[str, str]:
-    """The environment in which every prefect command speaks to the project's own server."""
-    return venv_environment() | {
-        "PREFECT_HOME": str(root / ".prefect"),
-        "PREFECT_API_URL": f"http://{HOST}:{port}/api",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "true",
-    }
+    """The environment in which every prefect command speaks to the project's own server.
+
+    Raises ValueError if other users can read the server's password.
+    """
+    quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "true"}
+    return venv_environment() | access_environment(root / ".prefect", port) | quiet
 
 
 def prefect(*arguments: str) -> list[str]:
@@ -80,29 +82,20 @@ def prefect(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "prefect", "--no-prompt", *arguments, *never]
 
 
-def answers(api: str) -> bool:
-    """Whether a Prefect server is healthy at that address."""
-    try:
-        with urllib.request.urlopen(f"{api}/health", timeout=5) as response:
-            return bool(response.read().strip() == b"true")
-    except (urllib.error.URLError, OSError, ValueError):
-        return False
-
-
 @contextmanager
 def server(environment: dict[str, str], port: int) -> Iterator[None]:
-    """A healthy Prefect server, stopped afterwards. Raises ServeFailed if it does not start."""
+    """A healthy Prefect server, stopped afterwards.
+
+    Raises ServeFailed if it does not start, PortTaken if something else has the port.
+    """
     command = prefect("server", "start", "--host", HOST, "--port", str(port))
     with background("server", command, environment) as process:
         deadline = time.monotonic() + STARTUP_SECONDS
-        while not answers(environment["PREFECT_API_URL"]):
+        while not answers(environment, port):
             if process.poll() is not None or time.monotonic() > deadline:
                 log = log_of("server", environment)
                 lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
-                hint = f"is port {port} taken? choose another with --port"
-                raise ServeFailed(
-                    f"Prefect's server did not start ({hint}); {log}:\n" + "\n".join(lines)
-                )
+                raise ServeFailed(f"Prefect's server did not start; {log}:\n" + "\n".join(lines))
             time.sleep(0.3)
         yield
 
@@ -139,8 +132,9 @@ def log_of(name: str, environment: dict[str, str]) -> Path:
 
 def deploy(environment: dict[str, str]) -> None:
     """Makes the work pool and all deployments of prefect.yaml. Raises ServeFailed."""
+    pool = ("work-pool", "create", POOL, "--type", "process", "--overwrite")
     for command in (
-        prefect("work-pool", "create", POOL, "--type", "process", "--overwrite"),
+        prefect(*pool, "--base-job-template", str(POOL_TEMPLATE)),
         prefect("deploy", "--all"),
     ):
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -161,9 +155,9 @@ def explain(environment: dict[str, str], port: int) -> None:
     """Tells a person where to look and what to type next."""
     lines = (
         f"Prefect:  http://{HOST}:{port}  (Ctrl-C stops it; logs in .prefect/)",
+        f"Its pages ask for a password. To see it:  cat .prefect/{AUTH_FILE}",
         "To run the pipeline, in another terminal of this folder:",
-        f"  export PREFECT_HOME={environment['PREFECT_HOME']}",
-        f"  export PREFECT_API_URL={environment['PREFECT_API_URL']}",
+        f"  export PREFECT_HOME={shlex.quote(environment['PREFECT_HOME'])}",
         f"  .venv/bin/prefect deployment run {DEPLOYMENT} --watch",
     )
     for line in lines:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from r1omni.config import read_params
+from r1omni.config import check_listed, read_params
 from r1omni.lifeline import LIFELINE, die_with_caller, die_with_input
 from r1omni.stages import PARAMS, ParamsFile, stages
 
@@ -64,9 +64,10 @@ def repro(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Run the whole pipeline (dvc repro) and print Table 1; a second run does nothing."""
-    from r1omni.pipeline import run_pipeline
+    from r1omni.pipeline import read_manifest_names, run_pipeline
 
-    read_params(params)  # an error here is clearer than one from inside DVC
+    listed = read_params(params).corpora  # an error here is clearer than one from inside DVC
+    check_listed(listed, read_manifest_names(Path("dvc.yaml")), params)
     raise typer.Exit(run_pipeline(targets or []))
 
 
@@ -189,7 +190,12 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="port on this machine")] = 5000,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Serve MLflow on 127.0.0.1 and print the link to the registry."""
+    """Serve MLflow on 127.0.0.1, behind a password, and print the link to the registry.
+
+    Every user of the machine can reach the port, so the pages ask for the user name r1omni and the
+    password in .state/mlflow-password. Other clients of this server need both, in
+    MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+    """
     from r1omni.tracking.ui import run_ui
 
     run_ui(read_params(params).tracking, port)

@@ -5,7 +5,7 @@ params.yaml and nowhere else.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
@@ -97,6 +97,8 @@ def _matches(pattern: str, form: str) -> AfterValidator:
 def _inside_project(path: Path) -> Path:
     if path.is_absolute() or ".." in path.parts or not path.name:
         raise ValueError("must be a folder inside the project, as DVC writes it")
+    if "'" in str(path):
+        raise ValueError("must hold no apostrophe: dvc.yaml quotes it with such")
     return path
 
 
@@ -408,6 +410,26 @@ def read_params(path: Path) -> Params:
     except ValidationError as error:
         lines = [_explain(path, node, dict(e)) for e in error.errors()]
         raise ParamsError("\n".join(lines)) from error
+
+
+def check_listed(listed: Collection[str], read: Collection[str], params: Path) -> None:
+    """Raise ParamsError unless the corpora in params are those whose manifests dvc.yaml names.
+
+    A corpus that only one of the two names would be used although it is not listed, or ingested
+    and never used.
+    """
+    for name in sorted(set(read) - set(listed)):
+        raise ParamsError(
+            f"{params}: corpora.{name} is missing, and stages of dvc.yaml read "
+            f"data/manifests/{name}.parquet: list the corpus, or take its manifest and features "
+            "out of the stages validate, label_sft, grpo and predict there"
+        )
+    for name in sorted(set(listed) - set(read)):
+        raise ParamsError(
+            f"{params}: corpora.{name} is listed, and no stage of dvc.yaml reads "
+            f"data/manifests/{name}.parquet: add its manifest and features to the stages validate, "
+            "label_sft, grpo or predict there, or take the corpus out of params"
+        )
 
 
 def _explain(path: Path, node: yaml.Node | None, error: dict[str, Any]) -> str:

@@ -27,11 +27,13 @@ RECIPE_CODE = (
 # What changes no result: commands, params (their values count), processes, logging, MLflow.
 PLUMBING = (
     "__init__.py",
+    "__main__.py",
     "cli.py",
     "config.py",
     "corpora/__init__.py",
     "evaluation/__init__.py",
     "lifeline.py",
+    "loopback.py",
     "own_code.py",
     "params_file.py",
     "pipeline.py",

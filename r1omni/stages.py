@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from r1omni.config import EngineParams, Params, Section, SyntheticCorpus, read_params
+from r1omni.config import (
+    EngineParams,
+    Params,
+    Section,
+    SyntheticCorpus,
+    check_listed,
+    read_params,
+)
 from r1omni.own_code import changed_code, code_at_start, code_hash, refuse_changed_code
 
 if TYPE_CHECKING:
@@ -81,7 +88,10 @@ def fetch(
 
 @stages.command(rich_help_panel=STAGES)
 def ingest(
-    corpus: Annotated[str, typer.Option(help="dfew, mafw, ravdess, conversations or emer")],
+    corpus: Annotated[
+        str,
+        typer.Option("--corpus", "--adapter", help="dfew, mafw, ravdess, conversations or emer"),
+    ],
     root: Annotated[Path, typer.Option(help="where the corpus lies; never written to")],
     manifest: Annotated[Path, typer.Option(help="parquet file to write: one clip a row")],
     rejects: Annotated[Path, typer.Option(help="parquet file to write: what was left out and why")],
@@ -105,6 +115,7 @@ def validate(
     from r1omni.corpora.validation import run_validate
 
     read = read_params(params)
+    check_listed(set(read.corpora), {path.stem for path in manifests}, params)
     run_validate(
         manifests,
         summary,
@@ -116,14 +127,14 @@ def validate(
 
 @stages.command(rich_help_panel=STAGES)
 def base(
-    source: Annotated[Path, typer.Argument(help="a generic corpus, or a checkpoint to convert")],
     checkpoint: Annotated[Path, typer.Argument(help="checkpoint folder to write")],
     reasoning: Annotated[Path, typer.Option(help="manifest of the reasoned clips")],
     training: Annotated[Path, typer.Option(help="folder to write: curves")],
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Make the base model: convert a public checkpoint, or train a tiny one on generic clips."""
+    """Make the base model from `base.source`: convert a checkpoint, or train on generic clips."""
     read = _training_params(params)
+    source = read.base.source
     _launch(read.engine)
     from r1omni.hub import explained
     from r1omni.tracking.runs import open_run
@@ -157,13 +168,19 @@ def base(
 @stages.command(rich_help_panel=STAGES)
 def features(
     manifest: Annotated[Path, typer.Argument(help="the corpus's manifest")],
-    root: Annotated[Path, typer.Option(help="the corpus's root")],
     checkpoint: Annotated[Path, typer.Option(help="whose frozen towers to run")],
     out: Annotated[Path, typer.Option(help="folder to write")],
+    root: Annotated[
+        Path | None, typer.Option(help="the corpus's root; by default that of params")
+    ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Run the frozen towers once per clip and keep their outputs."""
     read = _training_params(params)
+    if root is None:
+        if manifest.stem not in read.corpora:
+            raise typer.BadParameter(f"{params} has no corpora.{manifest.stem}: pass --root")
+        root = read.corpora[manifest.stem].root
     _launch(read.engine)
     from r1omni.model.features import run_features
 
@@ -266,6 +283,9 @@ def score(
     predictions: Annotated[list[Path], typer.Argument(help="predictions of all models")],
     out: Annotated[Path, typer.Option(help="metrics.json to write")],
     plots: Annotated[Path, typer.Option(help="folder to write: CSV files for DVC's plots")],
+    summary: Annotated[
+        Path | None, typer.Option(help="summary.json to write: what DVC compares")
+    ] = None,
     truth: Annotated[
         Path | None, typer.Option(help="folder with the synthetic corpora's side files")
     ] = None,
@@ -274,7 +294,14 @@ def score(
     """Judge predictions: WAR, UAR, recall, confusion, intervals, calm policies."""
     from r1omni.evaluation.score import run_score
 
-    run_score(predictions, _within(truth, "*.parquet"), out, plots, score=read_params(params).score)
+    run_score(
+        predictions,
+        _within(truth, "*.parquet"),
+        out,
+        plots,
+        summary,
+        score=read_params(params).score,
+    )
 
 
 @stages.command(rich_help_panel=STAGES)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from r1omni.config import read_params
+from r1omni.config import check_listed, read_params
 from r1omni.params_file import ParamsError
+from r1omni.pipeline import read_manifest_names
 
 
 @pytest.fixture
@@ -171,7 +172,9 @@ def test_the_paper_profile_has_the_same_keys(repo, params):
 
 
 def test_two_folds_in_one_run_are_refused(broken):
-    message = broken("mafw, root: data/raw/mafw, fold: 1", "mafw, root: data/raw/mafw, fold: 2")
+    message = broken(
+        "mafw, root: data/synthetic/mafw, fold: 1", "mafw, root: data/synthetic/mafw, fold: 2"
+    )
     assert "corpora: one fold for all" in message
 
 
@@ -193,6 +196,7 @@ def test_a_checkpoint_of_the_hub_is_read(tmp_path, repo):
     [
         ("data/raw/base", "/data/base", "folder: must be a folder inside the project, as DVC"),
         ("data/raw/base", "data/../../base", "folder: must be a folder inside the project, as DVC"),
+        ("data/raw/base", "it's/base", "folder: must hold no apostrophe"),
         ("data/raw/base", ".", "folder: must be a folder inside the project, as DVC"),
         ("a/b", "b", "repo: expected OWNER/NAME (got 'b')"),
         ("a/b", "a/b; rm", "repo: expected OWNER/NAME (got 'a/b; rm')"),
@@ -207,3 +211,13 @@ def test_what_is_wrong_with_a_checkpoint_of_the_hub_is_named(broken, repo, old, 
     line = line_of(repo / "params.yaml", "hub: {}") + 1
     message = broken("hub: {}\n", HUB.replace(old, new, 1))
     assert f"params.yaml:{line}: hub.base.{expected}" in message
+
+
+def test_the_corpora_that_are_listed_are_those_that_the_stages_read(repo):
+    names = read_manifest_names(repo / "dvc.yaml")
+    for profile in ("params.yaml", "params/paper.yaml"):
+        check_listed(read_params(repo / profile).corpora, names, Path(profile))
+    with pytest.raises(ParamsError, match=r"params.yaml: corpora.mafw is missing, and stages of"):
+        check_listed({"reasoning", "dfew", "ravdess"}, names, Path("params.yaml"))
+    with pytest.raises(ParamsError, match=r"corpora.enterface is listed, and no stage of dvc.yaml"):
+        check_listed({*names, "enterface"}, names, Path("params.yaml"))

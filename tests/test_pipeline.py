@@ -1,6 +1,6 @@
 """The whole pipeline at toy size in a copy of this project: killed, continued, repeated, deployed.
 
-Real mp4 files, real DVC, real SQLite, a real Prefect server and worker. The copy has no git.
+Real mp4 files, real DVC and git, real SQLite, a real Prefect server and worker.
 """
 
 import json
@@ -91,6 +91,19 @@ def kill_when(folder: Path, happened) -> None:
     assert alive == []
 
 
+def git(folder: Path, *arguments: str) -> str:
+    """What git prints; it must succeed."""
+    author = ("-c", "user.name=toy", "-c", "user.email=toy@localhost")
+    done = run(folder, "git", *author, *arguments)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def commit(folder: Path, message: str) -> None:
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", message)
+
+
 def lines_in(path: Path) -> int:
     return len(path.read_text().splitlines()) if path.is_file() else 0
 
@@ -115,6 +128,8 @@ def project(tmp_path_factory, repo) -> Path:
             shutil.copy2(repo / name, folder / name)
     params = merge(yaml.safe_load((repo / "params.yaml").read_text()), TOY)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    git(folder, "init", "--quiet")
+    commit(folder, "the project at toy size")
     state = folder / ".state"
     kill_when(folder, lambda: any(state.glob("base/*/towers.safetensors")))
     kill_when(folder, lambda: sum(map(lines_in, state.glob("grpo/*/curves.jsonl"))) >= 3)
@@ -170,6 +185,7 @@ def test_curves_have_every_step_once(project):
         path = project / f"data/training/{stage}/curves.jsonl"
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         assert [row["step"] for row in rows] == list(range(1, steps + 1))
+        assert not [key for row in rows for key in row if key.startswith("time/")]
     rollouts = pd.read_parquet(project / "data/training/grpo/rollouts.parquet")
     assert sorted(rollouts.step.unique()) == list(range(1, 7))
     assert rollouts.reward.nunique() > 1  # or GRPO had nothing to learn from
@@ -179,10 +195,12 @@ def test_curves_have_every_step_once(project):
 def test_mlflow_has_a_run_per_checkpoint_and_no_step_twice(project):
     from mlflow import MlflowClient
 
+    from r1omni.tracking.registry import read_receipt, registered_version
+
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")
     for name in ("base", "cold_start", "label_sft", "grpo"):
-        receipt = json.loads((project / f"data/registry/{name}.json").read_text())
-        version = client.get_model_version(receipt["registered_model"], str(receipt["version"]))
+        receipt = read_receipt(project / f"data/registry/{name}.json")
+        version = registered_version(client, receipt)
         metrics = client.get_run(version.run_id).data.metrics
         assert "eval/ravdess/war" in metrics
         history = client.get_metric_history(version.run_id, "train/loss")
@@ -199,10 +217,57 @@ def test_checkpoints_are_on_disk_once(project):
     assert weights.stat().st_ino in {p.stat().st_ino for p in linked}
 
 
-def test_a_second_repro_does_nothing(project):
+def test_git_sees_new_numbers_and_a_second_repro_does_nothing(project):
+    changed = git(project, "status", "--short").split()
+    assert changed[1::2] == ["data/reports/summary.json", "dvc.lock", "killed.log", "repro.log"]
+    commit(project, "the numbers")
     again = run(project, str(BIN / "r1omni"), "repro")
     assert again.returncode == 0
     assert "Running stage" not in again.stdout
+    assert git(project, "status", "--short") == ""
+
+
+def test_a_colleague_pulls_what_was_pushed(project, tmp_path):
+    """push, clone, pull: DVC and git find nothing changed, and the report is there."""
+    run(project, str(BIN / "dvc"), "remote", "add", "--default", "lab", str(tmp_path / "remote"))
+    commit(project, "a remote")
+    pushed = run(project, str(BIN / "dvc"), "push", "--quiet")
+    assert pushed.returncode == 0, pushed.stdout
+    git(tmp_path, "clone", "--quiet", str(project), "clone")
+    clone = tmp_path / "clone"
+    pulled = run(clone, str(BIN / "dvc"), "pull", "--quiet")
+    assert pulled.returncode == 0, pulled.stdout
+    status = run(clone, str(BIN / "dvc"), "status")
+    assert "up to date" in status.stdout, status.stdout
+    assert git(clone, "status", "--short") == ""
+    assert (clone / "data/reports/report.html").read_bytes() == (
+        project / "data/reports/report.html"
+    ).read_bytes()
+
+
+def test_the_users_files_are_left_alone(project):
+    """What lies in data/raw is kept by a forced run and by `make clean`, and DVC takes it in."""
+    own = project / "data/raw/ravdess/mine.txt"
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    added = run(project, str(BIN / "dvc"), "add", "data/raw/ravdess")
+    assert added.returncode == 0, added.stdout
+    assert git(project, "status", "--short").split() == ["??", "data/raw/ravdess.dvc"]
+    again = run(project, str(BIN / "dvc"), "repro", "-f", "-s", "synthesize@ravdess")
+    assert again.returncode == 0, again.stdout
+    assert own.read_text() == "mine"
+    recipe = run(project, "make", "--dry-run", "clean").stdout
+    assert "data/raw" not in recipe
+    assert ".dvc/cache" not in recipe
+    (project / "data/raw/ravdess.dvc").unlink()
+
+
+def test_one_experiment_is_compared_by_three_dozen_numbers(project):
+    shown = run(project, str(BIN / "dvc"), "metrics", "show", "--json").stdout
+    (values,) = json.loads(shown)[""]["data"].values()
+    assert len(json.dumps(values["data"]).split(":")) - 1 == 4 + 4 * 3 + 4 * 3 * 3
+    table = run(project, str(BIN / "dvc"), "exp", "show", "--only-changed", "--csv").stdout
+    assert len(table.splitlines()[0].split(",")) < 60
 
 
 def test_changing_grpo_reruns_grpo_and_what_follows_only(project):
@@ -232,7 +297,7 @@ def test_an_unknown_key_is_one_clear_line(project):
 
 
 def test_predict_names_the_emotion_of_a_clip_with_no_skew(project):
-    clip = next((project / "data/raw/ravdess").rglob("01-01-*.mp4"))
+    clip = next((project / "data/synthetic/ravdess").rglob("01-01-*.mp4"))
     answered = run(project, str(BIN / "r1omni"), "predict", str(clip))
     assert answered.returncode == 0, answered.stdout
     rows = pd.read_parquet(project / "data/predictions/grpo.parquet").set_index("clip_id")

@@ -19,7 +19,7 @@ STAGES = {
     "synthesize": ("r1omni/corpora/synthetic/synthesize.py", {"synthetic"}),
     "fetch": ("r1omni/hub.py", {"hub"}),
     "ingest": ("r1omni/corpora/ingest.py", {"ingest", "corpora"}),
-    "validate": ("r1omni/corpora/validation.py", {"ingest", "validation"}),
+    "validate": ("r1omni/corpora/validation.py", {"corpora", "ingest", "validation"}),
     "base": ("r1omni/training/base.py", {"base", "engine", "media", "model"}),
     "features": ("r1omni/model/features.py", {"features"}),
     "cold_start": ("r1omni/training/sft.py", {"cold_start", "engine"}),
@@ -97,7 +97,16 @@ def test_only_evaluation_reads_the_side_files(repo):
     stages = yaml.safe_load((repo / "dvc.yaml").read_text())["stages"]
     reading = {name for name in stages if "data/truth" in str(dvc_stage(repo, name))}
     assert reading == {"synthesize", "score", "report"}
+    for name in ("score", "report"):
+        assert "data/truth" in dvc_stage(repo, name)["deps"]
     assert "data/truth" not in str(dvc_stage(repo, "synthesize")["deps"])
+
+
+def test_nothing_but_fetch_writes_to_the_users_folder(repo, params):
+    stages = yaml.safe_load((repo / "dvc.yaml").read_text())["stages"]
+    writing = {name for name in stages if "data/raw" in str(dvc_stage(repo, name)["outs"])}
+    assert writing == set()  # fetch writes to the folders that `hub` names
+    assert all(Path("data/raw") not in corpus.root.parents for corpus in params.corpora.values())
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -135,8 +144,11 @@ def sections_read(function) -> set[str]:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_the_table_above_is_what_the_commands_code_takes(repo, name):
-    """dvc.yaml tells what `_sft` takes, the corpora's roots and folds, and what is fetched."""
-    command = dvc_stage(repo, name)["cmd"].split()[1].replace("-", "_")
+    """dvc.yaml tells what `_sft` takes, the corpora's roots and folds, and what is fetched.
+
+    Where a corpus lies is no param of `features`: its manifest tells what is in the clips.
+    """
+    command = dvc_stage(repo, name)["cmd"].split()[3].replace("-", "_")
     _, sections = STAGES[name]
     if name in ("cold_start", "label_sft"):
         read = sections_read(stages._sft) - ({"cold_start", "label_sft"} - {name})
@@ -147,14 +159,15 @@ def test_the_table_above_is_what_the_commands_code_takes(repo, name):
     written = {"tracking"} if name != "register" else set()  # where it logs changes no result
     if name in ("features", "predict"):
         written |= {"engine"}  # its device: where it runs
+    written |= {"corpora"} if name == "features" else set()
     assert sections == (read - written) | told
 
 
 def test_every_command_in_dvc_yaml_exists(repo):
     commands = {c.name or c.callback.__name__ for c in stages.stages.registered_commands}
     for name in STAGES:
-        program, command, *_ = dvc_stage(repo, name)["cmd"].split()
-        assert program == "r1omni"
+        *program, command = dvc_stage(repo, name)["cmd"].split()[:4]
+        assert program == ["python", "-m", "r1omni"]  # a queued experiment's own code
         assert command in commands
 
 

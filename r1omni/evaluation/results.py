@@ -112,6 +112,23 @@ def write_metrics(metrics: Metrics, path: Path) -> None:
     write_text(path, json.dumps(tree, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
+def write_summary(metrics: Metrics, path: Path) -> None:
+    """Write what two runs are compared by, atomically: {model: {corpus: {war, uar, format}}}.
+
+    Fractions with four decimals; the intervals and all else stand in metrics.json.
+    """
+    tree = {
+        model: {
+            corpus: {
+                "war": round(m.war, 4), "uar": round(m.uar, 4), "format": round(m.format_rate, 4)
+            }
+            for corpus, m in corpora.items()
+        }
+        for model, corpora in metrics.items()
+    }  # fmt: skip
+    write_text(path, json.dumps(tree, indent=2, sort_keys=True) + "\n")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` in one step: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,6 +30,7 @@ from r1omni.evaluation.results import (
     Metrics,
     Rates,
     write_metrics,
+    write_summary,
     write_text,
 )
 from r1omni.evaluation.truth import Truth, rationale_truth, read_truth, scene_following
@@ -50,10 +51,11 @@ def run_score(
     truth: Sequence[Path],
     out: Path,
     plots: Path,
+    summary: Path | None = None,
     *,
     score: ScoreParams,
 ) -> None:
-    """Write metrics.json to `out`, and into `plots` a confusion table per model and corpus.
+    """Write metrics.json to `out`, what DVC compares to `summary`, confusion tables into `plots`.
 
     `truth` are the synthetic corpora's side files; real corpora have none. Raises ValueError for
     predictions that cannot be judged together (see `read_answers`).
@@ -64,6 +66,8 @@ def run_score(
         for corpus, rows in corpora.items():
             write_text(plots / f"confusion-{model}-{corpus}.csv", _confusion_csv(rows))
     write_metrics(metrics, out)
+    if summary is not None:
+        write_summary(metrics, summary)
 
 
 def read_answers(paths: Sequence[Path]) -> Answers:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from r1omni.config import TrackingParams
-from r1omni.tracking.registry import read_receipt
+from r1omni.tracking.registry import read_receipt, registered_version
 from r1omni.tracking.store import locked, open_client, reaching
 
 
@@ -27,20 +27,21 @@ def run_promote(
     """Moves `alias` to the receipt's version if it is better than the version that holds it.
 
     Better: strictly higher in `metric`, by default the WAR out of distribution. The first version
-    with that metric needs no rival. Raises ValueError for a receipt that is none or a version that
-    was never evaluated; StoreUnreachable.
+    with that metric needs no rival. Raises ValueError for a receipt that is none, for content that
+    is not registered here and for a version that was never evaluated; StoreUnreachable.
     """
     kept = read_receipt(receipt)
     client, _ = open_client(tracking)
     with locked(tracking.uri), reaching(tracking.uri):
-        challenger = client.get_model_version(kept.registered_model, str(kept.version))
+        challenger = registered_version(client, kept)
+        number = int(challenger.version)
         model = client.get_registered_model(kept.registered_model)
-        name = f"{kept.registered_model} {kept.version} ({kept.model})"
+        name = f"{kept.registered_model} {number} ({kept.model})"
         score = _score(client, challenger, metric)
         if score is None:
             raise ValueError(f"{receipt}: {name} has no {metric}; run `r1omni register` first")
         holder = model.aliases.get(alias)
-        if holder is not None and int(holder) == kept.version:
+        if holder is not None and int(holder) == number:
             return Promotion(False, f"{name} is already {alias}, {metric} {score:.4f}")
         if holder is not None:
             champion = client.get_model_version(kept.registered_model, str(holder))
@@ -48,7 +49,7 @@ def run_promote(
             if rival is not None and score <= rival:
                 why = f"{metric} {score:.4f} is not above {rival:.4f} of version {holder}"
                 return Promotion(False, f"{name} is not promoted: {why}")
-        client.set_registered_model_alias(kept.registered_model, alias, str(kept.version))
+        client.set_registered_model_alias(kept.registered_model, alias, str(number))
     return Promotion(True, f"{name} is now {alias}, {metric} {score:.4f}")
 
 

@@ -3,18 +3,17 @@
 import json
 import logging
 import os
-import shutil
 import time
-import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from r1omni.config import TrackingParams
+from r1omni.tracking.artifacts import store_files
 from r1omni.tracking.provenance import code_tags, content_hash
 from r1omni.tracking.runs import Description, create_run, deliver_training, owed_run
-from r1omni.tracking.store import locked, open_client, reaching
+from r1omni.tracking.store import local_path, locked, open_client, reaching
 
 CHECKPOINT = "checkpoint"
 
@@ -23,12 +22,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Receipt:
-    """What `register` hands on: which version of which registered model a checkpoint is."""
+    """What `register` hands on: which content was registered as a version of which model.
+
+    The same on every machine: a version's number and its run belong to one registry, where
+    `registered_version` finds them by the content.
+    """
 
     model: str
     registered_model: str
-    version: int
-    run_id: str
     content_hash: str
 
 
@@ -60,18 +61,15 @@ def run_register(
         run_id = version.run_id if version else _training_run(client, experiment, tags, state)
         deliver_training(client, run_id, training)
         _log_evaluation(client, run_id, evaluation)
-        _store_files(client, run_id, predictions, "predictions")
-        _store_files(client, run_id, checkpoint, CHECKPOINT)
+        store_files(client, run_id, predictions, "predictions")
+        store_files(client, run_id, checkpoint, CHECKPOINT)
         if version is None:
             version = _create_version(client, tracking.registered_model, run_id, tags)
         for key, value in evaluation.items():
             if key.endswith(("/war", "/uar")):
                 number = f"{value:.4f}"
                 client.set_model_version_tag(version.name, version.version, key, number)
-    write_receipt(
-        receipt,
-        Receipt(name, version.name, int(version.version), run_id, tags["content_hash"]),
-    )
+    write_receipt(receipt, Receipt(name, version.name, tags["content_hash"]))
 
 
 def write_receipt(path: Path, receipt: Receipt) -> None:
@@ -94,13 +92,14 @@ def model_directory(uri: str, tracking: TrackingParams) -> Path:
     """The folder of a registered checkpoint, ready for `from_pretrained`.
 
     `uri`: "models:/name@alias" or "models:/name/version".
-    Raises ValueError for any other form or a version that is not there; StoreUnreachable.
+    Raises ValueError for any other form, for a version that is not there, and for one whose files
+    are not those that were registered; StoreUnreachable.
     """
     from mlflow.artifacts import download_artifacts
 
     client, _ = open_client(tracking)
     version = find_model_version(client, uri)
-    folder = _local_path(version.source)
+    folder = local_path(version.source)
     if folder is None:
         with reaching(tracking.uri):
             folder = Path(
@@ -108,7 +107,32 @@ def model_directory(uri: str, tracking: TrackingParams) -> Path:
             )
     if not folder.is_dir():
         raise ValueError(f"{uri}: its files should be in {folder}, which does not exist")
+    _check_content(uri, folder, version.tags.get("content_hash"))
     return folder
+
+
+def registered_version(client: Any, receipt: Receipt) -> Any:
+    """The MLflow ModelVersion of the receipt's content. Raises ValueError if there is none here."""
+    found = _find_version(client, receipt.registered_model, receipt.content_hash)
+    if found is None:
+        name = receipt.model
+        raise ValueError(
+            f"{name} ({receipt.registered_model}, content {receipt.content_hash[:12]}) is not "
+            f"registered here; run `dvc repro -f register@{name}` or `r1omni register {name} …`"
+        )
+    return found
+
+
+def _check_content(uri: str, folder: Path, registered: str | None) -> None:
+    if registered is None:
+        logger.warning("%s: registered without a content hash, so it cannot be checked", uri)
+        return
+    found = content_hash(folder)
+    if found != registered:
+        raise ValueError(
+            f"{uri}: the files in {folder} are not those that were registered: their content hash "
+            f"is {found[:12]}, not {registered[:12]}; register the undamaged checkpoint again"
+        )
 
 
 def find_model_version(client: Any, uri: str) -> Any:
@@ -211,41 +235,3 @@ def _log_evaluation(client: Any, run_id: str, evaluation: Mapping[str, float]) -
         step = 1 + max(p.step for k in changed for p in client.get_metric_history(run_id, k))
     now = int(time.time() * 1000)
     client.log_batch(run_id, metrics=[Metric(k, v, now, step) for k, v in new.items()])
-
-
-def _store_files(client: Any, run_id: str, source: Path, folder: str) -> None:
-    """Puts a file, or all files of a directory, into the run's artifacts without a second copy.
-
-    They are hardlinked where the artifacts lie on the same disk; DVC has committed them by now, so
-    they are the ones in its cache. A tracking server with its own artifact store gets a copy.
-    """
-    target = _local_path(client.get_run(run_id).info.artifact_uri)
-    if target is None:
-        upload = client.log_artifacts if source.is_dir() else client.log_artifact
-        upload(run_id, str(source), folder)
-        return
-    files = sorted(source.rglob("*")) if source.is_dir() else [source]
-    root = source if source.is_dir() else source.parent
-    for path in (p for p in files if p.is_file()):
-        _link(path.resolve(), target / folder / path.relative_to(root))
-
-
-def _link(source: Path, target: Path) -> None:
-    if target.exists() and target.samefile(source):
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    try:
-        temporary.hardlink_to(source)
-    except OSError as error:
-        logger.info("%s: copied, not linked: %s", target, error)
-        shutil.copy2(source, temporary)
-    temporary.replace(target)
-
-
-def _local_path(uri: str) -> Path | None:
-    parts = urllib.parse.urlsplit(uri)
-    if parts.scheme not in ("", "file"):
-        return None
-    return Path(urllib.parse.unquote(parts.path))

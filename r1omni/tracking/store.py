@@ -1,11 +1,16 @@
-"""Where MLflow keeps its tables and files, and how a store is made exactly once."""
+"""Where MLflow keeps its tables and files, and how a store is made exactly once.
+
+MLflow's tables hold absolute artifact paths. Those of a project that was moved or copied name the
+old folder: they are set to the new one when the store is opened.
+"""
 
 import fcntl
 import logging
 import os
 import sqlite3
+import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,15 @@ from r1omni.config import TrackingParams
 SQLITE = "sqlite:///"
 # What a complete store has; MLflow's migrations create some of these only at their end.
 TABLES = {"alembic_version", "experiments", "runs", "metrics", "registered_model_aliases"}
+# Where MLflow's tables keep the address of an artifact or of a folder of artifacts.
+ARTIFACT_COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+ARTIFACTS = "mlartifacts"
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +55,16 @@ def resolve_uri(uri: str) -> str:
 def artifact_root(uri: str) -> Path:
     """The folder mlartifacts/ beside the SQLite file of `uri`, or under the project's root."""
     if not uri.startswith(SQLITE):
-        return project_root() / "mlartifacts"
-    return Path(resolve_uri(uri).removeprefix(SQLITE)).parent / "mlartifacts"
+        return project_root() / ARTIFACTS
+    return Path(resolve_uri(uri).removeprefix(SQLITE)).parent / ARTIFACTS
+
+
+def local_path(uri: str) -> Path | None:
+    """The path of an artifact address on this machine's disk; None for any other address."""
+    parts = urllib.parse.urlsplit(uri)
+    if parts.scheme not in ("", "file"):
+        return None
+    return Path(urllib.parse.unquote(parts.path))
 
 
 @contextmanager
@@ -62,6 +84,7 @@ def locked(uri: str) -> Iterator[None]:
 def ensure_store(uri: str) -> str:
     """The absolute URI of a store whose tables exist; a SQLite one is created where it is missing.
 
+    Its artifact paths are those of the folder in which it lies now.
     Concurrent first use corrupts MLflow's SQLite, and so does a kill in the middle of its
     migrations. Hence one process at a time creates it under another name and then renames it.
     Raises StoreUnreachable where that cannot be done.
@@ -70,14 +93,17 @@ def ensure_store(uri: str) -> str:
     if not absolute.startswith(SQLITE):
         return absolute
     path = Path(absolute.removeprefix(SQLITE))
-    if _complete(path):
+    root = artifact_root(uri)
+    if _complete(path) and not _old_roots(path, root):
         return absolute
     with locked(uri):
         if _complete(path):
+            for old in _old_roots(path, root):  # the project was moved or copied
+                _reroot(path, old, root)
             return absolute
         if path.exists() and path.stat().st_size:
             raise StoreUnreachable(f"{path}: exists, but is not a complete MLflow database")
-        _create(path, artifact_root(uri))
+        _create(path, root)
     return absolute
 
 
@@ -97,6 +123,7 @@ def open_client(tracking: TrackingParams) -> tuple[Any, str]:
                 found = client.get_experiment_by_name(tracking.experiment)
                 if found is None:
                     return client, str(_create_experiment(client, tracking))
+        _check_artifacts(tracking, found.artifact_location)
         return client, str(found.experiment_id)
 
 
@@ -120,18 +147,77 @@ def _create_experiment(client: Any, tracking: TrackingParams) -> str:
     return str(client.create_experiment(tracking.experiment, artifact_location=location))
 
 
+def _check_artifacts(tracking: TrackingParams, location: str) -> None:
+    """Raises StoreUnreachable if artifacts would be written outside the store's own folder."""
+    root, path = artifact_root(tracking.uri), local_path(location)
+    inside = path is not None and path.resolve().is_relative_to(root.resolve())
+    if tracking.uri.startswith(SQLITE) and not inside:
+        raise StoreUnreachable(
+            f"{tracking.uri}: the experiment {tracking.experiment!r} keeps its artifacts in "
+            f"{location}, not in {root}; set another tracking.experiment or tracking.uri in params"
+        )
+
+
 def _complete(path: Path) -> bool:
     if not path.is_file():
         return False
+    with _opened(path) as connection:
+        rows = connection.execute("select name from sqlite_master where type = 'table'")
+        return {name for (name,) in rows} >= TABLES
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """One transaction on an existing SQLite file. Raises StoreUnreachable."""
     try:
         # For writing: what a killed writer left half done must be rolled back before it is read.
-        with sqlite3.connect(f"file:{path}?mode=rw", uri=True) as connection:
-            rows = connection.execute("select name from sqlite_master where type = 'table'")
-            names = {name for (name,) in rows}
-        connection.close()
+        address = f"file:{urllib.parse.quote(str(path))}?mode=rw"
+        with closing(sqlite3.connect(address, uri=True)) as connection, connection:
+            yield connection
     except sqlite3.Error as error:
         raise StoreUnreachable(f"{path}: {error}") from error
-    return names >= TABLES
+
+
+def _old_roots(path: Path, root: Path) -> list[Path]:
+    """The artifact folders of experiments that were created when the project lay elsewhere.
+
+    A second name of `root` (a symbolic link to the project) is not elsewhere.
+    """
+    with _opened(path) as connection:
+        rows = connection.execute("select distinct artifact_location from experiments").fetchall()
+    locations = [location for (text,) in rows if (location := local_path(text or "")) is not None]
+    folders = {
+        folder
+        for location in locations
+        for folder in (location, location.parent)  # MLflow's own experiment lies one level deeper
+        if folder.name == ARTIFACTS and folder != root
+    }
+    return sorted(f for f in folders if not (f.exists() and root.exists() and f.samefile(root)))
+
+
+def _reroot(path: Path, old: Path, new: Path) -> None:
+    """Replaces the folder `old` by `new` in every artifact address of the SQLite file."""
+    with _opened(path) as connection:
+        rows = connection.execute(
+            "select m.name, p.name from sqlite_master m, pragma_table_info(m.name) p"
+        )
+        present = set(rows)
+        changed = 0
+        for table, column in present.intersection(ARTIFACT_COLUMNS):
+            for before, after in ((old.as_uri(), new.as_uri()), (str(old), str(new))):
+                changed += connection.execute(
+                    f"update {table} set {column} = :after || substr({column}, length(:before) + 1)"
+                    f" where {column} = :before"
+                    f" or substr({column}, 1, length(:before) + 1) = :before || '/'",
+                    {"before": before, "after": after},
+                ).rowcount
+    logger.warning(
+        "%s: the project was moved or copied: %d artifact paths now name %s, no longer %s",
+        path,
+        changed,
+        new,
+        old,
+    )
 
 
 def _create(path: Path, artifacts: Path) -> None:

@@ -1,12 +1,12 @@
-"""MLflow's pages on this machine, and where to look in them."""
+"""MLflow's pages on this machine, for this user alone, and where to look in them."""
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +15,10 @@ from pathlib import Path
 from rich.console import Console
 
 from r1omni.config import TrackingParams
+from r1omni.loopback import HOST, listeners, read_secret
+from r1omni.tracking.guard import APP, SECRET_FILE, USER
 from r1omni.tracking.store import SQLITE, artifact_root, ensure_store, project_root
 
-HOST = "127.0.0.1"
 STARTUP_SECONDS = 120.0
 PAGES = {
     "Report": "data/reports/report.html",
@@ -32,7 +33,10 @@ class PortTaken(ValueError):
 def run_ui(tracking: TrackingParams, port: int) -> None:
     """Serves MLflow on 127.0.0.1:`port` until Ctrl-C, and shows the links that matter.
 
-    Raises PortTaken; RuntimeError with the server's last lines if it does not start.
+    Everybody on the machine can reach the port, and MLflow's own server lets everybody change runs
+    and move aliases. Hence ours asks for the password in .state/mlflow-password (mode 0600).
+    Raises PortTaken; ValueError if other users can read the password; RuntimeError with the
+    server's last lines if it does not start.
     """
     console = Console()
     console.print("Starting MLflow (about 10 seconds; Ctrl-C stops it) …")
@@ -42,6 +46,9 @@ def run_ui(tracking: TrackingParams, port: int) -> None:
         with serving(tracking, port) as server:
             for name, link in links(port).items():
                 console.print(f"{name + ':':<11}{link}", soft_wrap=True, highlight=False)
+            console.print(f"Your browser asks for a user name and a password: {USER}, and")
+            path = shlex.quote(str(secret_path(tracking)))
+            console.print(f"  cat {path}", soft_wrap=True, highlight=False)
             server.wait()
     except KeyboardInterrupt:
         console.print("Stopped.")
@@ -60,18 +67,33 @@ def links(port: int) -> dict[str, str]:
     return found
 
 
+def secret_path(tracking: TrackingParams) -> Path:
+    """The file with the password of the server's pages."""
+    return _state(tracking) / "mlflow-password"
+
+
 @contextmanager
 def serving(tracking: TrackingParams, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A healthy MLflow server on 127.0.0.1:`port`, stopped with all its workers afterwards."""
+    """A healthy MLflow server on 127.0.0.1:`port`, stopped with all its workers afterwards.
+
+    Its clients need USER and the password, in MLFLOW_TRACKING_USERNAME and _PASSWORD.
+    """
     _check_port(port)
     uri = ensure_store(tracking.uri)
-    folder = artifact_root(uri).parent if uri.startswith(SQLITE) else project_root()
-    log = folder / ".state" / "mlflow-ui.log"
+    log = _state(tracking) / "mlflow-ui.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    read_secret(secret_path(tracking))  # the server must not start without one
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", uri]
+    command += ["--app-name", APP, "--workers", "1", "--backend-store-uri", uri]
     command += ["--default-artifact-root", artifact_root(uri).as_uri()]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    # Artifacts are files of this disk. The server's upload would write through hard links.
+    command += ["--no-serve-artifacts", "--allowed-hosts", f"{HOST}:{port}"]
+    command += ["--cors-allowed-origins", f"http://{HOST}:{port}"]
+    environment = os.environ | {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
+        SECRET_FILE: str(secret_path(tracking)),
+    }
     with log.open("wb") as output:
         # A session of its own: Ctrl-C reaches us alone, and we stop the server with its workers.
         server = subprocess.Popen(
@@ -86,6 +108,11 @@ def serving(tracking: TrackingParams, port: int) -> Iterator[subprocess.Popen[by
         yield server
     finally:
         _stop(server)
+
+
+def _state(tracking: TrackingParams) -> Path:
+    folder = artifact_root(tracking.uri).parent
+    return (folder if tracking.uri.startswith(SQLITE) else project_root()) / ".state"
 
 
 def _check_port(port: int) -> None:
@@ -104,10 +131,14 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: Path) -
         if server.poll() is not None:
             break
         try:
-            with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
+            # Another user's server on the same port would be asked for our password.
+            mine = (p is not None and os.getpgid(p.pid) == server.pid for p in listeners(port))
+            if any(mine):
+                with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=5):
+                    return
+        except OSError:  # no answer yet; ProcessLookupError: the listener has just ended
+            pass
+        time.sleep(0.3)
     tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
     raise RuntimeError(f"MLflow's server did not start; the end of {log}:\n{tail}")
 

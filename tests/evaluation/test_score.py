@@ -153,3 +153,13 @@ def test_judging_imports_neither_torch_nor_transformers(module: str):
         "sys.exit(bool({'torch', 'transformers', 'mlflow', 'decord'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_summary_holds_four_decimals_of_war_uar_and_format(tmp_path: Path):
+    answers = [("happy", "happy"), ("happy", "sad"), ("sad", "sad")]
+    predictions = write(tmp_path / "grpo.parquet", answers)
+    summary = tmp_path / "summary.json"
+    run_score([predictions], [], tmp_path / "m.json", tmp_path / "plots", summary, score=SCORE)
+    assert json.loads(summary.read_text()) == {
+        "grpo": {"dfew": {"format": 1.0, "uar": 0.75, "war": 0.6667}}
+    }

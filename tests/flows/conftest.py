@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -69,23 +70,50 @@ def toy(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return root
 
 
-@pytest.fixture(scope="session")
-def server_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a Prefect server with its own home, on the loopback."""
-    from flows.serve import prefect_environment, server
+@dataclass(frozen=True)
+class PrefectServer:
+    """A running server, and the environment in which clients reach it."""
 
+    port: int
+    environment: dict[str, str]
+
+    @property
+    def api(self) -> str:
+        return self.environment["PREFECT_API_URL"]
+
+    @property
+    def auth(self) -> str:
+        return self.environment["PREFECT_API_AUTH_STRING"]
+
+
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    with server(prefect_environment(tmp_path_factory.mktemp("prefect"), port), port):
-        yield port
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A Prefect server with its own home, on the loopback; its scheduler looks every second."""
+    from flows.serve import prefect_environment, server
+
+    port = free_port()
+    environment = prefect_environment(tmp_path_factory.mktemp("prefect"), port)
+    often = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1"}
+    with server(environment | often, port):
+        yield PrefectServer(port, environment)
 
 
 @pytest.fixture
-def connected(server_port: int, tmp_path: Path) -> Iterator[None]:
+def connected(prefect_server: PrefectServer, tmp_path: Path) -> Iterator[None]:
     """Flows that are called in this test report to that server."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_URL,
+        PREFECT_HOME,
+        temporary_settings,
+    )
 
-    api = f"http://127.0.0.1:{server_port}/api"
-    with temporary_settings({PREFECT_API_URL: api, PREFECT_HOME: tmp_path / ".prefect"}):
+    settings = {PREFECT_API_URL: prefect_server.api, PREFECT_API_AUTH_STRING: prefect_server.auth}
+    with temporary_settings({**settings, PREFECT_HOME: tmp_path / ".prefect"}):
         yield

@@ -1,16 +1,35 @@
+import asyncio
+import base64
 import json
+import os
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
+from email.message import Message
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+)
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.workers.process import ProcessJobConfiguration
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from flows.grpo_pipeline import StageFailed, grpo_pipeline, reproduce
+from flows.serve import POOL_TEMPLATE
 
 
 def task_states(state: Any) -> list[tuple[str, str]]:
@@ -78,20 +97,99 @@ def test_a_stage_waits_while_dvc_is_busy(toy: Path, connected: None) -> None:
 
 
 @pytest.mark.slow
-def test_the_deployment_runs_on_a_real_server_and_worker(toy: Path, server_port: int) -> None:
+def test_the_deployment_runs_on_a_real_server_and_worker(
+    toy: Path, prefect_server: Any, connected: None
+) -> None:
+    (toy / ".prefect").symlink_to(prefect_server.environment["PREFECT_HOME"])
     text = "# Table 1, as measured"
     (toy / "train.py").write_text(f"print('policy trained')\nopen('policy', 'w').write('{text}')\n")
-    command = [sys.executable, "-m", "flows.serve", "--run", "--port", str(server_port)]
+    command = [sys.executable, "-m", "flows.serve", "--run", "--port", str(prefect_server.port)]
     command += ["--param", 'targets=["report"]']
     done = subprocess.run(command, cwd=toy, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "grpo" in done.stdout
     assert not (toy / "aside").exists()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{server_port}/api/artifacts/filter",
-        data=json.dumps({"artifacts": {"key": {"any_": ["table-1"]}}}).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request) as response:
-        tables = [artifact["data"] for artifact in json.load(response)]
+    with get_client(sync_client=True) as client:
+        wanted = ArtifactFilter(key=ArtifactFilterKey(any_=["table-1"]))
+        tables = [artifact.data for artifact in client.read_artifacts(artifact_filter=wanted)]
+        pool = client.read_work_pool("local")
     assert text in tables
+    assert pool.base_job_template == json.loads(POOL_TEMPLATE.read_text())
+    # A fresh terminal needs PREFECT_HOME alone, as README says.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    clean["PREFECT_HOME"] = str(toy / ".prefect")
+    command = [sys.executable, "-m", "prefect", "deployment", "ls"]
+    listed = subprocess.run(command, cwd=toy, env=clean, capture_output=True, text=True, timeout=60)
+    assert "grpo-pipeline/default" in listed.stdout, listed.stdout + listed.stderr
+
+
+def post(url: str, body: Any, **headers: str) -> tuple[int, Message]:
+    """The status and the headers of the server's answer to a program that is not Prefect's."""
+    data, kind = json.dumps(body).encode(), {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, data=data, headers={**kind, **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, response.headers
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers
+
+
+@pytest.mark.slow
+def test_who_does_not_know_the_secret_starts_nothing(prefect_server: Any) -> None:
+    runs = f"{prefect_server.api}/flow_runs/"
+    guess = base64.b64encode(b"r1omni:guess").decode()
+    assert post(runs, {"flow_id": str(uuid4())})[0] == 401
+    assert post(runs, {"flow_id": str(uuid4())}, Authorization=f"Basic {guess}")[0] == 401
+    events = prefect_server.api.replace("http", "ws", 1) + "/events/in"
+    with pytest.raises(InvalidStatus), connect(events):
+        pass
+
+
+@pytest.mark.slow
+def test_only_the_servers_own_page_may_read_its_answers(prefect_server: Any) -> None:
+    own = f"http://127.0.0.1:{prefect_server.port}"
+    for origin, allowed in (
+        ("https://example.org", None),
+        ("http://localhost:9", None),
+        (own, own),
+    ):
+        headers = post(f"{prefect_server.api}/flow_runs/filter", {}, Origin=origin)[1]
+        assert headers["access-control-allow-origin"] == allowed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "variables", [{"command": "touch /tmp/x"}, {"env": {"PYTHONPATH": "/"}}, {"working_dir": "/"}]
+)
+def test_a_run_cannot_choose_command_environment_or_folder(
+    connected: None, variables: dict[str, Any]
+) -> None:
+    template = json.loads(POOL_TEMPLATE.read_text())
+    with get_client(sync_client=True) as client:
+        pool = WorkPoolCreate(name=f"pool-{uuid4()}", type="process", base_job_template=template)
+        client.create_work_pool(pool)
+        flow_id = client.create_flow_from_name("one-stage")
+        deployment = client.create_deployment(flow_id, "locked", work_pool_name=pool.name)
+        with pytest.raises(PrefectHTTPStatusError, match="422"):
+            client.create_flow_run_from_deployment(deployment, job_variables=variables)
+    # A server that let it pass would change nothing: the worker has no place for it.
+    made = ProcessJobConfiguration.from_template_and_values(template, variables)
+    configuration = asyncio.run(made)
+    assert (configuration.command, configuration.env, configuration.working_dir) == (None, {}, None)
+
+
+@pytest.mark.slow
+def test_a_schedule_makes_runs(connected: None) -> None:
+    """With SQLAlchemy 2.1 it made none: the error stood in the server's log alone."""
+    with get_client(sync_client=True) as client:
+        flow_id = client.create_flow_from_name("one-stage")
+        every_two_minutes = DeploymentScheduleCreate(schedule=CronSchedule(cron="*/2 * * * *"))
+        deployment = client.create_deployment(flow_id, "cron", schedules=[every_two_minutes])
+        wanted = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
+        deadline = time.monotonic() + 20
+        while not (runs := client.read_flow_runs(flow_run_filter=wanted)):
+            assert time.monotonic() < deadline, "no run was scheduled"
+            time.sleep(0.3)
+        client.delete_deployment(deployment)
+    assert {run.state_name for run in runs} == {"Scheduled"}
+    assert all(run.auto_scheduled for run in runs)

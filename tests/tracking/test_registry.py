@@ -1,14 +1,30 @@
 import json
+import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from r1omni.config import TrackingParams
+from r1omni.tracking.artifacts import LINKED_FROM
 from r1omni.tracking.promotion import run_promote
-from r1omni.tracking.registry import model_directory, read_receipt, run_register
+from r1omni.tracking.registry import (
+    model_directory,
+    read_receipt,
+    registered_version,
+    run_register,
+)
 from r1omni.tracking.runs import Description, Run, open_run
-from r1omni.tracking.store import open_client
+from r1omni.tracking.store import StoreUnreachable, open_client
+
+LARGE = b"w" * LINKED_FROM
+
+
+def version_of(receipt: Path, tracking: TrackingParams) -> Any:
+    """The registered version that a receipt is about."""
+    client, _ = open_client(tracking)
+    return registered_version(client, read_receipt(receipt))
 
 
 def test_the_same_checkpoint_is_the_same_version(
@@ -21,7 +37,7 @@ def test_the_same_checkpoint_is_the_same_version(
     assert paths["receipt"].read_bytes() == first
     paths = trained("grpo", weights=b"v" * 1000)
     run_register(**paths, name="grpo", tracking=tracking)
-    assert read_receipt(paths["receipt"]).version == 2
+    assert int(version_of(paths["receipt"], tracking).version) == 2
     client, _ = open_client(tracking)
     assert len(client.search_model_versions("name = 'r1-omni'")) == 2
     assert client.get_registered_model("r1-omni").aliases == {}, "registering is not promoting"
@@ -45,12 +61,12 @@ def test_a_version_carries_its_provenance_and_its_evaluation(
     }
     assert version.tags["content_hash"] == receipt.content_hash
     assert version.tags["eval/ravdess/war"] == "0.6250"
-    metrics = client.get_run(receipt.run_id).data.metrics
+    metrics = client.get_run(version.run_id).data.metrics
     assert metrics["eval/ravdess/war"] == 0.625
     assert metrics["eval/ravdess/war_ci_low"] == 0.3
     assert metrics["eval/ravdess/recall/happy"] == 0.7
     assert metrics["train/loss"] == 1 / 40
-    assert client.get_run(receipt.run_id).data.params == {"grpo.lr": "0.1"}
+    assert client.get_run(version.run_id).data.params == {"grpo.lr": "0.1"}
 
 
 def test_the_version_belongs_to_the_run_that_trained_it(
@@ -63,7 +79,7 @@ def test_the_version_belongs_to_the_run_that_trained_it(
     run_register(**paths, name="grpo", tracking=tracking)
     client, experiment = open_client(tracking)
     (trained_run,) = client.search_runs([experiment])
-    assert read_receipt(paths["receipt"]).run_id == trained_run.info.run_id
+    assert version_of(paths["receipt"], tracking).run_id == trained_run.info.run_id
 
 
 def test_what_a_lost_store_missed_is_delivered_by_register(
@@ -77,7 +93,7 @@ def test_what_a_lost_store_missed_is_delivered_by_register(
         run.finish(paths["checkpoint"], paths["training"])
     run_register(**paths, name="grpo", tracking=tracking)
     client, _ = open_client(tracking)
-    history = client.get_metric_history(read_receipt(paths["receipt"]).run_id, "train/loss")
+    history = client.get_metric_history(version_of(paths["receipt"], tracking).run_id, "train/loss")
     assert [point.step for point in history] == list(range(1, 41))
     assert [point.value for point in history[:3]] == [1.0, 0.5, 1 / 3]
 
@@ -99,7 +115,7 @@ def test_a_run_that_lost_its_store_before_the_end_is_completed_by_register(
     client, experiment = open_client(tracking)
     (only,) = client.search_runs([experiment])
     assert (only.info.run_id, only.info.status) == (
-        read_receipt(paths["receipt"]).run_id,
+        version_of(paths["receipt"], tracking).run_id,
         "FINISHED",
     )
     history = client.get_metric_history(only.info.run_id, "train/loss")
@@ -110,7 +126,8 @@ def test_a_run_that_lost_its_store_before_the_end_is_completed_by_register(
 def test_the_bytes_of_a_checkpoint_are_on_disk_once(
     project: Path, tracking: TrackingParams, trained: Any
 ) -> None:
-    paths = trained("grpo")
+    paths = trained("grpo", weights=LARGE)
+    (paths["checkpoint"] / "model.safetensors").chmod(0o444)  # as DVC does after a stage
     run_register(**paths, name="grpo", tracking=tracking)
     folder = model_directory("models:/r1-omni/1", tracking)
     assert folder.is_relative_to(project / "mlartifacts")
@@ -118,7 +135,128 @@ def test_the_bytes_of_a_checkpoint_are_on_disk_once(
     assert registered.samefile(paths["checkpoint"] / "model.safetensors")
     # The next training replaces the file; the version keeps what was registered.
     trained("grpo", weights=b"new")
-    assert registered.read_bytes() == b"w" * 1000
+    assert registered.read_bytes() == LARGE
+
+
+@pytest.mark.parametrize("weights", [b"w" * 1000, LARGE])
+def test_editing_a_checkpoint_in_place_leaves_the_registered_version_as_it_was(
+    project: Path, tracking: TrackingParams, trained: Any, weights: bytes
+) -> None:
+    """Small files are copied, and so is what is writable, as without DVC."""
+    paths = trained("grpo", weights=weights)
+    provenance = paths["checkpoint"] / "provenance.json"
+    provenance.chmod(0o444)
+    run_register(**paths, name="grpo", tracking=tracking)
+    provenance.chmod(0o644)
+    for path in (provenance, paths["checkpoint"] / "model.safetensors", paths["predictions"]):
+        with path.open("r+b") as file:
+            file.write(b"edited")
+    folder = model_directory("models:/r1-omni/1", tracking)
+    assert (folder / "model.safetensors").read_bytes() == weights
+    assert json.loads((folder / "provenance.json").read_text())["stage"] == "grpo"
+    for path in (*folder.iterdir(), folder.parent / "predictions" / "grpo.parquet"):
+        assert not path.read_bytes().startswith(b"edited")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o444
+
+
+def test_a_registered_version_that_was_damaged_is_refused(
+    project: Path, tracking: TrackingParams, trained: Any
+) -> None:
+    """A linked file shares its bytes with DVC's cache: whoever forces an edit changes both."""
+    paths = trained("grpo", weights=LARGE)
+    weights = paths["checkpoint"] / "model.safetensors"
+    weights.chmod(0o444)
+    run_register(**paths, name="grpo", tracking=tracking)
+    weights.chmod(0o644)
+    with weights.open("r+b") as file:
+        file.write(b"v")
+    damaged = r"models:/r1-omni/1: the files in .* are not those that were registered"
+    with pytest.raises(ValueError, match=damaged):
+        model_directory("models:/r1-omni/1", tracking)
+    trained("grpo", weights=LARGE)
+    run_register(**paths, name="grpo", tracking=tracking)
+    assert model_directory("models:/r1-omni/1", tracking).is_dir(), "registering anew heals it"
+
+
+def test_receipts_are_equal_bytes_on_every_machine(
+    project: Path, empty_store: Path, tracking: TrackingParams, trained: Any
+) -> None:
+    run_register(**trained("grpo", weights=b"first"), name="grpo", tracking=tracking)
+    paths = trained("grpo")
+    run_register(**paths, name="grpo", tracking=tracking)
+    here = paths["receipt"].read_bytes()
+    assert json.loads(here).keys() == {"model", "registered_model", "content_hash"}
+    (project / "clone").mkdir()
+    shutil.copy(empty_store, project / "clone" / "mlflow.db")
+    clone = tracking.model_copy(update={"uri": "sqlite:///clone/mlflow.db"})
+    run_register(**paths, name="grpo", tracking=clone)
+    assert paths["receipt"].read_bytes() == here
+    versions = [int(version_of(paths["receipt"], where).version) for where in (tracking, clone)]
+    assert versions == [2, 1]
+
+
+def test_a_pulled_receipt_whose_version_is_not_in_this_registry_says_what_to_run(
+    project: Path, empty_store: Path, tracking: TrackingParams, trained: Any
+) -> None:
+    paths = trained("grpo")
+    run_register(**paths, name="grpo", tracking=tracking)
+    shutil.copy(empty_store, project / "mlflow.db")
+    with pytest.raises(ValueError, match=r"not registered here; run `dvc repro -f register@grpo`"):
+        run_promote(paths["receipt"], tracking=tracking)
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("how", ["copied", "moved"])
+def test_a_project_that_was_copied_or_moved_uses_its_own_files(
+    project: Path, tracking: TrackingParams, trained: Any, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    original, other = project / "or#ginal 100%", project / "elsewhere" / "o'ther"
+    other.parent.mkdir()
+    original.mkdir()
+    (project / "mlflow.db").rename(original / "mlflow.db")
+    monkeypatch.setenv("DVC_ROOT", str(original))
+    run_register(**trained("grpo", weights=b"1"), name="grpo", tracking=tracking)
+    before = files_below(original)
+    if how == "copied":
+        shutil.copytree(original, other)
+    else:
+        original.rename(other)
+    monkeypatch.setenv("DVC_ROOT", str(other))
+    first = model_directory("models:/r1-omni/1", tracking)
+    assert first.is_relative_to(other / "mlartifacts")
+    run_register(**trained("grpo", weights=b"2"), name="grpo", tracking=tracking)
+    assert model_directory("models:/r1-omni/2", tracking).is_relative_to(other / "mlartifacts")
+    if how == "moved":
+        assert not original.exists()
+        return
+    assert files_below(original) == before
+    monkeypatch.setenv("DVC_ROOT", str(original))
+    assert model_directory("models:/r1-omni/1", tracking).is_relative_to(original)
+    assert files_below(original) == before
+
+
+def test_a_second_name_of_the_project_moves_nothing(
+    project: Path, tracking: TrackingParams, trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_register(**trained("grpo"), name="grpo", tracking=tracking)
+    before = (project / "mlflow.db").read_bytes()
+    link = project.with_name(f"{project.name}-link")
+    link.symlink_to(project)
+    monkeypatch.setenv("DVC_ROOT", str(link))
+    assert model_directory("models:/r1-omni/1", tracking).is_relative_to(project)
+    assert (project / "mlflow.db").read_bytes() == before
+
+
+def test_an_experiment_that_keeps_its_files_elsewhere_is_refused(
+    project: Path, tracking: TrackingParams
+) -> None:
+    client, _ = open_client(tracking)
+    client.create_experiment("mine", artifact_location=(project / "big-disk").as_uri())
+    with pytest.raises(StoreUnreachable, match=r"'mine' keeps its artifacts in .*/big-disk, not"):
+        open_client(tracking.model_copy(update={"experiment": "mine"}))
 
 
 def test_scoring_anew_updates_the_evaluation(
@@ -128,9 +266,9 @@ def test_scoring_anew_updates_the_evaluation(
     paths = trained("grpo", war=0.75)
     run_register(**paths, name="grpo", tracking=tracking)
     client, _ = open_client(tracking)
-    receipt = read_receipt(paths["receipt"])
-    assert receipt.version == 1
-    assert client.get_run(receipt.run_id).data.metrics["eval/ravdess/war"] == 0.75
+    version = version_of(paths["receipt"], tracking)
+    assert int(version.version) == 1
+    assert client.get_run(version.run_id).data.metrics["eval/ravdess/war"] == 0.75
     assert client.get_model_version("r1-omni", "1").tags["eval/ravdess/war"] == "0.7500"
 
 

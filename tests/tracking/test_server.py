@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from r1omni.config import TrackingParams
+from r1omni.loopback import read_secret
 from r1omni.tracking.curves import Curves, Row
+from r1omni.tracking.guard import USER
 from r1omni.tracking.runs import open_run
 from r1omni.tracking.store import open_client
-from r1omni.tracking.ui import serving
+from r1omni.tracking.ui import secret_path, serving
 
 
 def free_port() -> int:
@@ -46,6 +48,8 @@ def test_a_server_that_hangs_and_one_that_dies_get_every_point_once(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     port = free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", read_secret(secret_path(tracking)))
     remote = tracking.model_copy(update={"uri": f"http://127.0.0.1:{port}"})
     with serving(tracking, port) as server:
         line = open_run("grpo", tracking=remote, params={}, state=project / "run.json")

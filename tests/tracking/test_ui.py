@@ -1,8 +1,11 @@
+import asyncio
+import base64
 import json
 import os
 import shutil
 import socket
 import subprocess
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,10 @@ from typer.testing import CliRunner
 
 from r1omni.cli import app
 from r1omni.config import TrackingParams
+from r1omni.loopback import read_secret
+from r1omni.tracking.guard import USER, guarded
 from r1omni.tracking.registry import run_register
-from r1omni.tracking.ui import PortTaken, links, serving
+from r1omni.tracking.ui import PortTaken, links, secret_path, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 HEADLESS = [
@@ -68,17 +73,67 @@ def test_the_registry_page_shows_the_model(
     run_register(**trained("grpo", war=0.625), name="grpo", tracking=tracking)
     port = free_port()
     with serving(tracking, port) as server:
-        api = f"http://127.0.0.1:{port}/api/2.0/mlflow"
-        with urllib.request.urlopen(f"{api}/registered-models/get?name=r1-omni") as response:
-            model = json.load(response)["registered_model"]
-        assert model["latest_versions"][0]["version"] == "1"
+        secret = read_secret(secret_path(tracking))
+        own = f"http://127.0.0.1:{port}"
+        known = {"Authorization": f"Basic {base64.b64encode(f'{USER}:{secret}'.encode()).decode()}"}
+        page = f"{own}/api/2.0/mlflow/registered-models/get?name=r1-omni"
+        status, model = answer(page, known)
+        assert status == 200
+        assert json.loads(model)["registered_model"]["latest_versions"][0]["version"] == "1"
+        # Another user of the machine, a page elsewhere, a page of another port, a foreign name.
+        assert answer(page, {})[0] == 401
+        search = f"{own}/api/2.0/mlflow/experiments/search"
+        for headers, expected in (
+            (known | {"Origin": own}, 200),
+            ({"Origin": own}, 401),
+            (known | {"Origin": "https://example.org"}, 403),
+            (known | {"Origin": "http://localhost:9"}, 403),
+            (known | {"Host": f"example.org:{port}"}, 403),
+        ):
+            assert answer(search, headers, b'{"max_results": 1}')[0] == expected, headers
+        upload = f"{own}/api/2.0/mlflow-artifacts/artifacts/grpo.txt"
+        assert answer(upload, known, b"written by the server", method="PUT")[0] == 503
+        assert not list(project.rglob("grpo.txt"))
         if CHROMIUM is not None:
-            page = _rendered(CHROMIUM, links(port)["Models"], project)
-            assert "r1-omni" in page
+            page = links(port)["Models"].replace("//", f"//{USER}:{secret}@", 1)
+            assert "r1-omni" in _rendered(CHROMIUM, page, project)
     with pytest.raises(ProcessLookupError):
         os.killpg(server.pid, 0)
     if CHROMIUM is None:
         pytest.skip("no chromium here: the page itself was not looked at, only the server's answer")
+
+
+@pytest.mark.parametrize(
+    "given", [b"", b"Basic", b"Basic ?", b"Basic cjFvbW5pOmd1ZXNz", b"Bearer s"]
+)
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_nothing_passes_the_guard_without_the_password(given: bytes, kind: str) -> None:
+    sent: list[Any] = []
+
+    async def app(*_: Any) -> None:
+        raise AssertionError("it passed")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        raise AssertionError("the body was read")
+
+    scope = {"type": kind, "path": "/assistant", "headers": [(b"authorization", given)]}
+    asyncio.run(guarded(app, "s" * 40)(scope, receive, send))
+    assert sent[0].get("status", sent[0].get("code")) == {"http": 401, "websocket": 1008}[kind]
+
+
+def answer(
+    url: str, headers: dict[str, str], body: bytes | None = None, *, method: str | None = None
+) -> tuple[int, bytes]:
+    kind = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, body, {**kind, **headers}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
 
 
 def _rendered(chromium: str, url: str, folder: Path) -> str:
