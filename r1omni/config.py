@@ -27,7 +27,7 @@ Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Workers = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0)]
-WITH_FOLDS = ("dfew", "mafw", "mafw_compound")
+WITH_FOLDS = ("dfew", "mafw")
 SyntheticCorpus = Literal["generic", "reasoning", "dfew", "mafw", "ravdess"]
 HUB_REPO, HUB_REVISION = r"[\w-][\w.-]*/[\w.-]+", r"\w[\w./-]*"
 
@@ -105,9 +105,19 @@ def _inside_project(path: Path) -> Path:
 class CorpusParams(Section):
     """Where one corpus lies and how it is read."""
 
-    adapter: Literal["dfew", "mafw", "mafw_compound", "ravdess", "conversations", "emer"]
+    adapter: Literal["dfew", "mafw", "ravdess", "conversations", "emer"]
     root: Path
     fold: Annotated[int, Field(ge=1, le=5)]
+
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _has_one_label(cls, adapter: Any) -> Any:
+        if adapter == "mafw_compound":
+            raise ValueError(
+                "clips with several emotions have no single label, which training and test need; "
+                "`r1omni ingest --corpus mafw_compound` reads them into a manifest of their own"
+            )
+        return adapter
 
 
 class HubParams(Section):
@@ -158,6 +168,7 @@ class IngestParams(Section):
     workers: Workers
     timeout_seconds: Positive
     missing_audio: Literal["reject", "silence"]
+    max_rationale_words: Count
 
 
 class ValidationParams(Section):

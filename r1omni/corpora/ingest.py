@@ -20,8 +20,9 @@ from r1omni.corpora import conversations, dfew, emer, mafw, ravdess
 from r1omni.corpora.clip import Clip, Reject, write_rejects, write_sorted_manifest
 from r1omni.corpora.journal import Journal
 from r1omni.corpora.lists import CorpusError, Listed, reject
-from r1omni.corpora.paths import EscapesRoot, find_clip
+from r1omni.corpora.paths import EscapesRoot, find_anywhere, find_clip, index_names
 from r1omni.corpora.probing import Finding, Unreadable, probe_clips
+from r1omni.prompts import CONTROL
 
 _log = logging.getLogger(__name__)
 
@@ -74,11 +75,15 @@ def read_corpus(
     workers: int,
     timeout_seconds: float,
     missing_audio: Literal["reject", "silence"],
+    max_rationale_words: int,
 ) -> tuple[list[Clip], list[Reject]]:
     """The clips and rejects of a corpus; see `r1omni.corpora.read_clips`."""
     check_request(corpus, root, fold)
     ingest = IngestParams(
-        workers=workers, timeout_seconds=timeout_seconds, missing_audio=missing_audio
+        workers=workers,
+        timeout_seconds=timeout_seconds,
+        missing_audio=missing_audio,
+        max_rationale_words=max_rationale_words,
     )
     journal = Journal(None)
     try:
@@ -95,7 +100,7 @@ def check_request(corpus: str, root: Path, fold: int) -> None:
     if not root.is_dir():
         raise CorpusError(f"{root}: no such folder; expected the root of {corpus}")
     if not 1 <= fold <= 5:
-        raise CorpusError(f"fold {fold} of {corpus}; expected 1 to 5")
+        raise CorpusError(f"there is no fold {fold} of {corpus}: 1 to 5")
 
 
 def _read_into(journal: Journal, corpus: str, root: Path, fold: int, ingest: IngestParams) -> None:
@@ -106,7 +111,8 @@ def _read_into(journal: Journal, corpus: str, root: Path, fold: int, ingest: Ing
     def unopened() -> Iterator[tuple[int, Path]]:
         """The files that have to be opened; what is known without is put into the journal."""
         rows = ADAPTERS[corpus](root, fold)
-        for position, (row, path) in enumerate(_locate(corpus, root, rows, journal)):
+        listed = (_checked(corpus, row, ingest.max_rationale_words) for row in rows)
+        for position, (row, path) in enumerate(_locate(corpus, root, listed, journal)):
             if isinstance(row, Reject):
                 journal.put(position, row)
             elif known := journal.known(root / path):
@@ -132,6 +138,7 @@ def _locate(
     corpus: str, root: Path, rows: Iterable[Listed | Reject], journal: Journal
 ) -> Iterator[tuple[Listed | Reject, str]]:
     """Every row with its file, or as a reject: nothing there, elsewhere, or seen before."""
+    places: dict[str, list[str]] | None = None  # of all files below the root, once it is needed
     for row in rows:
         if isinstance(row, Reject):
             yield row, ""
@@ -142,6 +149,14 @@ def _locate(
         except EscapesRoot as error:
             yield reject(corpus, row.where, "escapes_root", str(error), named), ""
             continue
+        if path is None and row.anywhere:
+            places = index_names(root) if places is None else places
+            found = find_anywhere(places, row.candidates)
+            if len(found) > 1:
+                detail = f"which of {', '.join(found[:6])} is meant cannot be told"
+                yield reject(corpus, row.where, "duplicate", detail, named), ""
+                continue
+            path = find_clip(root, found)
         earlier = journal.earlier_place(row.clip_id, row.where)
         if earlier is not None:
             detail = f"{row.clip_id} stands at {earlier} already"
@@ -154,6 +169,21 @@ def _locate(
             yield reject(corpus, row.where, "malformed_row", detail, path), ""
         else:
             yield row, path
+
+
+def _checked(corpus: str, row: Listed | Reject, max_words: int) -> Listed | Reject:
+    """The row, or a reject where its rationale is no text that a model may learn from."""
+    if isinstance(row, Reject) or row.rationale is None:
+        return row
+    control = CONTROL.search(row.rationale)
+    if control is not None:
+        detail = f"the rationale holds {control[0]!r}, which steers a model and is no text"
+        return reject(corpus, row.where, "malformed_row", detail, row.candidates[0])
+    n_words = len(row.rationale.split())
+    if n_words > max_words:
+        detail = f"a rationale of {n_words} words; ingest.max_rationale_words is {max_words}"
+        return reject(corpus, row.where, "malformed_row", detail, row.candidates[0])
+    return row
 
 
 def _judge(

@@ -114,8 +114,12 @@ class HumanOmniProcessor:
         return list(encoded["input_ids"]), list(encoded["attention_mask"])
 
     def encode_completion(self, text: str) -> list[int]:
-        """The completion's ids and the end-of-turn id, which it is trained to finish with."""
-        return [*self._encode(text), self.eos_token_id]
+        """The completion's ids and the end-of-turn id, which it is trained to finish with.
+
+        A control token in the text is spelt out: no text can end a turn.
+        """
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return [*ids, self.eos_token_id]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a completion's ids, special tokens left out and nothing else changed."""

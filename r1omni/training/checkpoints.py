@@ -41,15 +41,17 @@ def freeze(model: HumanOmniForConditionalGeneration) -> None:
 
 
 def one_fold(clips: Sequence[Clip], parent: Path | None) -> int | None:
-    """The fold of all clips and of the parent; None where no corpus has folds.
+    """The fold of all clips and of all ancestors; None where no corpus has folds.
 
     Raises ValueError where folds are mixed: every test clip of one fold is a training clip of the
     others (facts/datasets.md).
     """
     folds = {clip.fold for clip in clips if clip.fold is not None}
-    inherited = read_provenance(parent).get("fold") if parent is not None else None
-    if inherited is not None:
-        folds.add(int(inherited))
+    record = read_provenance(parent) if parent is not None else {}
+    while record:
+        if record.get("fold") is not None:
+            folds.add(int(record["fold"]))
+        record = record.get("parent") or {}
     if len(folds) > 1:
         raise ValueError(
             f"folds {sorted(folds)} are mixed (parent checkpoint: {parent}); a test clip of one "

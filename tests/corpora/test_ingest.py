@@ -18,7 +18,9 @@ from r1omni.corpora.ingest import run_ingest
 from r1omni.corpora.lists import CorpusError
 from r1omni.corpora.probing import Finding, Unreadable, probe_clips
 
-PARAMS = IngestParams(workers=2, timeout_seconds=30.0, missing_audio="reject")
+PARAMS = IngestParams(
+    workers=2, timeout_seconds=30.0, missing_audio="reject", max_rationale_words=1000
+)
 
 
 @pytest.fixture
@@ -98,7 +100,7 @@ def test_nothing_to_probe_is_no_work():
     ("corpus", "fold", "message"),
     [
         ("dfwe", 1, r"unknown corpus .dfwe.; known: dfew, mafw, .*ravdess, conversations, emer"),
-        ("dfew", 6, "fold 6 of dfew; expected 1 to 5"),
+        ("dfew", 6, "there is no fold 6 of dfew: 1 to 5"),
     ],
 )
 def test_a_wrong_corpus_or_fold_is_named(root, corpus, fold, message):

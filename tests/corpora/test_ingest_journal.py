@@ -20,7 +20,9 @@ from r1omni.corpora.ingest import run_ingest
 from r1omni.corpora.journal import Journal
 from r1omni.corpora.probing import Finding, Unreadable, probe_clips
 
-PARAMS = IngestParams(workers=1, timeout_seconds=60.0, missing_audio="reject")
+PARAMS = IngestParams(
+    workers=1, timeout_seconds=60.0, missing_audio="reject", max_rationale_words=1000
+)
 STATE = Path(".state/ingest/m.sqlite")
 N_CLIPS = 60
 

@@ -139,7 +139,7 @@ def clip(corpus: str, fold: int | None) -> Clip:
 def test_the_checkpoints_own_test_clips_and_corpora_it_never_saw_may_be_evaluated(checkpoint):
     record(checkpoint, FOLD_1)
     refuse_training_clips(checkpoint, [clip("dfew", 1), clip("mafw", 1), clip("ravdess", None)])
-    with pytest.raises(ValueError, match="fold 1 of mafw, so the test clips of fold 3"):
+    with pytest.raises(ValueError, match="fold 1 of mafw, so test clips of fold 3"):
         refuse_training_clips(checkpoint, [clip("dfew", 1), clip("mafw", 3)])
 
 
@@ -168,3 +168,11 @@ def test_wilsons_interval_of_a_share():
     low, high = wilson_interval(1.0, 100, 0.95)
     assert round(low, 4) == 0.963
     assert high == 1.0
+
+
+def test_the_folds_of_all_ancestors_count(tmp_path):
+    parent = {"fold": 2, "trained_on": {"dfew": 9}, "parent": None}
+    record(tmp_path, {"fold": 1, "trained_on": {"dfew": 9}, "parent": parent})
+    for fold in (1, 2, 3):
+        with pytest.raises(ValueError, match=r"trained on fold 1 and 2 of dfew, so test clips"):
+            refuse_training_clips(tmp_path, [clip("dfew", fold)])

@@ -26,3 +26,10 @@ def test_a_parent_of_another_fold_is_refused(tmp_path):
     (tmp_path / "provenance.json").write_text(json.dumps({"fold": 3}))
     with pytest.raises(ValueError, match=r"folds \[1, 3\] are mixed"):
         one_fold([clip(1)], tmp_path)
+
+
+def test_a_grandparent_of_another_fold_is_refused(tmp_path):
+    ancestors = {"fold": None, "parent": {"fold": 1, "parent": {"fold": 2, "parent": None}}}
+    (tmp_path / "provenance.json").write_text(json.dumps(ancestors))
+    with pytest.raises(ValueError, match=r"folds \[1, 2\] are mixed"):
+        one_fold([clip(1)], tmp_path)
