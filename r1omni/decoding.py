@@ -17,16 +17,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from r1omni.media import (
-    Limits,
-    MediaSettings,
-    TowerInputs,
-    UnreadableMedia,
-    limit_memory,
-    preprocess,
-)
+from r1omni.limits import Limits, limit_memory
+from r1omni.media import MediaSettings, TowerInputs, UnreadableMedia, preprocess
 
 _AHEAD = 32  # files decoded ahead of their reader, per process: what bounds the memory
+_GRACE_SECONDS = 5.0  # for a process that closed its pipe to be gone
 _PRELOADED = ["r1omni.media", "torchaudio.transforms"]
 T = TypeVar("T")
 
@@ -76,7 +71,8 @@ def read_each(
             workers_made.append(own.worker)
         outcome: T | Undecoded | None = own.worker.ask(path)
         if outcome is None:
-            reason = own.worker.stop()
+            reason = own.worker.exit_reason()
+            own.worker.stop()
             del own.worker
             return Undecoded(path, reason)
         return outcome
@@ -124,18 +120,18 @@ class _Worker(Generic[T]):
             return None
         return outcome
 
-    def stop(self) -> str:
-        """End the process. How it failed, if it did."""
-        if self._late:
-            self._process.kill()
-        else:
-            self._process.join(timeout=1.0)  # of one that has just died: for its exit code
-        code = self._process.exitcode
+    def stop(self) -> None:
+        """End the process, whatever it is doing."""
         self._process.kill()
         self._process.join()
         self._ours.close()
+
+    def exit_reason(self) -> str:
+        """How it failed over its last file."""
         if self._late:
             return f"not decoded within {self._limits.timeout_seconds:g} s"
+        self._process.join(timeout=_GRACE_SECONDS)
+        code = self._process.exitcode
         name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         return f"the decoding process died of it ({name})"
 

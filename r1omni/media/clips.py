@@ -114,14 +114,6 @@ def decode(
     return Media(frames, sound.waveform)
 
 
-def decode_sound(
-    path: Path, sampling_rate: int, keep: int | None = None, max_pixels: int | None = None
-) -> Sound:
-    """The first audio track as `decode` reads it, of a file that need not have a picture."""
-    with explained(path), open_media(path, max_pixels) as container:
-        return read_sound(path, container, sampling_rate, keep)
-
-
 def has_picture(path: Path, max_pixels: int | None = None) -> bool:
     """Whether there is a video; an album's cover is none. Raises UnreadableMedia for no media."""
     with explained(path), open_media(path, max_pixels) as container:
@@ -147,11 +139,23 @@ def read_clip(path: Path, settings: MediaSettings, max_pixels: int | None = None
             header = _header(path, container)
             sound = read_sound(path, container, settings.sampling_rate, settings.n_samples)
         pixels = read_pictures(path, header, wanted, lambda f: frames_to_pixels(f, settings))
-        inputs = TowerInputs(pixels, sound_to_mel(path, sound, settings), sound.is_there)
+        inputs = TowerInputs(pixels, _sound_to_mel(path, sound, settings), sound.is_there)
     return ReadClip(inputs, sound)
 
 
-def sound_to_mel(path: Path, sound: Sound, settings: MediaSettings) -> Floats:
+def read_sound_alone(path: Path, settings: MediaSettings) -> ReadClip:
+    """A file of sound as the towers take it, with black frames. Raises UnreadableMedia."""
+    side = settings.image_size
+    black = np.zeros((settings.num_frames, side, side, 3), dtype=np.uint8)
+    with explained(path), open_media(path) as container:
+        sound = read_sound(path, container, settings.sampling_rate, settings.n_samples)
+    pixels = frames_to_pixels(black, settings)
+    return ReadClip(
+        TowerInputs(pixels, _sound_to_mel(path, sound, settings), sound.is_there), sound
+    )
+
+
+def _sound_to_mel(path: Path, sound: Sound, settings: MediaSettings) -> Floats:
     """The log-mel of a clip's sound (M, T). Raises UnreadableMedia where it is non-finite."""
     mel = waveform_to_mel(sound.waveform, settings)
     if not np.isfinite(mel).all():
@@ -225,10 +229,10 @@ def _check_pictures(
     if header.width * header.height > DECORD_PIXELS:
         return _check_played(path, header, played, max_pixels)
     try:
-        video = open_by_decord(path, header.n_frames)
+        video = open_by_decord(path, header)
         n_frames = len(video)
         watched = min(n_frames, _WATCHED_FRAMES)
-        refuse_damaged(path, good, watched)
+        refuse_damaged(path, good, watched, header)
         in_order = list(video.get_key_indices()[:1]) == [0]
         whole = good == n_frames and in_order
         if not whole or form not in _handed_out:
@@ -248,7 +252,7 @@ def _check_played(path: Path, header: Header, played: _Played, max_pixels: int |
     if not played.is_whole:
         wanted = Wanted(_PROBED_FRAMES, max_pixels=max_pixels)
         return read_through(path, header, wanted, np.asarray)[1]
-    refuse_missing_frames(path, played.watched, header.n_frames)
+    refuse_missing_frames(path, played.watched, header)
     return played.watched
 
 

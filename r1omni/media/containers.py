@@ -22,6 +22,7 @@ KINDS: Final = (
     "amrnb,amrwb,gsm,ac3,eac3,dts,truehd,wv,ape,tta,mpc,mpc8,voc"
 )
 _OPTIONS: Final = {"format_whitelist": KINDS, "protocol_whitelist": "file"}
+TOO_LARGE: Final = "takes more memory than a decoding process may have (ingest.memory_mb)"
 _SOURCE_LINE = re.compile(r"\[[\d:]+\] \S+:\d+: |^\[/.*\]")  # decord's clock and place
 _DECODING_ERRORS = (DECORDError, FFmpegError, RuntimeError, OSError, UnicodeError)
 _TEXTS: Final = (  # first bytes of what is often saved under a clip's name, in lower case
@@ -49,9 +50,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:  # PyAV's for FFmpeg's is one too
-        raise UnreadableMedia(
-            f"{path}: takes more memory than a decoding process may have"
-        ) from error
+        raise UnreadableMedia(f"{path}: {TOO_LARGE}") from error
     except _DECODING_ERRORS as error:
         said = getattr(error, "strerror", None) or str(error)
         lines = said.strip().splitlines() or [repr(error)]
@@ -89,11 +88,21 @@ def picture_stream(path: Path, container: InputContainer) -> av.VideoStream:
     pictures = moving_pictures(container)
     if not pictures:
         raise UnreadableMedia(f"{path}: has no video stream")
+    refuse_unknown_codec(path, pictures[0])
     return pictures[0]
 
 
+def refuse_unknown_codec(path: Path, stream: av.VideoStream | av.AudioStream) -> None:
+    """Raise UnreadableMedia where there is no decoder for the stream."""
+    if stream.codec_context is None:
+        raise UnreadableMedia(
+            f"{path}: cannot be decoded: the codec of its {stream.type} (stream {stream.index}) is "
+            "not known"
+        )
+
+
 def _check_size(path: Path, video: av.VideoStream, max_pixels: int | None) -> None:
-    if max_pixels is None:
+    if max_pixels is None or video.codec_context is None:
         return
     if video.width * video.height > max_pixels:
         raise UnreadableMedia(

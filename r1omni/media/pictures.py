@@ -14,8 +14,10 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from decord import DECORDError
 
+from r1omni.limits import memory_left
 from r1omni.media.containers import (
     COMPLETE,
+    TOO_LARGE,
     UnreadableMedia,
     open_media,
     picture_stream,
@@ -87,7 +89,7 @@ def read_pictures(
     if header.width * header.height > DECORD_PIXELS:
         return read_through(path, header, wanted, convert)[0]
     try:
-        video = open_by_decord(path, header.n_frames)
+        video = open_by_decord(path, header)
         times = video.get_frame_timestamp(range(len(video)))  # (F, 2)
         unique, places = np.unique(wanted.places(times[:, 0], times[-1, 1]), return_inverse=True)
         return convert(video.get_batch(unique).asnumpy())[places]
@@ -95,28 +97,39 @@ def read_pictures(
         return read_through(path, header, wanted, convert)[0]
 
 
-def open_by_decord(path: Path, announced: int) -> Any:
+def open_by_decord(path: Path, header: Header) -> Any:
     """decord's reader of the file. Raises UnreadableMedia where much of the video is missing."""
     name = os.path.abspath(path)  # noqa: PTH100
     video = decord.VideoReader(name, ctx=decord.cpu(0), num_threads=1)
-    refuse_missing_frames(path, len(video), announced)
+    refuse_missing_frames(path, len(video), header)
     return video
 
 
-def refuse_missing_frames(path: Path, n_frames: int, announced: int) -> None:
+def refuse_missing_frames(path: Path, n_frames: int, header: Header) -> None:
     """Raise UnreadableMedia where much of the video that the header announces is not there."""
     if n_frames == 0:
+        _refuse_for_memory(path, header)
         raise UnreadableMedia(f"{path}: its video has no frames")
-    if n_frames < COMPLETE * announced:
+    if n_frames < COMPLETE * header.n_frames:
+        _refuse_for_memory(path, header)
         raise UnreadableMedia(
-            f"{path}: is cut short: {n_frames} of the {announced} frames that its header announces"
+            f"{path}: is cut short: {n_frames} of the {header.n_frames} frames that its header "
+            "announces"
         )
 
 
-def refuse_damaged(path: Path, good: int, watched: int) -> None:
+def refuse_damaged(path: Path, good: int, watched: int, header: Header) -> None:
     """Raise UnreadableMedia where too few of the watched frames decode well."""
     if good < COMPLETE * watched:
+        _refuse_for_memory(path, header)
         raise UnreadableMedia(f"{path}: only {good} of {watched} frames decode well")
+
+
+def _refuse_for_memory(path: Path, header: Header) -> None:
+    """Raise UnreadableMedia where there is no room for four frames: FFmpeg then gives none."""
+    left = memory_left()
+    if left is not None and left < 6 * header.width * header.height:
+        raise UnreadableMedia(f"{path}: {TOO_LARGE}")
 
 
 def decode_packet(packet: "av.Packet[Any]") -> list[av.VideoFrame] | None:
@@ -144,8 +157,8 @@ def read_through(
         taken = _Taken(set(chosen.tolist()), convert)
         with open_media(path, wanted.max_pixels) as container:
             taken.play(picture_stream(path, container), container)
-        refuse_missing_frames(path, taken.n_frames, header.n_frames)
-        refuse_damaged(path, taken.n_frames - taken.n_damaged, taken.n_frames)
+        refuse_missing_frames(path, taken.n_frames, header)
+        refuse_damaged(path, taken.n_frames - taken.n_damaged, taken.n_frames, header)
         if taken.n_frames == len(starts):
             break
         starts, end = taken.times(starts[0], end), max(end, float(starts[0]))

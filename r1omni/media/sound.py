@@ -9,7 +9,12 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 
-from r1omni.media.containers import COMPLETE, UnreadableMedia, moving_pictures
+from r1omni.media.containers import (
+    COMPLETE,
+    UnreadableMedia,
+    moving_pictures,
+    refuse_unknown_codec,
+)
 from r1omni.media.inputs import Floats
 
 _SKIPPED_PIECES: Final = 2  # that a codec needs to get going
@@ -74,6 +79,7 @@ class SoundReader:
     ) -> None:
         self._path = path
         self._stream = container.streams.audio[0]
+        refuse_unknown_codec(path, self._stream)
         self._mp4 = "mp4" in container.format.name
         self._origin = _picture_start(container)
         self._end = _end(container)
@@ -117,6 +123,8 @@ class SoundReader:
         stamp = packet.pts if packet.pts is not None else packet.dts
         when = "" if stamp is None else f" at {float(stamp * packet.time_base):.1f} s"
         reason = error.strerror or str(error)
+        if reason.startswith("Error number"):  # a decoder's own, which FFmpeg cannot name
+            reason = "damaged data"
         self._first_loss = self._first_loss or (
             f"stream {self._stream.index}, the first failure{when}: {reason}"
         )

@@ -24,7 +24,16 @@ def limit_memory(memory_mb: int) -> None:
     RLIMIT_DATA counts private writable memory. RLIMIT_AS would count mapped libraries too, of
     which torch alone has 3 GiB.
     """
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    held_kb = next(int(line.split()[1]) for line in status.splitlines() if "VmData" in line)
-    limit = held_kb * 1024 + memory_mb * 2**20
+    limit = _held() + memory_mb * 2**20
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def memory_left() -> int | None:
+    """How many bytes this process may still allocate; None where nothing limits it."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return None if limit == resource.RLIM_INFINITY else limit - _held()
+
+
+def _held() -> int:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) for line in status.splitlines() if "VmData" in line) * 1024
