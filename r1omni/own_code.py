@@ -20,7 +20,7 @@ RECIPE_CODE = (
     "decoding.py",
     "emotions.py",
     "judging.py",
-    "media.py",
+    "media/*.py",
     "prompts.py",
     "rewards.py",
 )
@@ -33,6 +33,7 @@ PLUMBING = (
     "corpora/__init__.py",
     "evaluation/__init__.py",
     "lifeline.py",
+    "limits.py",  # what a clip may cost
     "loopback.py",
     "own_code.py",
     "params_file.py",
