@@ -46,6 +46,7 @@ from r1omni.corpora.paths import EscapesRoot, resolve_clip
 from r1omni.decoding import decode_clips, usable_cores
 from r1omni.media import MediaSettings, TowerInputs, UnreadableMedia
 from r1omni.model import modelling
+from r1omni.model import towers as tower_code
 from r1omni.model.conversion import read_checkpoint
 from r1omni.model.device import Device, own_device
 from r1omni.model.feature_store import COLUMNS, INDEX, FeatureBatch, FeatureStore, Shard
@@ -203,7 +204,7 @@ def _key(clip: Clip, towers: str, settings: MediaSettings) -> str:
 def _code() -> str:
     """A hash of the code that makes features: DVC reruns the stage when it changes."""
     digest = hashlib.sha256()
-    for module in (media, modelling):
+    for module in (media, modelling, tower_code):
         assert module.__file__ is not None
         digest.update(Path(module.__file__).read_bytes())
     return digest.hexdigest()
