@@ -69,7 +69,11 @@ class HumanOmniProcessor:
         self.eos_token_ids = tuple(dict.fromkeys(ends))
 
     def __call__(self, instruction: str, media: Media) -> dict[str, torch.Tensor]:
-        """The model's inputs for one clip, as a batch of one."""
+        """The model's inputs for one clip, as a batch of one.
+
+        `processor.decode(model.generate(**processor(instruction, media))[0].tolist())` is the
+        answer: generate gives the new tokens alone.
+        """
         prompt = self.encode_prompt(instruction)
         gate_ids, gate_mask = self.encode_gate(instruction)
         return {
