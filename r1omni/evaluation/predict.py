@@ -92,7 +92,7 @@ def answer_batch(
         prefill_prompts(model, processor, features, [question] * len(features.vision)),
         group_size=1,
         max_new_tokens=max_new_tokens,
-        eos_token_id=processor.eos_token_id,
+        eos_token_id=processor.eos_token_ids,
     )
     columns = (decoded.token_ids, decoded.logprobs, decoded.mask, decoded.finished)
     return [

@@ -47,6 +47,7 @@ from r1omni.decoding import Undecoded, decode_clips, usable_cores
 from r1omni.limits import Limits
 from r1omni.media import COMPLETE, MediaSettings, TowerInputs
 from r1omni.model import modelling
+from r1omni.model import towers as tower_code
 from r1omni.model.conversion import read_checkpoint
 from r1omni.model.device import Device, own_device
 from r1omni.model.feature_rejects import FeatureReject, write_feature_rejects
@@ -263,9 +264,10 @@ def _key(clip: Clip, towers: str, settings: MediaSettings) -> str:
 @cache
 def _code() -> str:
     """A hash of the code that makes features: DVC reruns the stage when it changes."""
-    assert modelling.__file__ is not None
     digest = hashlib.sha256(media.code_hash().encode())
-    digest.update(Path(modelling.__file__).read_bytes())
+    for module in (modelling, tower_code):
+        assert module.__file__ is not None
+        digest.update(Path(module.__file__).read_bytes())
     return digest.hexdigest()
 
 

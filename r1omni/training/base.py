@@ -8,6 +8,7 @@ noisily answered emotion questions among the captions (a generalist has seen suc
 import json
 import logging
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from r1omni.model.conversion import read_checkpoint
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.model.processor import build_processor, train_gate_tokenizer, train_tokenizer
 from r1omni.model.tower_inputs import stack_inputs
+from r1omni.model.towers import TOWERS
 from r1omni.model.weights import is_hub_id
 from r1omni.training.checkpoints import freeze, save_checkpoint
 from r1omni.training.connector import train_connector
@@ -84,6 +86,7 @@ def run_base(
             built, processor, clips, load, base=base, log=_curves(paths.state / "connector.jsonl")
         ),
     )
+    towers = {name: deepcopy(getattr(built.model, name)) for name in TOWERS}
     train_supervised(
         built,
         processor,
@@ -95,6 +98,8 @@ def run_base(
         log=log,
         recipe=recipe,
     )
+    for name, tower in towers.items():  # an engine in bfloat16 casts them too
+        setattr(built.model, name, tower)
     save_checkpoint(
         built, processor, paths, stage_params=base, mode="direct", parent=None, clips=[]
     )
@@ -113,6 +118,7 @@ def _convert(source: Path, paths: TrainingPaths, *, base: BaseParams, sampling: 
     model = HumanOmniForConditionalGeneration.from_checkpoint(checkpoint)
     processor = HumanOmniProcessor.from_pretrained(source)
     processor.media = replace(processor.media, sampling=sampling)
+    model.generation_config.eos_token_id = list(processor.eos_token_ids)
     Console(stderr=True).print(
         f"{source}: {checkpoint.report.render()}", soft_wrap=True, markup=False
     )

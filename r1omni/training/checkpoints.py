@@ -8,6 +8,8 @@ from typing import Any
 from r1omni.config import Section
 from r1omni.corpora.clip import Clip
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.model.towers import tower_tensors
+from r1omni.model.weights import read_weights
 from r1omni.own_code import changed_code, code_hash
 from r1omni.prompts import AnswerMode
 from r1omni.training.journal import (
@@ -117,7 +119,7 @@ def _write_checkpoint(
     model.config.answer_mode = mode
     partial = paths.state / "checkpoint"
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
+    model.save_pretrained(partial, **_state_with_towers(model, parent))
     processor.save_pretrained(partial)
     write_provenance(partial, record)
     training = paths.state / "training"
@@ -130,3 +132,18 @@ def _write_checkpoint(
     commit_folder(training, paths.training)
     commit_folder(partial, paths.checkpoint)
     (paths.state / FINISHED).touch()
+
+
+def _state_with_towers(
+    model: HumanOmniForConditionalGeneration, parent: Path | None
+) -> dict[str, Any]:
+    """What `save_pretrained` is to write where the engine cast the towers: them as the parent has
+    them. They are frozen, and DeepSpeed casts them with what is trained.
+    """
+    if parent is None:
+        return {}
+    state = model.state_dict()
+    own = tower_tensors(read_weights(parent)[0])
+    if all(state[name].dtype == tensor.dtype for name, tensor in own.items()):
+        return {}
+    return {"state_dict": state | own}

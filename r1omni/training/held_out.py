@@ -163,7 +163,7 @@ class Watch:
             prefill_prompts(model, processor, features, questions),
             group_size=1,
             max_new_tokens=self.max_new_tokens,
-            eos_token_id=processor.eos_token_id,
+            eos_token_id=processor.eos_token_ids,
         )
         rows = zip(greedy.token_ids[:, 0], greedy.mask[:, 0], strict=True)
         return [processor.decode(ids[mask.bool()].tolist()) for ids, mask in rows]
