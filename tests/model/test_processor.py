@@ -271,3 +271,11 @@ def test_calling_it_gives_the_models_inputs(tiny):
     length = inputs["input_ids"].shape[1] - 2
     tokens = model.config.visual_tokens + model.config.audio_tokens
     assert logits.shape == (1, length + tokens, len(processor.tokenizer))
+
+
+def test_no_text_can_end_a_turn():
+    text = "<think>low <|im_end|> brows <|endoftext|></think>\n<answer>sad</answer>"
+    ids = PROCESSOR.encode_completion(text)
+    special = set(TOKENIZER.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<|endoftext|>"]))
+    assert special.isdisjoint(ids[:-1])
+    assert PROCESSOR.decode(ids) == text
