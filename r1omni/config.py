@@ -20,6 +20,7 @@ from pydantic import (
     field_validator,
 )
 
+from r1omni.limits import Limits
 from r1omni.params_file import ParamsError, line_of, read_yaml
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -143,7 +144,14 @@ class IngestParams(Section):
 
     workers: Workers
     timeout_seconds: Positive
+    max_pixels: Annotated[int, Field(ge=1, lt=2**31)]
+    memory_mb: Annotated[int, Field(ge=64)]
     missing_audio: Literal["reject", "silence"]
+
+    @property
+    def limits(self) -> Limits:
+        """What one clip may cost, wherever clips are decoded."""
+        return Limits(self.timeout_seconds, self.max_pixels, self.memory_mb)
 
 
 class ValidationParams(Section):
@@ -161,6 +169,7 @@ class MediaParams(Section):
     num_frames: Count
     image_size: Count
     aspect_ratio: Literal["pad", "none"]
+    sampling: Literal["index", "time"]
     sampling_rate: Count
     audio_seconds: Positive
     hop_length: Count

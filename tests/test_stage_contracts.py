@@ -19,6 +19,7 @@ NOT_DEPENDENCIES = {
     "r1omni/corpora/__init__.py",
     "r1omni/evaluation/__init__.py",
     "r1omni/lifeline.py",
+    "r1omni/limits.py",  # what a clip may cost
     "r1omni/params_file.py",
     "r1omni/pipeline.py",
     "r1omni/stages.py",
@@ -31,8 +32,8 @@ STAGES = {
     "fetch": ("r1omni/hub.py", {"hub"}),
     "ingest": ("r1omni/corpora/ingest.py", {"ingest", "corpora"}),
     "validate": ("r1omni/corpora/validation.py", {"corpora", "ingest", "validation"}),
-    "base": ("r1omni/training/base.py", {"base", "engine", "media", "model"}),
-    "features": ("r1omni/model/features.py", {"engine", "features"}),
+    "base": ("r1omni/training/base.py", {"base", "engine", "ingest", "media", "model"}),
+    "features": ("r1omni/model/features.py", {"engine", "features", "ingest"}),
     "cold_start": ("r1omni/training/sft.py", {"cold_start", "engine"}),
     "label_sft": ("r1omni/training/sft.py", {"engine", "held_out", "label_sft"}),
     "grpo": ("r1omni/training/grpo.py", {"engine", "grpo", "held_out"}),

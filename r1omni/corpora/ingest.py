@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -56,6 +56,7 @@ def run_ingest(
         counts = journal.counts()
         rows, clips = sum(counts.values()), counts.pop(None, 0)
         _log.info("%s: %d rows, %d clips, %d rejected", root, rows, clips, rows - clips)
+        _log_sound(root, journal)
         for reason, count in counts.items():
             first = journal.first_reject(str(reason))
             _log.warning(
@@ -66,20 +67,22 @@ def run_ingest(
         journal.close()
 
 
+def _log_sound(root: Path, journal: Journal) -> None:
+    """What has to be known of the sound of the clips that were taken."""
+    for what, count in journal.sound_counts().items():
+        if count:
+            _log.warning("%s: %d clips %s", root, count, what)
+
+
 def read_corpus(
     corpus: str,
     root: Path,
     fold: int,
     *,
-    workers: int,
-    timeout_seconds: float,
-    missing_audio: Literal["reject", "silence"],
+    ingest: IngestParams,
 ) -> tuple[list[Clip], list[Reject]]:
     """The clips and rejects of a corpus; see `r1omni.corpora.read_clips`."""
     check_request(corpus, root, fold)
-    ingest = IngestParams(
-        workers=workers, timeout_seconds=timeout_seconds, missing_audio=missing_audio
-    )
     journal = Journal(None)
     try:
         _read_into(journal, corpus, root, fold, ingest)
@@ -119,7 +122,7 @@ def _read_into(journal: Journal, corpus: str, root: Path, fold: int, ingest: Ing
 
     with _progress(corpus, total) as advance:
         for position, found in probe_clips(
-            unopened(), workers=ingest.workers, timeout_seconds=ingest.timeout_seconds
+            unopened(), workers=ingest.workers, limits=ingest.limits
         ):
             row, path = waiting.pop(position)
             if isinstance(found, Finding):

@@ -1,5 +1,6 @@
 """One checkpoint on one corpus in one command: ingest, features, predict, score."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -12,7 +13,9 @@ from r1omni.evaluation.predict import predict_clips
 from r1omni.evaluation.predictions import write_predictions
 from r1omni.evaluation.results import CorpusMetrics, Interval, Rates, read_metrics
 from r1omni.evaluation.score import run_score
+from r1omni.media import MediaSettings
 from r1omni.model.device import Device
+from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import FeatureStore
 from r1omni.model.features import run_features
 from r1omni.prompts import AnswerMode
@@ -87,11 +90,13 @@ def run_evaluate(
         subject.checkpoint,
         folder,
         features=features,
+        limits=ingest.limits,
         device=device,
         allow=subject.allow,
     )
+    decoded = without_rejects(clips, [folder])
     rows = predict_clips(
-        subject.name, model, processor, clips, FeatureStore([folder]), predict=predict
+        subject.name, model, processor, decoded, FeatureStore([folder]), predict=predict
     )
     write_predictions(rows, out / "predictions.parquet")
     run_score([out / "predictions.parquet"], [], out / "metrics.json", out / "plots", score=score)
@@ -102,9 +107,24 @@ def run_evaluate(
             "the checkpoint does not record what it was trained on: whether these clips were among "
             "it cannot be told"
         )
-    if metrics.silent:
-        notes.append(f"{metrics.silent} clips without audio: the model heard silence")
+    notes += _sound_notes(metrics, clips, processor.media)
+    if undecoded := len(clips) - len(decoded):
+        notes.append(f"{undecoded} clips could not be decoded for features: they are left out")
     return Verdict(metrics, len(read_rejects(rejects)), tuple(notes))
+
+
+def _sound_notes(
+    metrics: CorpusMetrics, clips: Sequence[Clip], media: MediaSettings
+) -> Iterator[str]:
+    if metrics.silent:
+        yield f"{metrics.silent} clips without audio: the model heard silence"
+    if metrics.digital_silence:
+        yield f"{metrics.digital_silence} clips whose sound is digital silence"
+    if metrics.cut:
+        heard = f"the model heard the first {media.audio_seconds:g} s of sound"
+        yield f"{metrics.cut} clips cut: {heard}"
+    if lossy := sum(clip.lost_packets > 0 for clip in clips):
+        yield f"{lossy} clips with packets of sound that could not be decoded: silence in place"
 
 
 def render_verdict(subject: Subject, field: Field, verdict: Verdict) -> str:

@@ -68,7 +68,9 @@ class CorpusMetrics(Rates):
     """Everything about one model on one test corpus. The rates at the top keep calm as a class.
 
     Absent: `calm` where the corpus has none, `rationale_truth` for models that answer directly,
-    both it and `follows_scene` where no side file says what a clip truly shows.
+    both it and `follows_scene` where no side file says what a clip truly shows. How many clips had
+    no sound (`silent`), sound whose samples are all 0 (`digital_silence`), or more sound than the
+    model hears (`cut`): the last two are None in files from before they were counted.
     """
 
     fold: int | None
@@ -79,6 +81,8 @@ class CorpusMetrics(Rates):
     format_rate: float
     finished_rate: float
     silent: int
+    digital_silence: int | None = None
+    cut: int | None = None
     confusion: ConfusionCounts
     gain_over: dict[str, GainOver]
     calm: dict[Literal["keep", "merge", "drop"], Rates] | None = None

@@ -5,9 +5,11 @@ only if its bytes have that checksum: the clips of any other are computed again.
 """
 
 import hashlib
+import json
 import logging
+import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -48,13 +50,35 @@ class KeptShards:
         return self._folder / f"{name}.safetensors"
 
     def holds(self, keys: Sequence[str]) -> bool:
-        """Whether the shard of exactly these rows is there, and its bytes are sound."""
-        path = self.path(keys)
-        return path.is_file() and (path, path.stat().st_ino) not in self._unusable
+        """Whether these rows are done: sound in their shard, or told what could not be decoded."""
+        if self._has_shard(keys):
+            return True
+        rejected = self.rejected(keys)
+        rest = [key for key in keys if key not in rejected]
+        return bool(rejected) and (not rest or self._has_shard(rest))
 
     def checksum(self, keys: Sequence[str]) -> str:
         """The checksum of the shard of exactly these rows."""
         return _checksum_file(self.path(keys)).read_text(encoding="utf-8").strip()
+
+    def reject(self, keys: Sequence[str], reasons: Mapping[str, str]) -> None:
+        """Keep why some of these rows have no features; the others' shard must be there already."""
+        path = self._rejects(keys)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(json.dumps(dict(reasons)), encoding="utf-8")
+        partial.replace(path)
+
+    def rejected(self, keys: Sequence[str]) -> dict[str, str]:
+        """Which of these rows have no features, and why."""
+        path = self._rejects(keys)
+        if self._has_shard(keys) or not path.is_file():
+            return {}
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+
+    def forget_rejects(self) -> None:
+        """Have the next run try again what could not be decoded."""
+        for path in self._folder.glob("*.rejects.json"):
+            path.unlink(missing_ok=True)
 
     def add(self, keys: Sequence[str], new: Shard | None) -> None:
         """Keep the shard of these rows: those in `new`, and the others from earlier shards."""
@@ -88,6 +112,13 @@ class KeptShards:
         for path in self._folder.iterdir():
             if path not in keep:
                 path.unlink(missing_ok=True)
+
+    def _has_shard(self, keys: Sequence[str]) -> bool:
+        path = self.path(keys)
+        return path.is_file() and (path, path.stat().st_ino) not in self._unusable
+
+    def _rejects(self, keys: Sequence[str]) -> Path:
+        return self.path(keys).with_suffix(".rejects.json")
 
     def _remember(self, path: Path, keys: Sequence[str]) -> None:
         self._places.update({key: (path, row) for row, key in enumerate(keys)})

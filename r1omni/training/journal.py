@@ -25,7 +25,7 @@ RECIPE_CODE = (
     "decoding.py",
     "emotions.py",
     "judging.py",
-    "media.py",
+    "media/*.py",
     "prompts.py",
     "rewards.py",
 )
