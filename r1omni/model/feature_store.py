@@ -1,7 +1,8 @@
 """Tower outputs on disk: shards of half-precision tensors, and the index that finds a clip's row.
 
 A folder holds `index.parquet` (clip_id, key, shard, row, has_audio, towers, sha256) and the shards
-that it names; `sha256` is the checksum of the row's shard. Shapes: `B` clips, `F` frames, `N` patches, `A` audio tokens, `Dv`/`Da` tower widths.
+that it names; `sha256` is the checksum of the row's shard. Shapes: `B` clips, `F` frames,
+`N` patches, `A` audio tokens, `Dv`/`Da` tower widths.
 """
 
 import hashlib
@@ -96,8 +97,8 @@ class FeatureStore:
 
     Shards are opened at first use and stay mapped, so that the operating system's page cache is the
     only cache: a small corpus is served from memory, and a large one takes no more than there is.
-    A shard's checksum is verified when it is opened: one inode may be the pipeline's state, its data
-    and DVC's cache, and DVC does not read again what it has linked.
+    A shard's checksum is verified when it is opened: one inode may be the pipeline's state, its
+    data and DVC's cache, and DVC does not read again what it has linked.
     Raises ValueError, naming the folder, for one without features, for a clip in two folders and
     for folders made by different towers; naming the shard, for one that is damaged.
     """
