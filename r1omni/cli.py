@@ -5,8 +5,11 @@ The only reader of params.yaml. Imports late, so that `r1omni --help` answers at
 
 import logging
 import os
+import platform
 import re
 import sys
+from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +17,16 @@ import typer
 
 from r1omni.config import check_listed, read_params
 from r1omni.lifeline import LIFELINE, die_with_caller, die_with_input
+from r1omni.predict_options import (
+    BatchSize,
+    MaxNewTokens,
+    MaxPixels,
+    MemoryMb,
+    OnDevice,
+    Threads,
+    Timeout,
+    choose_options,
+)
 from r1omni.stages import PARAMS, ParamsFile, stages
 
 app = typer.Typer(
@@ -42,9 +55,21 @@ Allow = Annotated[
 ]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"r1omni {version('r1omni')} (Python {platform.python_version()})")
+        raise typer.Exit
+
+
 @app.callback()
 def _start(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
 ) -> None:
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
@@ -82,36 +107,61 @@ def predict(
         typer.Option(help="whose labels' probabilities to print"),
     ] = "all",
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object per line")] = False,
-    params: ParamsFile = PARAMS,
+    batch_size: BatchSize = None,
+    max_new_tokens: MaxNewTokens = None,
+    timeout_seconds: Timeout = None,
+    max_pixels: MaxPixels = None,
+    memory_mb: MemoryMb = None,
+    threads: Threads = None,
+    device: OnDevice = None,
+    params: Annotated[
+        Path | None, typer.Option(help="where the other options are from; ./params.yaml if there")
+    ] = None,
+    no_params: Annotated[
+        bool, typer.Option("--no-params", help="leave ./params.yaml unread")
+    ] = False,
 ) -> None:
     """Name the emotion in any media file, with the model's rationale and each label's probability.
 
-    Exit code: 0 if every file was answered, 1 if some were refused or the model could not be
-    loaded (standard error says why; a refused file is an object of --json too), 2 for a wrong
-    option.
+    Works in any folder: an option that is not given is params.yaml's if there is one here, and the
+    default in its help if not. Exit code: 0 if every file was answered, 1 if some were refused or
+    the model could not be loaded (standard error says why; a refused file is an object of --json
+    too), 2 for a wrong option, 130 after Ctrl-C.
     """
-    read = read_params(params)
-    os.environ.setdefault("OMP_NUM_THREADS", str(read.engine.threads))
-    from r1omni.evaluation.answer import VOCABULARIES, answer_files
-    from r1omni.evaluation.files import Refusal
+    if params is not None and no_params:
+        raise typer.BadParameter("--params and --no-params exclude each other")
+    given = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "device": device,
+             "timeout_seconds": timeout_seconds, "max_pixels": max_pixels, "memory_mb": memory_mb,
+             "threads": threads}  # fmt: skip
+    options = choose_options(params, no_params, given)
+    options.set_threads()
+    from r1omni.decoding import start_forkserver
+
+    start_forkserver()  # it imports while the model is loaded: the first answer need not wait
+    from r1omni.evaluation.answer import VOCABULARIES, Answer, answer_batches
+    from r1omni.evaluation.files import Refusal, find_files
     from r1omni.evaluation.loading import find_checkpoint, load_checkpoint
     from r1omni.hub import explained
 
-    with explained(model):
-        checkpoint = find_checkpoint(model, read.tracking)
-        loaded = load_checkpoint(checkpoint, mode, allow or (), read.engine.device)
-    vocabulary = VOCABULARIES[labels]
-    refused = False
-    for outcome in answer_files(
-        files, *loaded, labels=vocabulary, predict=read.predict, limits=read.ingest.limits
-    ):
-        is_refusal = isinstance(outcome, Refusal)
-        refused |= is_refusal
-        if as_json:
-            typer.echo(outcome.as_json())
-        else:
-            typer.echo(outcome.as_text(), err=is_refusal)
-    if refused:
+    found = list(find_files(files))
+    n_answered = n_refused = 0
+    try:
+        with explained(model):
+            checkpoint = find_checkpoint(model, options.tracking)
+            loaded = load_checkpoint(checkpoint, mode, allow or (), options.device)
+        batches = answer_batches(found, *loaded, labels=VOCABULARIES[labels],
+                                 predict=options.predict, limits=options.limits)  # fmt: skip
+        with closing(batches):
+            for batch in batches:
+                n_answered += sum(isinstance(outcome, Answer) for outcome in batch)
+                n_refused += sum(isinstance(outcome, Refusal) for outcome in batch)
+                for outcome in batch:
+                    text = outcome.as_json() if as_json else outcome.as_text()
+                    typer.echo(text, err=isinstance(outcome, Refusal) and not as_json)
+    except KeyboardInterrupt:
+        typer.echo(f"stopped: {n_answered} of {len(found)} answered", err=True)
+        raise typer.Exit(130) from None
+    if n_refused:
         raise typer.Exit(1)
 
 
