@@ -167,7 +167,7 @@ def grpo(folder: Path) -> dict[str, object]:
     """Two steps of the stage `grpo` from the converted checkpoint, on features of noise."""
     write_clips(folder)
     rows = train(folder)
-    state = folder / ".state/grpo/step-000001"
+    (state,) = (folder / ".state/grpo").glob("*/step-000001")
     size = sum(file.stat().st_size for file in state.rglob("*") if file.is_file())
     return {"seconds_a_step": [round(row["time/step"], 1) for row in rows],
             "state_gib": round(size / GIB, 2), "sha256": weights_hash(folder),
@@ -178,7 +178,8 @@ def grpo(folder: Path) -> dict[str, object]:
 def resume(folder: Path) -> dict[str, object]:
     """The second step again, as after a kill; its weights are to be the same bytes."""
     shutil.rmtree(folder / "grpo")
-    kept = folder / ".state/grpo/step-000001/kept"
+    (state,) = (folder / ".state/grpo").glob("*/step-000001")
+    kept = state / "kept"
     kept.touch()  # a state made again would not have it
     train(folder)
     return {"from_the_state": kept.exists(), "sha256": weights_hash(folder)}
@@ -215,9 +216,10 @@ def write_clips(folder: Path) -> None:
 
 
 def train(folder: Path) -> list[dict[str, float]]:
-    """The stage's curves."""
+    """The stage's curves, with the seconds."""
     from r1omni.config import HeldOutParams, read_params
     from r1omni.training import grpo as stage
+    from r1omni.training.checkpoints import CURVES, TIMES
     from r1omni.training.journal import TrainingPaths, read_curves
 
     params = read_params(ROOT / "params/paper.yaml")
@@ -235,7 +237,8 @@ def train(folder: Path) -> list[dict[str, float]]:
         engine=params.engine.model_copy(update={"device": "cpu", "save_every": 1}),
         log=lambda _step, _metrics: None,
     )
-    return read_curves(paths.training / "curves.jsonl")
+    curves = read_curves(paths.training / CURVES), read_curves(paths.state / TIMES)
+    return [{**row, **seconds} for row, seconds in zip(*curves, strict=True)]
 
 
 def by_place(groups: Any, _labels: object, _weights: object) -> list[list[Any]]:

@@ -7,7 +7,7 @@ params.yaml and nowhere else.
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -33,9 +33,23 @@ HUB_REPO, HUB_REVISION = r"[\w-][\w.-]*/[\w.-]+", r"\w[\w./-]*"
 
 
 class Section(BaseModel):
-    """A frozen section of params.yaml that forbids unknown keys."""
+    """A frozen section of params.yaml that forbids unknown keys.
+
+    `KNOBS` are its keys that change time, memory and rounding alone: what a training is to give
+    does not depend on them. All others are its recipe.
+    """
+
+    KNOBS: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+    def recipe(self) -> dict[str, Any]:
+        """The values that decide a result: a training goes on only where they are the same."""
+        return self.model_dump(mode="json", exclude=set(self.KNOBS))
+
+    def knobs(self) -> dict[str, Any]:
+        """The other values."""
+        return self.model_dump(mode="json", include=set(self.KNOBS))
 
     @field_validator("*", mode="before")
     @classmethod
@@ -240,6 +254,8 @@ class SFTParams(Section):
 class BaseParams(Section):
     """The base model: convert a public checkpoint, or train tiny towers and align them."""
 
+    KNOBS = frozenset({"workers"})
+
     source: Path
     allow: tuple[str, ...]
     seed: Seed
@@ -255,6 +271,8 @@ class BaseParams(Section):
 
 class GRPOParams(Section):
     """Group relative policy optimisation (arXiv 2402.03300; R1-Omni: arXiv 2503.05379)."""
+
+    KNOBS = frozenset({"prefix", "reference_cache_gb"})
 
     seed: Seed
     steps: Count
@@ -286,6 +304,8 @@ class GRPOParams(Section):
 class HeldOutParams(Section):
     """Training clips that label SFT and GRPO never see: what settings are chosen by."""
 
+    KNOBS = frozenset({"every"})
+
     clips: Annotated[int, Field(ge=0)]
     seed: Seed
     every: Count
@@ -293,6 +313,14 @@ class HeldOutParams(Section):
 
 class EngineParams(Section):
     """The DeepSpeed engine that base, SFT and GRPO train in."""
+
+    KNOBS = frozenset(
+        {
+            *("device", "zero_stage", "processes", "hostfile", "threads"),
+            *("micro_batch_size", "gradient_checkpointing"),
+            *("save_every", "keep_last", "restarts"),
+        }
+    )
 
     device: Literal["auto", "cpu", "cuda"]
     dtype: Literal["fp32", "bf16"]
@@ -304,6 +332,7 @@ class EngineParams(Section):
     threads: Count
     save_every: Count
     keep_last: Count
+    restarts: Annotated[int, Field(ge=0)]
 
 
 class PredictParams(Section):

@@ -2,15 +2,47 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from r1omni.config import EngineParams, Params, SyntheticCorpus, check_listed, read_params
+from r1omni.config import (
+    EngineParams,
+    Params,
+    Section,
+    SyntheticCorpus,
+    check_listed,
+    read_params,
+)
+from r1omni.own_code import changed_code, code_at_start, code_hash, refuse_changed_code
 
 if TYPE_CHECKING:
     from r1omni.prompts import AnswerMode
     from r1omni.training.journal import TrainingPaths
+
+
+class StageCommand(TyperCommand):
+    """A stage's command. It fails if our code changed while it ran.
+
+    DVC would note its outputs as made by the code that it finds afterwards.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """What the command returns. Raises CodeChanged, or SystemExit where another rank ended."""
+        from r1omni.training.launch import PEER_LOST, RENDEZVOUS, lost_peer
+
+        code_at_start()
+        try:
+            result = super().invoke(ctx)
+        except RuntimeError as error:
+            if RENDEZVOUS in os.environ and lost_peer(error):
+                raise SystemExit(PEER_LOST) from error  # the launcher says which and why
+            raise
+        again = "what it wrote may come of either version; run it again"
+        refuse_changed_code(changed_code(), str(self.name), again)
+        return result
+
 
 stages = typer.Typer(pretty_exceptions_enable=False)
 STAGES = "Stages (dvc.yaml calls them with their paths)"
@@ -107,14 +139,13 @@ def base(
     from r1omni.hub import explained
     from r1omni.tracking.runs import open_run
     from r1omni.training.base import run_base
-    from r1omni.training.checkpoints import drop_state
-    from r1omni.training.journal import code_hash
+    from r1omni.training.journal import drop_state
 
     paths = _training_paths(checkpoint, training)
     with open_run(
         "base",
         tracking=read.tracking,
-        params=read.model_dump(mode="json", include={"base", "model", "media", "engine"}),
+        **_described(base=read.base, model=read.model, media=read.media, engine=read.engine),
         datasets=[reasoning, *source.glob("annotations.json")],
         tags={"training_code": code_hash()[:32]},
         state=paths.state.with_suffix(".run.json"),
@@ -204,14 +235,14 @@ def grpo(
     read = _training_params(params)
     _launch(read.engine)
     from r1omni.tracking.runs import open_run
-    from r1omni.training.checkpoints import drop_state
     from r1omni.training.grpo import run_grpo
+    from r1omni.training.journal import drop_state
 
     paths = _training_paths(checkpoint, training)
     with open_run(
         "grpo",
         tracking=read.tracking,
-        params=read.model_dump(mode="json", include={"grpo", "held_out", "engine"}),
+        **_described(grpo=read.grpo, held_out=read.held_out, engine=read.engine),
         datasets=manifest,
         tags=_origin(parent, features),
         state=paths.state.with_suffix(".run.json"),
@@ -335,15 +366,17 @@ def _sft(
     read = _training_params(params)
     _launch(read.engine)
     from r1omni.tracking.runs import open_run
-    from r1omni.training.checkpoints import drop_state
+    from r1omni.training.journal import drop_state
     from r1omni.training.sft import run_sft
 
     paths = _training_paths(checkpoint, training)
-    watched = {"held_out"} if stage == "label_sft" else set()
+    sft = read.cold_start if stage == "cold_start" else read.label_sft
+    held_out = read.held_out if stage == "label_sft" else None
+    watched = {} if held_out is None else {"held_out": held_out}
     with open_run(
         stage,
         tracking=read.tracking,
-        params=read.model_dump(mode="json", include={stage, "engine"} | watched),
+        **_described(**{stage: sft}, engine=read.engine, **watched),
         datasets=manifests,
         tags=_origin(parent, features),
         state=paths.state.with_suffix(".run.json"),
@@ -354,10 +387,10 @@ def _sft(
             features,
             paths,
             mode=mode,
-            sft=read.cold_start if stage == "cold_start" else read.label_sft,
+            sft=sft,
             engine=read.engine,
             log=run.log,
-            held_out=read.held_out if watched else None,
+            held_out=held_out,
         )
         run.finish(checkpoint, training)
     drop_state(paths)
@@ -367,7 +400,7 @@ def _origin(parent: Path, features: list[Path]) -> dict[str, str]:
     """Tags of what a training starts from; where one is another, MLflow's run is another too."""
     from r1omni.model.feature_store import INDEX
     from r1omni.tracking.provenance import content_hash
-    from r1omni.training.journal import code_hash, fingerprint
+    from r1omni.training.journal import fingerprint
 
     return {
         "parent": content_hash(parent),
@@ -393,6 +426,14 @@ def _launch(engine: EngineParams) -> None:
         raise typer.Exit(code)
 
 
+def _described(**sections: Section) -> dict[str, dict[str, dict[str, object]]]:
+    """What MLflow notes of the params: the recipe, and apart what changes only time and memory."""
+    return {
+        "params": {name: section.recipe() for name, section in sections.items()},
+        "knobs": {name: section.knobs() for name, section in sections.items()},
+    }
+
+
 def _training_paths(checkpoint: Path, training: Path) -> "TrainingPaths":
     from r1omni.training.journal import TrainingPaths
 
@@ -402,3 +443,7 @@ def _training_paths(checkpoint: Path, training: Path) -> "TrainingPaths":
 def _within(folder: Path | None, pattern: str) -> list[Path]:
     """The matching files of a folder that only the synthetic corpora have."""
     return sorted(folder.glob(pattern)) if folder is not None and folder.is_dir() else []
+
+
+for _command in stages.registered_commands:
+    _command.cls = StageCommand

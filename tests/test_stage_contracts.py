@@ -8,22 +8,11 @@ import pytest
 import yaml
 
 from r1omni import stages
-from r1omni.config import read_params
-from r1omni.training.journal import RECIPE_CODE
+from r1omni.config import EngineParams, read_params
+from r1omni.own_code import PLUMBING, RECIPE_CODE, files_of
 
-# Effects and plumbing, which change no number: the command line, logging, MLflow.
-NOT_DEPENDENCIES = {
-    "r1omni/__init__.py",
-    "r1omni/cli.py",
-    "r1omni/config.py",  # its values are params
-    "r1omni/corpora/__init__.py",
-    "r1omni/evaluation/__init__.py",
-    "r1omni/lifeline.py",
-    "r1omni/params_file.py",
-    "r1omni/pipeline.py",
-    "r1omni/stages.py",
-    "r1omni/training/__init__.py",
-}
+# Effects and plumbing, which change no number: the command line, processes, logging, MLflow.
+NOT_DEPENDENCIES = {f"r1omni/{file}" for file in files_of(PLUMBING)}
 
 # Stage -> the module it runs and the sections of params.yaml that its run_ function takes.
 STAGES = {
@@ -32,11 +21,11 @@ STAGES = {
     "ingest": ("r1omni/corpora/ingest.py", {"ingest", "corpora"}),
     "validate": ("r1omni/corpora/validation.py", {"corpora", "ingest", "validation"}),
     "base": ("r1omni/training/base.py", {"base", "engine", "media", "model"}),
-    "features": ("r1omni/model/features.py", {"engine", "features"}),
+    "features": ("r1omni/model/features.py", {"features"}),
     "cold_start": ("r1omni/training/sft.py", {"cold_start", "engine"}),
     "label_sft": ("r1omni/training/sft.py", {"engine", "held_out", "label_sft"}),
     "grpo": ("r1omni/training/grpo.py", {"engine", "grpo", "held_out"}),
-    "predict": ("r1omni/evaluation/predict.py", {"engine", "predict"}),
+    "predict": ("r1omni/evaluation/predict.py", {"predict"}),
     "score": ("r1omni/evaluation/score.py", {"score"}),
     "report": ("r1omni/evaluation/report/report.py", {"report"}),
     "register": ("r1omni/tracking/registry.py", {"tracking"}),
@@ -91,7 +80,7 @@ def test_a_stages_deps_cover_the_modules_it_imports(repo, name):
 @pytest.mark.parametrize("name", ["base", "cold_start", "label_sft", "grpo"])
 def test_no_state_is_resumed_after_a_change_of_code_that_decides_the_result(repo, name):
     """What a training imports is in its fingerprint, but for what only finds files and params."""
-    hashed = {str(f.relative_to(repo)) for p in RECIPE_CODE for f in (repo / "r1omni").glob(p)}
+    hashed = {f"r1omni/{file}" for file in files_of(RECIPE_CODE)}
     finding = {"r1omni/corpora/paths.py"}
     unhashed = imported_files(repo, STAGES[name][0]) - hashed - NOT_DEPENDENCIES - finding
     assert {file for file in unhashed if not file.startswith("r1omni/tracking/")} == set()
@@ -133,6 +122,14 @@ def test_a_stages_params_are_the_sections_that_it_reads(repo, name):
     assert named == sections
 
 
+@pytest.mark.parametrize("name", STAGES)
+def test_no_finished_stage_runs_again_for_what_changes_time_and_memory_alone(repo, name):
+    """Of the engine a stage names what decides a result, and that alone."""
+    named = {str(p) for p in dvc_stage(repo, name).get("params", []) if str(p).startswith("engine")}
+    recipe = {f"engine.{key}" for key in set(EngineParams.model_fields) - EngineParams.KNOBS}
+    assert named == (recipe if "engine" in STAGES[name][1] else set())
+
+
 def sections_read(function) -> set[str]:
     """The sections of the params that a command's own code takes: read.X, read_params(...).X."""
     tree = ast.parse(inspect.getsource(function))
@@ -160,6 +157,8 @@ def test_the_table_above_is_what_the_commands_code_takes(repo, name):
         read = sections_read(getattr(stages, command))
     told = {"ingest": {"corpora"}, "fetch": {"hub"}}.get(name, set())
     written = {"tracking"} if name != "register" else set()  # where it logs changes no result
+    if name in ("features", "predict"):
+        written |= {"engine"}  # its device: where it runs
     written |= {"corpora"} if name == "features" else set()
     assert sections == (read - written) | told
 

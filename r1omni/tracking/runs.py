@@ -53,6 +53,7 @@ class Description:
     params: Mapping[str, Any]
     datasets: Sequence[Path]
     tags: Mapping[str, str]
+    knobs: Mapping[str, Any] = field(default_factory=dict)  # params that decide no result
 
     def fingerprint(self) -> str:
         """Equal for two trainings that would give the same numbers."""
@@ -177,6 +178,7 @@ class Run:
             run_id = _continued(client, experiment, self.state, self.description)
             resumed = run_id is not None
             if run_id is None:
+                _give_up(client, experiment, self.state)
                 # Its name before itself: a kill in between must not leave a run that none finds.
                 token = uuid.uuid4().hex
                 _write_state(self.state, {"token": token, "fingerprint": mark})
@@ -207,6 +209,7 @@ def open_run(
     params: Mapping[str, Any],
     datasets: Sequence[Path] = (),
     tags: Mapping[str, str] | None = None,
+    knobs: Mapping[str, Any] | None = None,
     state: Path,
 ) -> Iterator[Run]:
     """The MLflow run of one training stage, closed with the status in which the block is left.
@@ -214,13 +217,15 @@ def open_run(
     `params`: nested, such as {"grpo": {...}}. `datasets`: manifests (parquet) or a corpus's JSON
     annotations. `state`: a small file, outside DVC's outs, where the run's id outlives a kill. The
     run is continued if stage, params, datasets and tags are the same as when it was opened;
-    otherwise a new one begins. An unreachable store costs a warning, nothing else. Of several
+    otherwise a new one begins, and the one that was left running ends as KILLED. `knobs`: params
+    that may change in between. An unreachable store costs a warning, nothing else. Of several
     ranks (RANK in the environment) only the first has a run; what the others log goes nowhere.
     """
     if os.environ.get("RANK", "0") != "0":
         yield _Silent(Description(stage, params, datasets, {}), tracking, state)
         return
-    run = Run(Description(stage, params, datasets, dict(tags or {})), tracking, state)
+    description = Description(stage, params, datasets, dict(tags or {}), dict(knobs or {}))
+    run = Run(description, tracking, state)
     run.flush()
     try:
         yield run
@@ -251,10 +256,12 @@ def create_run(
 
 
 def describe_run(client: Any, run_id: str, description: Description) -> None:
-    """Write a run's params and dataset inputs; writing them again changes nothing."""
+    """Write a run's params and dataset inputs, as far as it lacks them."""
     from mlflow.entities import Param
 
-    params = [Param(k, v[:PARAM_LENGTH]) for k, v in flatten(description.params)]
+    known = client.get_run(run_id).data.params
+    values = [*flatten(description.params), *flatten(description.knobs)]
+    params = [Param(k, v[:PARAM_LENGTH]) for k, v in values if k not in known]
     for start in range(0, len(params), PARAMS_AT_ONCE):
         client.log_batch(run_id, params=params[start : start + PARAMS_AT_ONCE])
     if description.datasets:
@@ -292,12 +299,35 @@ def _continued(client: Any, experiment: str, state: Path, description: Descripti
     kept = json.loads(state.read_text(encoding="utf-8"))
     if kept.get("fingerprint") != description.fingerprint():
         return None
+    run_id = _begun(client, experiment, kept)
+    if run_id is None:
+        return None
     if "run_id" not in kept:  # killed while the run was being created
-        begun = client.search_runs([experiment], f"tags.{TOKEN} = '{kept['token']}'")
-        for run in begun:
-            describe_run(client, run.info.run_id, description)
-        return str(begun[0].info.run_id) if begun else None
-    return _revived(client, kept["run_id"])
+        describe_run(client, run_id, description)
+    return _revived(client, run_id)
+
+
+def _give_up(client: Any, experiment: str, state: Path) -> None:
+    """End the run that `state` names, of a recipe that is not continued, if it is still running."""
+    from mlflow.exceptions import MlflowException
+
+    kept = json.loads(state.read_text(encoding="utf-8")) if state.is_file() else {}
+    try:
+        run_id = _begun(client, experiment, kept)
+        if run_id is not None and client.get_run(run_id).info.status == "RUNNING":
+            trained = "content_hash" in kept  # only its end did not reach the store
+            client.set_terminated(run_id, "FINISHED" if trained else "KILLED")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+
+
+def _begun(client: Any, experiment: str, kept: Mapping[str, str]) -> str | None:
+    """The id of the run that a state file names, by its token if its creation was interrupted."""
+    if "run_id" in kept or "token" not in kept:
+        return kept.get("run_id")
+    begun = client.search_runs([experiment], f"tags.{TOKEN} = '{kept['token']}'")
+    return str(begun[0].info.run_id) if begun else None
 
 
 def _revived(client: Any, run_id: str) -> str | None:

@@ -61,7 +61,7 @@ def run_base(
         return
     clips = read_generic(source)
     recipe = fingerprint([base, model, media, engine], [source, reasoning])
-    open_state(paths.state, recipe)
+    paths = open_state(paths, recipe)
     torch.manual_seed(base.seed)
     spoken = [c.rationale for c in read_manifest(reasoning) if c.rationale is not None]
     captions = [clip.caption for clip in clips]
@@ -100,7 +100,7 @@ def run_base(
 
 def _convert(source: Path, paths: TrainingPaths, *, base: BaseParams) -> None:
     """Convert, say what became of the tensors, and keep the whole account beside the curves."""
-    open_state(paths.state, fingerprint([base], []))
+    paths = open_state(paths, fingerprint([base], []))
     if not is_first():
         barrier()  # which save_checkpoint ends with
         return

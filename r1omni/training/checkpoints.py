@@ -5,13 +5,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
+from r1omni.config import Section
 from r1omni.corpora.clip import Clip
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.own_code import changed_code, code_hash
 from r1omni.prompts import AnswerMode
-from r1omni.training.journal import TrainingPaths, commit_folder, read_provenance, write_provenance
-from r1omni.training.ranks import barrier, is_first
+from r1omni.training.journal import (
+    FINISHED,
+    TrainingPaths,
+    commit_folder,
+    read_provenance,
+    refuse_edits,
+    write_curves,
+    write_provenance,
+)
+from r1omni.training.ranks import barrier, gather, is_first
+
+CURVES, ROLLOUTS = "curves.jsonl", "rollouts.parquet"
+TIMES = "times.jsonl"  # beside the states: the seconds of the last training that was finished
 
 
 def load_parent(
@@ -52,15 +63,18 @@ def save_checkpoint(
     processor: HumanOmniProcessor,
     paths: TrainingPaths,
     *,
-    stage_params: BaseModel,
+    stage_params: Section,
     mode: AnswerMode,
     parent: Path | None,
     clips: Sequence[Clip],
 ) -> None:
     """Write the checkpoint and the training record, each in one step; the state stays.
 
-    All ranks call it; the first one writes, and the others wait for it.
+    All ranks call it; the first one writes, and the others wait for it. Raises CodeChanged, on
+    every rank and before anything is written, where our code changed since the training started.
     """
+    changed = {name for names in gather(changed_code()) for name in names}
+    refuse_edits(paths, sorted(changed))
     if is_first():
         _write_checkpoint(
             model,
@@ -79,7 +93,7 @@ def _write_checkpoint(
     processor: HumanOmniProcessor,
     paths: TrainingPaths,
     *,
-    stage_params: BaseModel,
+    stage_params: Section,
     mode: AnswerMode,
     parent: Path | None,
     clips: Sequence[Clip],
@@ -93,7 +107,8 @@ def _write_checkpoint(
         "mode": mode,
         "fold": one_fold(clips, parent),
         "seed": getattr(stage_params, "seed", None),
-        "params": stage_params.model_dump(mode="json"),
+        "params": stage_params.recipe(),
+        "code": code_hash()[:12],
         "parent": read_provenance(parent) if parent is not None else None,
         "trained_on": counts,
     }
@@ -106,22 +121,10 @@ def _write_checkpoint(
     training = paths.state / "training"
     shutil.rmtree(training, ignore_errors=True)
     training.mkdir()
-    for name in ("curves.jsonl", "rollouts.parquet"):
-        if (paths.state / name).exists():
-            shutil.copy2(paths.state / name, training / name)
+    if (paths.state / CURVES).exists():
+        write_curves(paths.state / CURVES, training / CURVES, paths.state.with_name(TIMES))
+    if (paths.state / ROLLOUTS).exists():
+        shutil.copy2(paths.state / ROLLOUTS, training / ROLLOUTS)
     commit_folder(training, paths.training)
     commit_folder(partial, paths.checkpoint)
-
-
-def drop_state(paths: TrainingPaths) -> None:
-    """Remove the training state: the checkpoint stands, and MLflow has what it is to have.
-
-    Until then a kill costs no more than the steps since the last state, although DVC removes the
-    outputs of a stage that it did not see end. Nothing on other ranks than the first.
-    """
-    if not is_first():
-        return
-    done = paths.state.with_name(f".{paths.state.name}.done")
-    shutil.rmtree(done, ignore_errors=True)
-    paths.state.rename(done)  # a kill while it is removed must not leave half a state
-    shutil.rmtree(done)
+    (paths.state / FINISHED).touch()

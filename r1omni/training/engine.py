@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from r1omni.config import EngineParams
 from r1omni.training.ranks import gather, join_ranks, shares, sum_over_ranks, world_size
-from r1omni.training.states import newest_state, write_state
+from r1omni.training.states import WHOLE, newest_state, write_state
 
 Schedule = Callable[[int], float]
 LARGEST = 50_000_000  # elements of the optimiser's groups under ZeRO (`_groups`)
@@ -196,13 +196,21 @@ class Engine:
         """Write the training state after this step; engine.keep_last of them are kept."""
         self._whole.close()
         self.newest_state = write_state(
-            folder, self.step_count, recipe, self._params.keep_last, self._write
+            folder,
+            self.step_count,
+            recipe,
+            self._params.keep_last,
+            self._layout(),
+            self._write,
         )
         self._gather_weights()
 
     def resume(self, folder: Path, recipe: str) -> int:
-        """Load the newest whole state of the same recipe; the step it was saved after, or 0."""
-        found = newest_state(folder, recipe)
+        """Load the newest whole state of the same recipe; the step it was saved after, or 0.
+
+        Raises StateDoesNotFit where other ranks or another ZeRO stage divided it otherwise.
+        """
+        found = newest_state(folder, recipe, self._layout())
         if found is None:
             return 0
         self.newest_state, self.step_count = found
@@ -212,6 +220,12 @@ class Engine:
             raise RuntimeError(f"{self.newest_state}: whole, but DeepSpeed does not load it")
         self._gather_weights()
         return self.step_count
+
+    def _layout(self) -> str:
+        """How a state is divided among the ranks: not at all with torch's own optimiser."""
+        if self._plain:
+            return WHOLE
+        return f"ZeRO {self._params.zero_stage} in {self._params.dtype}"
 
     def _write(self, folder: Path) -> None:
         self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
@@ -223,9 +237,14 @@ class Engine:
             weights = list(self.model.parameters())
             self._whole.enter_context(deepspeed.zero.GatheredParameters(weights))
 
+    @property
+    def _plain(self) -> bool:
+        """Whether the optimiser is torch's own; DeepSpeed's divide their state among the ranks."""
+        return not (self._engine.zero_optimization() or self._engine.bfloat16_enabled())
+
     def _plain_grad_norm(self) -> float | None:
         """The gradient's norm before clipping where the optimiser is torch's own, else None."""
-        if self._engine.zero_optimization() or self._engine.bfloat16_enabled():
+        if not self._plain:
             return None
         grads = [p.grad for p in self._trained if p.grad is not None]
         return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))

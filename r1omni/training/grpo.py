@@ -26,7 +26,14 @@ from r1omni.training.group_loss import Compared, Sampled, group_loss
 from r1omni.training.held_out import Watch, set_aside
 from r1omni.training.interruption import Stopped, sigterm_noted
 from r1omni.training.joint import Part, joint_metrics
-from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
+from r1omni.training.journal import (
+    Curves,
+    Log,
+    TrainingPaths,
+    fingerprint,
+    open_state,
+    prune_states,
+)
 from r1omni.training.kept_prompts import KeptPrompts
 from r1omni.training.losses import group_advantages
 from r1omni.training.progress import steps_bar, timed
@@ -74,7 +81,7 @@ def run_grpo(
     watch = Watch(watched, store, "reasoned", grpo.max_new_tokens, held_out.every)
     inputs = [cold_start, *manifests, *(folder / INDEX for folder in features)]
     recipe = fingerprint([grpo, held_out, engine], inputs)
-    open_state(paths.state, recipe)
+    paths = open_state(paths, recipe)
     policy, processor = load_parent(cold_start)
     models = _models(policy, processor, grpo, engine)
     trainer = Engine(
@@ -90,7 +97,6 @@ def run_grpo(
     curves = Curves(paths.state / "curves.jsonl", log)
     curves.rewind(first - 1)
     table = RolloutTable(paths.state)
-    table.rewind(first - 1)
     with steps_bar() as progress, sigterm_noted() as stopping:
         task = progress.add_task("grpo", total=grpo.steps)
         for step in range(first, grpo.steps + 1):
@@ -110,6 +116,7 @@ def run_grpo(
             if step < grpo.steps and (stop or step % engine.save_every == 0):
                 table.save(step)
                 trainer.save(paths.state, recipe)
+                prune_states(paths.state)
             if step < grpo.steps and stop:
                 raise Stopped(step)
             progress.update(task, completed=step, description=_headline(metrics))

@@ -6,29 +6,18 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
+from r1omni.config import Section
+from r1omni.own_code import changed_code, code_hash, refuse_changed_code
 from r1omni.training.ranks import barrier, is_first
 
 Log = Callable[[int, Mapping[str, float]], None]
-# What can change a training's result; not the commands, nor evaluation and tracking.
-RECIPE_CODE = (
-    "model/*.py",
-    "training/*.py",
-    "corpora/clip.py",
-    "corpora/synthetic/attributes.py",
-    "completions.py",
-    "decoding.py",
-    "emotions.py",
-    "judging.py",
-    "media.py",
-    "prompts.py",
-    "rewards.py",
-)
+RECIPE = "recipe"  # the file of a state's folder that holds the whole fingerprint
+FINISHED = "finished"  # the file that says: its checkpoint has been written
+TIME = "time/"  # metrics that no two runs share: they go to MLflow and the state, to no output
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +26,8 @@ logger = logging.getLogger(__name__)
 class TrainingPaths:
     """Where a training stage writes: its checkpoint, its curves, and its state until it is done.
 
-    The state lies outside DVC's outputs, which DVC deletes before a stage runs.
+    The state lies outside DVC's outputs, which DVC deletes before a stage runs. `state` is the
+    stage's folder, which has a folder for each recipe (`open_state`).
     """
 
     checkpoint: Path
@@ -45,11 +35,14 @@ class TrainingPaths:
     state: Path
 
 
-def fingerprint(sections: Iterable[BaseModel], inputs: Iterable[Path]) -> str:
-    """A hash of params, input files and our code: a changed recipe must not resume an old state."""
+def fingerprint(sections: Iterable[Section], inputs: Iterable[Path]) -> str:
+    """A hash of recipe, input files and our code: only where it is the same a state is resumed.
+
+    What changes time and memory alone (Section.KNOBS) is no part of it.
+    """
     digest = hashlib.sha256(code_hash().encode())
     for section in sections:
-        digest.update(section.model_dump_json().encode())
+        digest.update(json.dumps(section.recipe()).encode())
     for path in inputs:
         for file in sorted(
             p for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file()
@@ -59,82 +52,96 @@ def fingerprint(sections: Iterable[BaseModel], inputs: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def code_hash() -> str:
-    """A hash of our own code that decides a training's result."""
-    digest = hashlib.sha256()
-    package = Path(__file__).parents[1]
-    for file in sorted(file for pattern in RECIPE_CODE for file in package.glob(pattern)):
-        digest.update(file.name.encode())
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+def open_state(paths: TrainingPaths, recipe: str) -> TrainingPaths:
+    """The paths with the folder that holds this recipe's unfinished state, if there is one.
 
-
-def open_state(folder: Path, recipe: str) -> None:
-    """Have `folder` hold this recipe's unfinished state, if there is one; another's is put aside.
-
-    Beside the folder one state is kept, of the last other recipe that had saved one: whoever takes
-    a changed value back goes on where they were. All ranks call it; the first one acts, and the
-    others look at nothing before it has (a shared disk would remember what they saw).
+    Other recipes' folders stay as they are: whoever takes a changed value back goes on where they
+    were (`prune_states`). All ranks call it; the first one makes the folder.
     """
+    folder = paths.state / recipe[:12]
     if is_first():
-        _open_state(folder, folder.with_name(f"{folder.name}.aside"), recipe)
+        if not (folder / RECIPE).is_file():
+            others = [other.name for other in _others(folder) if _saved_at(other) is not None]
+            if others:
+                logger.info(
+                    "%s: the recipe or its inputs changed: not resuming the state of %s, which "
+                    "stays until this training has saved one",
+                    paths.training.name,
+                    ", ".join(others),
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / RECIPE).write_text(recipe, encoding="utf-8")
+        (folder / FINISHED).unlink(missing_ok=True)
     barrier()
+    return replace(paths, state=folder)
 
 
-def _open_state(folder: Path, aside: Path, recipe: str) -> None:
-    coming = folder.with_name(f".{folder.name}.coming")  # on its way back: a kill may leave it
-    if coming.exists():
-        free = next((place for place in (folder, aside) if not place.exists()), None)
-        if free is not None:
-            coming.rename(free)
-        else:
-            _remove(coming)
-    if _recipe_of(folder) == recipe:
+def prune_states(folder: Path) -> None:
+    """Of other recipes' states beside `folder` keep the one that was saved last.
+
+    Called when `folder` has a state of its own. Nothing on other ranks than the first.
+    """
+    if not is_first():
         return
-    back = _recipe_of(aside) == recipe
-    if back:
-        aside.rename(coming)
-    _put_aside(folder, aside)
-    if back:
-        coming.rename(folder)
-        logger.info("%s: going on with this recipe's state, which had been kept aside", folder)
-    else:
-        folder.mkdir(parents=True)
-        (folder / "recipe").write_text(recipe, encoding="utf-8")
+    for left in folder.parent.glob(".*.gone"):  # by a kill while it was removed
+        shutil.rmtree(left)
+    saved = {other: _saved_at(other) for other in _others(folder)}
+    last = max((at for at in saved.values() if at is not None), default=None)
+    for other in [other for other, at in saved.items() if at is None or at != last]:
+        _remove(other)
 
 
-def _put_aside(folder: Path, aside: Path) -> None:
-    """Make room for another recipe; what `aside` held goes where there is a later one to keep."""
-    if not folder.exists():
+def drop_state(paths: TrainingPaths) -> None:
+    """Remove the finished training's state: the checkpoint stands, and MLflow has all of it.
+
+    Until then a kill costs no more than the steps since the last state, although DVC removes the
+    outputs of a stage that it did not see end. Nothing on other ranks than the first. Raises
+    CodeChanged where our code changed since the training started: DVC would note it as this code's.
+    """
+    if not is_first() or not paths.state.is_dir():
         return
-    saved = any(folder.glob("step-*")) or any(folder.glob("*.safetensors"))  # base's finished parts
-    if saved and _recipe_of(folder) is not None:
-        _remove(aside)
-        folder.rename(aside)
-        left = f"; its unfinished state is kept as {aside} until another one is put aside"
-    else:
+    refuse_edits(paths, changed_code())
+    for folder in [note.parent for note in paths.state.glob(f"*/{FINISHED}")]:
+        prune_states(folder)
         _remove(folder)
-        left = ""
-    logger.info("the recipe or its inputs changed: not resuming%s", left)
+
+
+def refuse_edits(paths: TrainingPaths, changed: list[str]) -> None:
+    """Raise CodeChanged, which says what to do, where files of our code are named."""
+    refuse_changed_code(
+        changed,
+        paths.training.name,
+        "the training is not finished. Put the code back and run again to finish from its last "
+        f"state ({paths.state}), or run again as it is to train anew",
+    )
+
+
+def _others(folder: Path) -> list[Path]:
+    """The folders of other recipes beside this one."""
+    found = [note.parent for note in folder.parent.glob(f"[!.]*/{RECIPE}")]
+    return [other for other in found if other != folder]
+
+
+def _saved_at(folder: Path) -> float | None:
+    """When it last saved a training state, or a finished part of the base model; None if never."""
+    saved = [*folder.glob("step-*"), *folder.glob("*.safetensors")]
+    return max((path.stat().st_mtime for path in saved), default=None)
 
 
 def _remove(folder: Path) -> None:
     """Remove it so that a kill in between leaves nothing that passes for a state."""
-    if folder.exists():
-        (folder / "recipe").unlink(missing_ok=True)
-        shutil.rmtree(folder)
-
-
-def _recipe_of(folder: Path) -> str | None:
-    note = folder / "recipe"
-    return note.read_text(encoding="utf-8") if note.is_file() else None
+    gone = folder.with_name(f".{folder.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    folder.rename(gone)
+    shutil.rmtree(gone)
 
 
 class Curves:
     """Metrics by step in a JSON-lines file: {"step": 1, "train/loss": 0.7, …}.
 
     Written by the first rank alone. The file is also the spool of what the log could not deliver:
-    it outlives a kill, and `rewind` hands all of it on again.
+    it outlives a kill, and `rewind` hands it on again. A step that is repeated after a kill stands
+    there twice; its last row counts (`read_curves`).
     """
 
     def __init__(self, path: Path, log: Log) -> None:
@@ -142,16 +149,14 @@ class Curves:
         self._log = log
 
     def rewind(self, step: int) -> None:
-        """Drop what was written after `step`, and tell the log what stays."""
+        """Tell the log what was written up to `step`; later rows stay until they are repeated."""
         if not is_first():
             return
-        rows = [row for row in read_curves(self._path) if row["step"] <= step]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        partial = self._path.with_suffix(".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(self._path)
+        rows = read_curves(self._path)
+        _write_rows(self._path, rows)  # without a last line that a kill has cut short
         for row in rows:
-            self._log(int(row["step"]), {k: v for k, v in row.items() if k != "step"})
+            if row["step"] <= step:
+                self._log(int(row["step"]), {k: v for k, v in row.items() if k != "step"})
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one step's metrics and hand them on."""
@@ -163,20 +168,35 @@ class Curves:
 
 
 def read_curves(path: Path) -> list[dict[str, float]]:
-    """The rows of a curves file; a last line cut short by a kill is left out."""
+    """The rows of a curves file, one a step; a last line cut short by a kill is left out."""
     if not path.is_file():
         return []
-    rows: list[dict[str, float]] = []
+    rows: dict[float, dict[str, float]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             break
-    return rows
+        rows[row["step"]] = row
+    return [rows[step] for step in sorted(rows)]
+
+
+def write_curves(path: Path, out: Path, times: Path) -> None:
+    """Part the curves: to `out` what equal trainings share, to `times` the seconds."""
+    rows = read_curves(path)
+    timed = {key for row in rows for key in row if key.startswith(TIME)}
+    _write_rows(out, [{k: v for k, v in row.items() if k not in timed} for row in rows])
+    _write_rows(times, [{k: v for k, v in row.items() if k in {"step", *timed}} for row in rows])
+
+
+def _write_rows(path: Path, rows: Iterable[Mapping[str, float]]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    partial.replace(path)
 
 
 def write_provenance(checkpoint: Path, record: Mapping[str, Any]) -> None:
-    """Write provenance.json: which stage, mode, fold, seed, params and parent made a checkpoint."""
+    """Write provenance.json: which stage, mode, fold, seed, recipe, code and parent made it."""
     text = json.dumps(record, indent=2, sort_keys=True) + "\n"
     (checkpoint / "provenance.json").write_text(text, encoding="utf-8")
 

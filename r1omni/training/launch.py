@@ -4,7 +4,8 @@ Every rank runs this very command again, with RANK and WORLD_SIZE in its environ
 they meet at a file, so no port is taken. With a hostfile, ranks of other machines are started over
 ssh (hosts.py) and meet the others at a port of the first machine; all machines then need the
 repository, its environment and data/ at the same paths, on a shared disk. Wherever a rank runs it
-gets the stage's SIGTERM, and dies with the stage. Whoever sets RANK beforehand (torchrun,
+gets the stage's SIGTERM, and dies with the stage. Where the kernel kills a rank, the stage starts
+its ranks again, which go on from their last state. Whoever sets RANK beforehand (torchrun,
 deepspeed) has launched the ranks already. Imports no torch.
 """
 
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,10 @@ from r1omni.training.hosts import (
 RENDEZVOUS = "R1OMNI_RENDEZVOUS"  # where the ranks find each other: a file, or tcp://host:port
 SAID = 2000  # characters of a failed rank's last words that are repeated
 GRACE = 5.0  # seconds that ranks have to end by themselves once one has failed
+PEER_LOST = 75  # the exit code of a rank that ended because another one did
+KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # the latter as a remote shell reports it
+# gloo's words ("Connection reset by peer", "Broken pipe"), and torch's errors for NCCL's.
+LOST_WORDS, LOST_TYPES = ("by peer", "Broken pipe"), ("DistBackendError", "DistNetworkError")
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,9 @@ def launch_ranks(engine: EngineParams, command: Sequence[str] | None = None) -> 
 
     `command`: what each rank runs; without it, this process's own command. The ranks die with this
     process; SIGTERM is passed on to them; when one fails the others are ended, and what the failed
-    one said last is repeated on standard error. Raises ValueError for a hostfile that is not there
-    or not understood.
+    one said last is repeated on standard error. Where one was killed (SIGKILL, which is how the
+    kernel ends who takes too much memory) all start again, engine.restarts times at most. Raises
+    ValueError for a hostfile that is not there or not understood.
     """
     if "RANK" in os.environ or (engine.processes == 1 and engine.hostfile is None):
         return None
@@ -66,10 +72,21 @@ def launch_ranks(engine: EngineParams, command: Sequence[str] | None = None) -> 
     hosts = [Host("localhost", engine.processes)]
     if engine.hostfile is not None:
         hosts = read_hosts(engine.hostfile)
-    with tempfile.TemporaryDirectory(prefix="r1omni-ranks-") as name:
-        ranks = _start(own, hosts, Path(name))
-        with _sigterm_passed_on(ranks):
-            return _wait(ranks)
+    for left in range(engine.restarts, -1, -1):
+        with tempfile.TemporaryDirectory(prefix="r1omni-ranks-") as name:
+            ranks = _start(own, hosts, Path(name))
+            with _sigterm_passed_on(ranks) as stopping:
+                code = _wait(ranks)
+        if code != 128 + signal.SIGKILL or not left or stopping():
+            break
+        sys.stderr.write(f"going on from the last state (engine.restarts: {left} left)\n")
+    return code
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether a rank's error says no more than that another rank has ended."""
+    said = any(words in str(error) for words in LOST_WORDS)
+    return said or type(error).__name__ in LOST_TYPES
 
 
 def _start(command: Sequence[str], hosts: Sequence[Host], folder: Path) -> list[Rank]:
@@ -127,9 +144,8 @@ def _wait(ranks: Sequence[Rank]) -> int:
     try:
         while True:
             codes = [rank.process.poll() for rank in ranks]
-            failed = [number for number, code in enumerate(codes) if code]
-            if failed:
-                return _end(ranks, failed[0])
+            if any(codes):
+                return _end(ranks)
             if all(code == 0 for code in codes):
                 return 0
             time.sleep(0.05)
@@ -145,14 +161,17 @@ def _wait(ranks: Sequence[Rank]) -> int:
                     rank.process.stdin.close()
 
 
-def _end(ranks: Sequence[Rank], failed: int) -> int:
-    """The failed rank's exit code, after the others had a moment to end for the same reason."""
+def _end(ranks: Sequence[Rank]) -> int:
+    """The exit code of the rank that failed by itself, which is named, with the others ended."""
     _let_end(ranks)
-    code = ranks[failed].process.returncode
-    first_spoke = ranks[0].process.returncode not in (None, 0)
+    codes = {n: rank.process.returncode for n, rank in enumerate(ranks) if rank.process.returncode}
+    # A killed rank is a cause; one that lost contact to another, or aborts for it, a consequence.
+    failed = min(codes, key=lambda n: (codes[n] not in KILLED, codes[n] == PEER_LOST, n))
+    code, who = codes[failed], f"rank {failed} on {ranks[failed].host}"
     words = ranks[failed].said.read_text(encoding="utf-8", errors="replace")[-SAID:]
-    if words and not first_spoke:
-        who = f"rank {failed} on {ranks[failed].host}"
+    if code in KILLED:
+        sys.stderr.write(f"{who} was killed (SIGKILL: out of memory?)\n")
+    elif failed > 0:  # rank 0 writes to the terminal itself
         sys.stderr.write(f"{who} ended with code {code}; the last it said:\n{words}\n")
     return code if code > 0 else 128 - code
 
@@ -164,13 +183,17 @@ def _let_end(ranks: Sequence[Rank]) -> None:
 
 
 @contextmanager
-def _sigterm_passed_on(ranks: Sequence[Rank]) -> Iterator[None]:
-    def pass_on(*_: object) -> None:
+def _sigterm_passed_on(ranks: Sequence[Rank]) -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM has come and been passed on, as a function."""
+    came: list[int] = []
+
+    def pass_on(number: int, _frame: object) -> None:
+        came.append(number)
         for rank in ranks:
             rank.terminate()
 
     before = signal.signal(signal.SIGTERM, pass_on)
     try:
-        yield
+        yield lambda: bool(came)
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -25,7 +25,10 @@ from r1omni.training.launch import RENDEZVOUS
 # How many ranks this machine has: our launcher and torchrun say it by the first, DeepSpeed's by the
 # second.
 LOCAL_SIZES = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE")
-PATIENCE = timedelta(hours=6)  # one rank may look at held-out clips alone
+# The longest that ranks wait for one that works alone: the first one when it fetches and converts a
+# checkpoint of gigabytes, hashes a state, or logs to a store that does not answer. All other work
+# is shared. A rank that has died is noticed at once; this is for a machine that is no longer there.
+PATIENCE = timedelta(minutes=30)
 MEETING = timedelta(minutes=5)  # for ranks of several machines to find each other
 
 logger = logging.getLogger(__name__)

@@ -65,14 +65,6 @@ class RolloutTable:
         for group in list(groups.values())[:CLIPS_KEPT]:
             self._rows.extend(group.values())
 
-    def rewind(self, step: int) -> None:
-        """Drop the parts written after `step`."""
-        if not is_first():
-            return
-        for part in self._parts.glob("*.parquet"):
-            if int(part.stem) > step:
-                part.unlink()
-
     def save(self, step: int) -> None:
         """Write the rows gathered since the last save."""
         if not is_first():
@@ -88,5 +80,12 @@ class RolloutTable:
             return
         if self._rows:
             self.save(step)
-        parts = [pd.read_parquet(part) for part in sorted(self._parts.glob("*.parquet"))]
+        parts: list[pd.DataFrame] = []
+        begun = step + 1
+        for part in sorted(self._parts.glob("*.parquet"), reverse=True):
+            rows = pd.read_parquet(part)
+            own = rows[rows.step < begun]  # a part from before a kill may overlap the next one
+            if len(own):
+                parts.insert(0, own)
+                begun = int(own.step.min())
         pd.concat(parts, ignore_index=True).to_parquet(self._final, index=False)

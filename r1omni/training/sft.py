@@ -22,7 +22,14 @@ from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
 from r1omni.training.engine import Engine, cosine_decay
 from r1omni.training.held_out import Watch, set_aside
 from r1omni.training.interruption import Stopped, sigterm_noted
-from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
+from r1omni.training.journal import (
+    Curves,
+    Log,
+    TrainingPaths,
+    fingerprint,
+    open_state,
+    prune_states,
+)
 from r1omni.training.losses import sft_loss
 from r1omni.training.progress import steps_bar, timed
 from r1omni.training.ranks import any_rank, join_ranks
@@ -82,7 +89,7 @@ def run_sft(
     sections = [sft, engine] if held_out is None else [sft, held_out, engine]
     recipe = fingerprint(sections, [parent, *manifests, *(f / INDEX for f in features)])
     join_ranks(engine)
-    open_state(paths.state, recipe)
+    paths = open_state(paths, recipe)
     model, processor = load_parent(parent)
     train_supervised(
         model,
@@ -116,7 +123,10 @@ def train_supervised(
     recipe: str,
     watch: Watch | None = None,
 ) -> None:
-    """Train in place on `examples`, continuing from the newest state of the same recipe."""
+    """Train in place on `examples`, continuing from the newest state of the same recipe.
+
+    `paths` are those of `open_state`.
+    """
     shares = balanced_shares([example.label for example in examples], sft.balance)
     steps = -(-len(examples) * sft.epochs // sft.batch_size)
     trainer = Engine(
@@ -149,6 +159,7 @@ def train_supervised(
             stop = any_rank(stopping())
             if step < steps and (stop or step % engine.save_every == 0):
                 trainer.save(paths.state, recipe)
+                prune_states(paths.state)
             if step < steps and stop:
                 raise Stopped(step)
             progress.update(

@@ -1,9 +1,9 @@
 """Training states on disk: written whole or not at all, checked when read, the last few kept.
 
 A state is a folder step-NNNNNN with DeepSpeed's files of every rank and record.json (step, recipe,
-number of ranks, SHA-256 of every file). Weights, optimiser and schedule are all there is: batches
-and sampling draw from generators that are functions of seed, step and place in the batch, so there
-is no sampler position and no random state to keep, on any rank.
+number of ranks, layout, SHA-256 of every file). Weights, optimiser and schedule are all there is:
+batches and sampling draw from generators that are functions of seed, step and place in the batch,
+so there is no sampler position and no random state to keep, on any rank.
 """
 
 import hashlib
@@ -13,12 +13,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from torch import distributed
-
+from r1omni.training.launch import lost_peer
 from r1omni.training.ranks import barrier, gather, is_first, world_size
 
 RECORD = "record.json"
-BY_PEER = "by peer"  # "Connection closed by peer", as gloo says
+WHOLE = "whole"  # the layout in which rank 0's file holds everything, for any number of ranks
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +26,18 @@ class StateNotWritten(RuntimeError):
     """A training state could not be written; says which, why, and what is left."""
 
 
+class StateDoesNotFit(ValueError):
+    """The newest state cannot continue under these params; names both values. Nothing is lost."""
+
+
 def write_state(
-    folder: Path, step: int, recipe: str, keep: int, write: Callable[[Path], None]
+    folder: Path, step: int, recipe: str, keep: int, layout: str, write: Callable[[Path], None]
 ) -> Path:
     """The new state's folder, once every rank has written its part by `write(folder)`.
 
     It gets its name when it is whole; a kill at any moment leaves the states before it. All ranks
-    call this together. Of the older ones the `keep - 1` newest stay; any of later steps, which this
-    training cannot have continued from, go. Raises StateNotWritten, which
+    call this together. Of the older ones the `keep - 1` newest stay. `layout`: WHOLE, or how the
+    state is divided among ranks. Raises StateNotWritten, which
     names the file system's room, where a part cannot be written; then too the older ones are whole.
     """
     final = folder / f"step-{step:06d}"
@@ -45,11 +48,9 @@ def write_state(
     barrier()
     try:
         write(partial)
-    except distributed.DistError:
-        raise  # NCCL's word for the same as BY_PEER
     except (OSError, RuntimeError) as error:  # torch has several RuntimeErrors for a full disk
-        if BY_PEER in str(error):
-            raise  # another rank has ended, and says why itself
+        if lost_peer(error):
+            raise  # another rank has ended, and the launcher says why
         shutil.rmtree(partial, ignore_errors=True)
         raise StateNotWritten(_why(folder, step, error)) from error
     barrier()
@@ -58,33 +59,36 @@ def write_state(
             "step": step,
             "recipe": recipe,
             "ranks": world_size(),
+            "layout": layout,
             "sha256": {str(p.relative_to(partial)): sha256(p) for p in _files(partial)},
         }
         (partial / RECORD).write_text(json.dumps(record), encoding="utf-8")
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-        states = sorted(folder.glob("step-*"))
-        newest = states.index(final) + 1  # what is beyond was passed over, or would not be so
-        for state in [*states[: max(0, newest - keep)], *states[newest:]]:
+        earlier = [state for state in sorted(folder.glob("step-*")) if state < final]
+        for state in earlier[: max(0, len(earlier) + 1 - keep)]:
             shutil.rmtree(state)
     barrier()
     return final
 
 
-def newest_state(folder: Path, recipe: str) -> tuple[Path, int] | None:
+def newest_state(folder: Path, recipe: str, layout: str) -> tuple[Path, int] | None:
     """The newest whole state of this recipe and its step; all ranks get the first one's answer.
 
-    What is passed over is said: damaged files by name, another recipe, another number of ranks
-    (DeepSpeed's shards fit only as many ranks as wrote them).
+    Damaged ones are passed over, which is logged. Raises StateDoesNotFit, on every rank, where the
+    newest whole one was written in another layout, or divided among another number of ranks.
     """
-    return gather(_newest_whole(folder, recipe) if is_first() else None)[0]
+    found, problem = gather(_newest_whole(folder, recipe, layout) if is_first() else (None, ""))[0]
+    if problem:
+        raise StateDoesNotFit(problem)
+    return found
 
 
-def _newest_whole(folder: Path, recipe: str) -> tuple[Path, int] | None:
+def _newest_whole(folder: Path, recipe: str, layout: str) -> tuple[tuple[Path, int] | None, str]:
     for state in sorted(folder.glob("step-*"), reverse=True):
         try:
             record = json.loads((state / RECORD).read_text(encoding="utf-8"))
-            step, ranks = int(record["step"]), int(record["ranks"])
+            step, ranks, own = int(record["step"]), int(record["ranks"]), str(record["layout"])
             damaged = [n for n, digest in record["sha256"].items() if sha256(state / n) != digest]
             same = record["recipe"] == recipe
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -94,16 +98,21 @@ def _newest_whole(folder: Path, recipe: str) -> tuple[Path, int] | None:
             logger.warning("%s: passed over, damaged: %s", state, ", ".join(damaged))
         elif not same:
             logger.warning("%s: passed over, it belongs to another recipe", state)
-        elif ranks != world_size():
-            logger.warning(
-                "%s: passed over, %d processes wrote it and %d train now",
-                state,
-                ranks,
-                world_size(),
-            )
+        elif own != layout:
+            return None, _misfit(state, f"is {own} and this training's would be {layout}")
+        elif own != WHOLE and ranks != world_size():
+            shape = f"is divided among {ranks} processes ({own}) and {world_size()} train now"
+            return None, _misfit(state, shape)
         else:
-            return state, step
-    return None
+            return (state, step), ""
+    return None, ""
+
+
+def _misfit(state: Path, how: str) -> str:
+    return (
+        f"{state} {how}: put engine.processes, zero_stage and hostfile back to go on from it, or "
+        f"remove {state.parent} to train from the start; nothing was changed"
+    )
 
 
 def sha256(path: Path) -> str:
@@ -117,8 +126,8 @@ def sha256(path: Path) -> str:
 def _why(folder: Path, step: int, error: Exception) -> str:
     whole = sorted(folder.glob("step-*"))
     free = shutil.disk_usage(folder).free / 2**20
-    aside = folder.with_name(f"{folder.name}.aside")  # journal.open_state
-    hint = f" ({aside}, another recipe's state, could go)" if aside.exists() else ""
+    others = sorted(str(p.parent) for p in folder.parent.glob("*/step-*") if p.parent != folder)
+    hint = f" ({', '.join(dict.fromkeys(others))}: another recipe's, could go)" if others else ""
     return (
         f"{folder}: the state of step {step} could not be written ({error}); {free:.0f} MiB are "
         f"free there{hint}. Last good state: {whole[-1] if whole else 'none'}"

@@ -114,6 +114,46 @@ def test_other_params_begin_another_run(project: Path, tracking: TrackingParams)
     assert sorted(run.info.status for run in all_runs(tracking)) == ["FAILED", "FINISHED"]
 
 
+def test_a_knob_changed_in_between_goes_on_in_the_same_run(
+    project: Path, tracking: TrackingParams
+) -> None:
+    state = project / "run.json"
+    engine = {"dtype": "fp32"}, {"threads": 1}
+    killed = Run(Description("grpo", engine[0], (), {}, engine[1]), tracking, state)
+    killed.log(1, {"train/loss": 1.0})
+    killed.flush(at_once=True)
+    with open_run(
+        "grpo", tracking=tracking, params=engine[0], knobs={"threads": 2}, state=state
+    ) as run:
+        run.log(2, {"train/loss": 1.0})
+    (found,) = all_runs(tracking)
+    assert steps(tracking, found.info.run_id) == [1, 2]
+    assert found.data.params == {"dtype": "fp32", "threads": "1"}
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_killed_training_that_was_given_up_is_closed_when_another_recipe_starts(
+    project: Path, tracking: TrackingParams, named: bool
+) -> None:
+    """Even where the kill came while the run was being created, so that none noted its id."""
+    state = project / "run.json"
+    killed = Run(Description("grpo", {"lr": 1}, (), {}), tracking, state)
+    killed.flush(at_once=True)
+    (left,) = all_runs(tracking)
+    assert left.info.status == "RUNNING"
+    if not named:
+        kept = json.loads(state.read_text())
+        kept["token"] = left.data.tags["r1omni_token"]
+        del kept["run_id"]
+        state.write_text(json.dumps(kept))
+    with open_run("grpo", tracking=tracking, params={"lr": 2}, state=state):
+        pass
+    assert {run.data.params["lr"]: run.info.status for run in all_runs(tracking)} == {
+        "1": "KILLED",
+        "2": "FINISHED",
+    }
+
+
 def test_a_store_that_was_replaced_begins_another_run(
     project: Path, tracking: TrackingParams
 ) -> None:

@@ -18,7 +18,7 @@ import toy
 
 from r1omni.config import TrackingParams
 from r1omni.tracking.runs import open_run
-from r1omni.training.checkpoints import drop_state
+from r1omni.training.journal import drop_state
 from r1omni.training.launch import RENDEZVOUS
 
 # For training on a CUDA device: DeepSpeed is not yet imported there, for the CPU.
@@ -134,8 +134,9 @@ def train(
     log = log or (lambda _step, _metrics: None)
     given = {**params}
     held_out = given.pop("held_out", 0)
+    every = given.pop("every", 2)
     own = toy.engine_params(**engine)
     if kind == "grpo":
-        toy.train_grpo(world, folder, own, toy.grpo_params(**given), log, held_out)
+        toy.train_grpo(world, folder, own, toy.grpo_params(**given), log, held_out, every)
     else:
         toy.train_sft(world, folder, own, toy.sft_params(**given), log, held_out)

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import toy
 from forked import Ranks, stage
 
 from r1omni.training.journal import read_curves
-
-STATE = Path(".state") / "toy"
 
 
 @dataclass
@@ -47,7 +46,7 @@ def kill_until_done(
         before = _half_written(folder)
         ranks = Ranks(folder, size, stage, kind, world, folder, engine, params)
         if told.kills % 3 == 2:
-            _wait_for(ranks, lambda: any((folder / STATE).glob(".partial-*/state/*")))
+            _wait_for(ranks, lambda: any(toy.state_in(folder).glob(".partial-*/state/*")))
         else:
             _wait_for(ranks, _moment(folder, draw))
             time.sleep(draw.uniform(0.0, 0.05))
@@ -86,9 +85,13 @@ def undisturbed(
 
 
 def curves(folder: Path) -> list[dict[str, float]]:
-    """The curves without the times."""
-    rows = read_curves(folder / "training" / "curves.jsonl")
-    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+    """The curves that the stage has left."""
+    return read_curves(folder / "training" / "curves.jsonl")
+
+
+def times(folder: Path) -> list[dict[str, float]]:
+    """The seconds of its steps."""
+    return read_curves(toy.paths_in(folder).state / "times.jsonl")
 
 
 def mlflow_points(folder: Path) -> tuple[list[str], list[tuple[str, int, float]]]:
@@ -104,7 +107,7 @@ def mlflow_points(folder: Path) -> tuple[list[str], list[tuple[str, int, float]]
 
 def _half_written(folder: Path) -> set[int]:
     """The inodes of states without their final name."""
-    return {partial.stat().st_ino for partial in (folder / STATE).glob(".partial-*")}
+    return {partial.stat().st_ino for partial in toy.state_in(folder).glob(".partial-*")}
 
 
 def _wait_for(ranks: Ranks, condition: Any) -> None:
@@ -113,5 +116,6 @@ def _wait_for(ranks: Ranks, condition: Any) -> None:
 
 
 def _steps(folder: Path) -> int:
-    rows = read_curves(folder / STATE / "curves.jsonl")
-    return int(rows[-1]["step"]) if rows else 0
+    """How many lines the curves have: a step that is repeated stands there twice for a while."""
+    curves = toy.state_in(folder) / "curves.jsonl"
+    return curves.read_text().count("\n") if curves.is_file() else 0

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+import toy
 from forked import Ranks, train
 from test_engine_ranks import DTYPES, ZERO, curves_of, trained, walk
 
@@ -58,7 +59,7 @@ def test_the_first_step_is_the_cpus_and_a_killed_training_ends_as_it_would_have(
     assert [row.keys() for row in curves] == [row.keys() for row in cpu]
     assert curves[0] == pytest.approx(cpu[0], rel=1e-3, abs=1e-6)
     shutil.rmtree(folder / "checkpoint")  # as if it had been killed in its last steps
-    kept = next((folder / ".state" / "toy").glob("step-*")) / "kept"
+    kept = next(toy.state_in(folder).glob("step-*")) / "kept"
     kept.touch()  # a state made again would not have it
     again = curves_of(trained(folder, 1, kind, world, engine))
     assert kept.exists()

@@ -12,14 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from r1omni.training.launch import launch_ranks
+from r1omni.training.launch import launch_ranks, lost_peer
 
 LAUNCH = """
 import sys
 from types import SimpleNamespace
 from r1omni.training.launch import launch_ranks
-engine = SimpleNamespace(processes=int(sys.argv[1]), hostfile=None)
-sys.exit(launch_ranks(engine, [sys.executable, "-c", *sys.argv[2:]]))
+engine = SimpleNamespace(processes=int(sys.argv[1]), hostfile=None, restarts=int(sys.argv[2]))
+sys.exit(launch_ranks(engine, [sys.executable, "-c", *sys.argv[3:]]))
 """
 
 
@@ -29,13 +29,13 @@ def no_rank(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
 
 
-def launched(size: int, code: str, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", LAUNCH, str(size), code, *arguments]
+def launched(size: int, code: str, *arguments: str, restarts: int = 0) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", LAUNCH, str(size), str(restarts), code, *arguments]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def until(condition) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -67,6 +67,52 @@ def test_one_failed_rank_ends_all_and_is_quoted():
     assert "rank 1 on localhost ended with code 7" in said
     assert "no such clip" in said
     assert time.monotonic() - began < 50
+
+
+def test_a_killed_rank_is_named_and_not_the_one_that_lost_it():
+    code = (
+        "import os, signal, sys, time\n"
+        "if os.environ['RANK'] == '0':\n"
+        "    sys.exit(75)\n"  # as a rank does that another one left
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    process = launched(2, code)
+    _, said = process.communicate()
+    assert process.returncode == 128 + signal.SIGKILL
+    assert said == "rank 1 on localhost was killed (SIGKILL: out of memory?)\n"
+
+
+def test_ranks_start_again_as_often_as_params_allow_and_only_after_a_kill(tmp_path):
+    code = (
+        "import os, pathlib, signal, sys\n"
+        "with pathlib.Path(sys.argv[1], os.environ['RANK']).open('a') as file:\n"
+        "    print('began', file=file)\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    os.kill(os.getpid(), int(sys.argv[2])) if sys.argv[2] != '0' else sys.exit(7)\n"
+    )
+    for number, (cause, began) in enumerate((("9", 3), ("15", 1), ("0", 1))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        process = launched(2, code, str(folder), cause, restarts=2)
+        _, said = process.communicate()
+        assert process.returncode == {"9": 137, "15": 143, "0": 7}[cause]
+        assert (folder / "1").read_text().split() == ["began"] * began
+        assert said.count("going on from the last state") == began - 1
+
+
+def test_what_gloo_and_nccl_say_of_a_lost_rank_is_told_from_other_errors():
+    from torch import distributed
+
+    assert lost_peer(RuntimeError("[gloo/pair.cc:547] Connection closed by peer [127.0.0.1]:1"))
+    assert lost_peer(RuntimeError("[gloo/pair.cc:547] Connection reset by peer"))
+    assert lost_peer(distributed.DistBackendError("NCCL error: remote process exited"))
+    assert not lost_peer(RuntimeError("PytorchStreamWriter failed writing file"))
+
+
+def test_no_rank_waits_for_hours():
+    from r1omni.training.ranks import PATIENCE
+
+    assert PATIENCE.total_seconds() <= 30 * 60
 
 
 def test_sigterm_reaches_the_ranks_and_their_code_comes_back(tmp_path):
@@ -110,7 +156,7 @@ def test_a_missing_hostfile_is_named(params):
 
 def ranks_in(state: Path) -> int | None:
     """How many ranks have saved their state together, once they have."""
-    for record in state.glob("step-*/record.json"):
+    for record in state.glob("*/step-*/record.json"):
         with suppress(FileNotFoundError):  # an older one goes at any moment
             return int(json.loads(record.read_text())["ranks"])
     return None
@@ -119,6 +165,25 @@ def ranks_in(state: Path) -> int | None:
 ALONE = [sys.executable, "-m", "r1omni.cli"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 DEEPSPEED = ["-m", "deepspeed.launcher.runner", "--hostfile", "none", "--num_accelerators", "2"]
+
+
+def stage_in(folder: Path, repo: Path, world: Path, start: list[str], **engine: object):
+    """The command that dvc.yaml runs, behind a launcher or alone; what it says is in said."""
+    import yaml
+
+    values = yaml.safe_load((repo / "params.yaml").read_text())
+    values["engine"] |= {"device": "cpu", "zero_stage": 2, "save_every": 1, **engine}
+    values["cold_start"] |= {"epochs": 1, "batch_size": 3}
+    values["tracking"] |= {"uri": "sqlite:////proc/none.db", "system_metrics": False}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    command = [*start, "cold-start", str(world / "parent")]
+    command += ["out/checkpoint", "--manifest", str(world / "manifest.parquet")]
+    command += ["--features", str(world / "features"), "--training", "out/training"]
+    environment = {**os.environ, "DVC_ROOT": str(folder), "DS_ACCELERATOR": "cpu"}
+    with (folder / "said").open("w") as said:
+        return subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=said, stderr=subprocess.STDOUT
+        )
 
 
 @pytest.mark.parametrize(
@@ -136,25 +201,28 @@ DEEPSPEED = ["-m", "deepspeed.launcher.runner", "--hostfile", "none", "--num_acc
 )
 def test_a_stage_command_trains_in_two_processes(repo, world, tmp_path, start, how):
     """The command that dvc.yaml runs, and the same behind two launchers."""
-    import yaml
-
     (tmp_path / "hosts").write_text("localhost slots=2\n")
-    values = yaml.safe_load((repo / "params.yaml").read_text())
-    values["engine"] |= {"device": "cpu", "zero_stage": 2, "save_every": 1, **how}
-    values["cold_start"] |= {"epochs": 1, "batch_size": 3}
-    values["tracking"] |= {"uri": "sqlite:////proc/none.db", "system_metrics": False}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
-    command = [*start, "cold-start", str(world / "parent")]
-    command += ["out/checkpoint", "--manifest", str(world / "manifest.parquet")]
-    command += ["--features", str(world / "features"), "--training", "out/training"]
-    environment = {**os.environ, "DVC_ROOT": str(tmp_path), "DS_ACCELERATOR": "cpu"}
-    with (tmp_path / "said").open("w") as said:
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=said, stderr=subprocess.STDOUT
-        )
+    process = stage_in(tmp_path, repo, world, start, **how)
     until(lambda: process.poll() is not None or ranks_in(tmp_path / ".state" / "checkpoint"))
     assert ranks_in(tmp_path / ".state" / "checkpoint") == 2, (tmp_path / "said").read_text()
-    assert process.wait(timeout=60) == 0, (tmp_path / "said").read_text()[-3000:]
+    assert process.wait(timeout=120) == 0, (tmp_path / "said").read_text()[-3000:]
     assert (tmp_path / "out" / "checkpoint" / "model.safetensors").is_file()
     assert len((tmp_path / "out" / "training" / "curves.jsonl").read_text().splitlines()) == 3
-    assert not (tmp_path / ".state" / "checkpoint").exists()
+    left = [path.name for path in (tmp_path / ".state" / "checkpoint").iterdir()]
+    assert left == ["times.jsonl"]
+
+
+def test_a_rank_that_the_kernel_kills_is_named_and_the_training_goes_on(repo, world, tmp_path):
+    process = stage_in(tmp_path, repo, world, ALONE, processes=2)
+    state = tmp_path / ".state" / "checkpoint"
+    until(lambda: process.poll() is not None or ranks_in(state))
+    for rank in psutil.Process(process.pid).children():
+        if rank.environ()["RANK"] == "1":
+            rank.kill()
+    assert process.wait(timeout=120) == 0, (tmp_path / "said").read_text()[-3000:]
+    said = (tmp_path / "said").read_text()
+    assert "rank 1 on localhost was killed (SIGKILL: out of memory?)" in said
+    assert "going on from the last state (engine.restarts: 1 left)" in said
+    assert "by peer" not in said
+    curves = (tmp_path / "out" / "training" / "curves.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in curves] == [1, 2, 3]

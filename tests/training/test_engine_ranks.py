@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import toy
 from forked import Ranks, train
 
 from r1omni.model import HumanOmniForConditionalGeneration
@@ -20,10 +21,9 @@ ZERO, DTYPES, SIZES = (0, 1, 2, 3), ("fp32", "bf16"), (1, 2)
 
 
 def curves_of(folder: Path) -> list[dict[str, float]]:
-    """The curves without the times, and without the gap, which is rounding and nothing else."""
+    """The curves without the gap, which is rounding and nothing else."""
     rows = read_curves(folder / "training" / "curves.jsonl")
-    dropped = ("time/", "rollout/logprob_gap")
-    return [{k: v for k, v in row.items() if not k.startswith(dropped)} for row in rows]
+    return [{k: v for k, v in row.items() if k != "rollout/logprob_gap"} for row in rows]
 
 
 def trained(folder: Path, size: int, kind: str, world: Path, engine: dict, **params) -> Path:
@@ -123,7 +123,7 @@ def test_grpo_under_the_papers_engine_trains_and_leaves_a_checkpoint(world, tmp_
     weights = tmp_path / "checkpoint" / "model.safetensors"
     expected = weights.read_bytes()
     shutil.rmtree(weights.parent)  # as if it had been killed in its last steps
-    kept = tmp_path / ".state" / "toy" / "step-000002" / "kept"
+    kept = toy.state_in(tmp_path) / "step-000002" / "kept"
     kept.touch()  # a state made again would not have it
     trained(tmp_path, 2, "grpo", world, engine, steps=4)
     assert kept.exists()
@@ -154,7 +154,7 @@ def test_the_optimiser_in_many_groups_learns_the_same_and_goes_on(
     weights = tmp_path / "checkpoint" / "model.safetensors"
     expected = weights.read_bytes()
     shutil.rmtree(weights.parent)
-    kept = tmp_path / ".state" / "toy" / "step-000004" / "kept"
+    kept = toy.state_in(tmp_path) / "step-000004" / "kept"
     kept.touch()  # a state made again would not have it
     run()
     assert kept.exists()
@@ -183,8 +183,6 @@ def test_shares_by_hand(monkeypatch):
 
 def walk(world: Path, folder: Path, device: str = "cpu") -> None:
     """Every ZeRO stage and dtype at this number of ranks: train, save, resume, export."""
-    import toy
-
     from r1omni.training import sft
     from r1omni.training.checkpoints import load_parent, save_checkpoint
     from r1omni.training.engine import Engine, linear_decay
@@ -223,7 +221,7 @@ def walk(world: Path, folder: Path, device: str = "cpu") -> None:
                     return model(input_ids=prompt.to(model.device)).logits.float().cpu()
 
             trainer = begin()
-            open_state(paths.state, "walk")
+            paths = open_state(paths, "walk")
             before = answer(trainer.model)
             learn(trainer, 2)
             trainer.save(paths.state, "walk")

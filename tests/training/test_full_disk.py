@@ -12,7 +12,7 @@ import pytest
 import toy
 from forked import Ranks, stage, train
 
-from r1omni.training.journal import commit_folder, read_curves
+from r1omni.training.journal import commit_folder
 from r1omni.training.states import StateNotWritten
 
 
@@ -51,7 +51,7 @@ def test_a_state_that_finds_no_room_is_named_and_the_one_before_it_continues(wor
     assert "the state of step 4 could not be written" in message
     assert "0 MiB are free there" in message
     assert message.endswith("step-000002")
-    states = [path.name for path in toy.paths_in(folder).state.iterdir() if path.is_dir()]
+    states = [path.name for path in toy.state_in(folder).iterdir() if path.is_dir()]
     assert sorted(states) == ["rollouts", "step-000002"]
 
     (disk / "filler").unlink()
@@ -84,8 +84,7 @@ def test_a_store_on_a_full_disk_gets_every_point_once_there_is_room(world, disk,
     folder.mkdir()
     (folder / "mlflow.db").symlink_to(disk / "mlflow.db")
     ranks = Ranks(folder, 1, stage, "grpo", world, folder, {}, {"steps": 12})
-    curves = toy.paths_in(folder).state / "curves.jsonl"
-    while ranks.alive and len(read_curves(curves)) < 5:  # it trains all the same
+    while ranks.alive and len(toy.steps_in(folder)) < 5:  # it trains all the same
         time.sleep(0.001)
     assert ranks.alive
     filler.unlink()

@@ -15,12 +15,11 @@ import pytest
 import toy
 from forked import Ranks, stage, train
 
-from r1omni.training.checkpoints import drop_state
 from r1omni.training.engine import Engine, NonFiniteLoss
 from r1omni.training.held_out import Watch
 from r1omni.training.interruption import Stopped
-from r1omni.training.journal import read_curves
-from r1omni.training.states import newest_state, write_state
+from r1omni.training.journal import drop_state, read_curves
+from r1omni.training.states import WHOLE, StateDoesNotFit, newest_state, write_state
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +79,13 @@ def test_sigterm_saves_the_step_and_the_next_run_continues_there(world, tmp_path
     engine = {"processes": size, "save_every": 1000}
     params = {"steps": 30, "held_out": 2}
     ranks = Ranks(tmp_path, size, train, "grpo", world, tmp_path, engine, params)
-    curves = toy.paths_in(tmp_path).state / "curves.jsonl"
-    while ranks.alive and len(read_curves(curves)) < 2:
+    while ranks.alive and len(toy.steps_in(tmp_path)) < 2:
         time.sleep(0.001)
     ranks.terminate(rank=size - 1)  # any one of them
     assert ranks.wait() == [143] * size
-    saved = len(read_curves(curves))
+    saved = len(toy.steps_in(tmp_path))
     assert 2 <= saved < 30
-    assert [p.name for p in curves.parent.glob("step-*")] == [f"step-{saved:06d}"]
+    assert [p.name for p in toy.state_in(tmp_path).glob("step-*")] == [f"step-{saved:06d}"]
     assert (
         Ranks(tmp_path, size, train, "grpo", world, tmp_path, engine, params).wait() == [0] * size
     )
@@ -105,13 +103,13 @@ def test_a_training_killed_between_its_end_and_dvcs_note_of_it_repeats_only_the_
     expected = weights.read_bytes()
     for name in ("checkpoint", "training"):  # as DVC does with outputs that it did not see end
         shutil.rmtree(tmp_path / name)
-    state = toy.paths_in(tmp_path).state
+    state = toy.state_in(tmp_path)
     (state / "step-000004" / "kept").touch()  # a new training would write it anew
     train("grpo", world, tmp_path, engine, params)
     assert (state / "step-000004" / "kept").exists()
     assert weights.read_bytes() == expected
     drop_state(toy.paths_in(tmp_path))
-    assert not state.exists()
+    assert [p.name for p in state.parent.iterdir()] == ["times.jsonl"]
 
 
 def poisoned(world: Path, folder: Path, where: int) -> Path:
@@ -134,8 +132,7 @@ def test_a_loss_that_is_no_number_names_step_clips_and_the_last_state(world, tmp
     with pytest.raises(NonFiniteLoss) as raised:
         train(kind, bad, tmp_path / "out", engine, {})
     message = str(raised.value)
-    curves = read_curves(toy.paths_in(tmp_path / "out").state / "curves.jsonl")
-    step = len(curves) + 1
+    step = len(toy.steps_in(tmp_path / "out")) + 1
     assert f"step {step}: the loss is nan (clip-4);" in message  # and no other of the step's three
     left = f"step-{step - 1:06d}" if step > 1 else "none: it would start at step 1"
     assert left in message
@@ -151,6 +148,9 @@ def test_on_two_ranks_both_stop_at_one_ranks_nan_and_name_it(world, tmp_path, ki
         assert re.search(r"NonFiniteLoss: step \d: the loss is nan \(rank [01]: clip-4\);", said)
 
 
+SHARDED = "ZeRO 2 in fp32"
+
+
 def lines(path: Path) -> None:
     path.mkdir()
     (path / "weights").write_text("1 2 3")
@@ -158,38 +158,53 @@ def lines(path: Path) -> None:
 
 def test_the_last_k_states_are_kept_and_a_damaged_one_is_named(tmp_path, caplog):
     for step in (2, 4, 6, 8):
-        write_state(tmp_path, step, "recipe", 3, lines)
+        write_state(tmp_path, step, "recipe", 3, WHOLE, lines)
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"step-00000{n}" for n in (4, 6, 8)]
     (tmp_path / "step-000008" / "weights").write_text("1 2 4")
     (tmp_path / "step-000006" / "record.json").write_text("{")
     with caplog.at_level(logging.WARNING):
-        assert newest_state(tmp_path, "recipe") == (tmp_path / "step-000004", 4)
+        assert newest_state(tmp_path, "recipe", WHOLE) == (tmp_path / "step-000004", 4)
     assert "step-000008: passed over, damaged: weights" in caplog.text
     assert "step-000006: passed over, its record.json cannot be read" in caplog.text
-    assert newest_state(tmp_path, "another") is None
+    assert newest_state(tmp_path, "another", WHOLE) is None
     assert "step-000004: passed over, it belongs to another recipe" in caplog.text
 
 
-def test_a_new_state_stays_where_later_ones_could_not_be_used(tmp_path):
-    for step in (20, 80, 100):
-        write_state(tmp_path, step, "recipe", 2, lines)
-    for step in (80, 100):  # as if by more ranks
-        record = json.loads((tmp_path / f"step-{step:06d}" / "record.json").read_text())
-        record["ranks"] = 4
-        (tmp_path / f"step-{step:06d}" / "record.json").write_text(json.dumps(record))
-    assert write_state(tmp_path, 40, "recipe", 2, lines).is_dir()
-    assert [p.name for p in tmp_path.iterdir()] == ["step-000040"]
-    assert newest_state(tmp_path, "recipe") == (tmp_path / "step-000040", 40)
+def test_a_damaged_state_stays_when_one_of_an_earlier_step_is_saved(tmp_path):
+    for step in (20, 80):
+        write_state(tmp_path, step, "recipe", 2, WHOLE, lines)
+    (tmp_path / "step-000080" / "weights").write_text("1 2 4")
+    write_state(tmp_path, 40, "recipe", 2, WHOLE, lines)
+    write_state(tmp_path, 60, "recipe", 2, WHOLE, lines)
+    kept = [f"step-0000{step}" for step in (40, 60, 80)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == kept
+    assert newest_state(tmp_path, "recipe", WHOLE) == (tmp_path / "step-000060", 60)
 
 
-def test_shards_of_another_number_of_ranks_are_named(tmp_path, caplog, monkeypatch):
-    write_state(tmp_path, 2, "recipe", 2, lines)
-    record = json.loads((tmp_path / "step-000002" / "record.json").read_text())
-    record["ranks"] = 4
-    (tmp_path / "step-000002" / "record.json").write_text(json.dumps(record))
-    with caplog.at_level(logging.WARNING):
-        assert newest_state(tmp_path, "recipe") is None
-    assert "4 processes wrote it and 1 train now" in caplog.text
+def rewritten(state: Path, **values: object) -> None:
+    record = json.loads((state / "record.json").read_text())
+    (state / "record.json").write_text(json.dumps(record | values))
+
+
+def test_a_state_of_other_ranks_is_taken_over_where_rank_0_holds_it_whole_else_refused(tmp_path):
+    for layout in (WHOLE, SHARDED):
+        folder = tmp_path / layout
+        state = write_state(folder, 2, "recipe", 2, layout, whole_folder)
+        rewritten(state, ranks=8)
+    assert newest_state(tmp_path / WHOLE, "recipe", WHOLE) == (tmp_path / WHOLE / "step-000002", 2)
+    with pytest.raises(StateDoesNotFit) as refused:
+        newest_state(tmp_path / SHARDED, "recipe", SHARDED)
+    assert "step-000002 is divided among 8 processes (ZeRO 2 in fp32) and 1 train now" in str(
+        refused.value
+    )
+    with pytest.raises(StateDoesNotFit, match=r"is ZeRO 2 in fp32 and this training's would be w"):
+        newest_state(tmp_path / SHARDED, "recipe", WHOLE)
+    assert (tmp_path / SHARDED / "step-000002" / "weights").exists()
+
+
+def whole_folder(path: Path) -> None:
+    path.mkdir(parents=True)
+    (path / "weights").write_text("1 2 3")
 
 
 def test_a_value_taken_back_goes_on_from_the_state_it_had(world, tmp_path):
@@ -198,14 +213,14 @@ def test_a_value_taken_back_goes_on_from_the_state_it_had(world, tmp_path):
     train("grpo", world, tmp_path / "alone", kept, {"steps": 6})
     folder = tmp_path / "changed"
     ranks = Ranks(folder, 1, train, "grpo", world, folder, kept, {"steps": 6})
-    while ranks.alive and not list(toy.paths_in(folder).state.glob("step-*")):
+    while ranks.alive and not list(toy.state_in(folder).glob("step-*")):
         time.sleep(0.001)
     ranks.kill()
-    state = toy.paths_in(folder).state
+    state = toy.state_in(folder)
     kept_file = next(state.glob("step-*")) / "kept"  # a state made again would not have it
     kept_file.touch()
     train("grpo", world, folder, kept, {"steps": 3, "lr": 1e-4})
-    assert not kept_file.exists()
+    assert kept_file.exists()
     train("grpo", world, folder, kept, {"steps": 6})
     assert kept_file.exists()
     weights = [f / "checkpoint" / "model.safetensors" for f in (tmp_path / "alone", folder)]
@@ -215,13 +230,12 @@ def test_a_value_taken_back_goes_on_from_the_state_it_had(world, tmp_path):
 def test_a_store_out_of_reach_gets_every_point_after_a_kill_and_none_twice(world, store, tmp_path):
     folder = tmp_path / "out"
     (folder / "mlflow.db").mkdir(parents=True)  # nothing can be opened, nor created, by this name
-    curves = toy.paths_in(folder).state / "curves.jsonl"
     params = {"steps": 12}
     ranks = Ranks(folder, 1, stage, "grpo", world, folder, {}, params)
-    while ranks.alive and len(read_curves(curves)) < 5:  # it trains all the same
+    while ranks.alive and len(toy.steps_in(folder)) < 5:  # it trains all the same
         time.sleep(0.001)
     ranks.kill()
-    assert len(read_curves(curves)) >= 5
+    assert len(toy.steps_in(folder)) >= 5
     (folder / "mlflow.db").rmdir()
     shutil.copy(store, folder / "mlflow.db")
     assert Ranks(folder, 1, stage, "grpo", world, folder, {}, params).wait() == [0]
@@ -252,7 +266,7 @@ def test_sigterm_in_a_look_or_a_save_stops_after_that_step(
     assert stopped.value.code == 143
     monkeypatch.undo()
     steps = {"look": [2], "save": [2, 3]}[busy]  # a save is too late for its own step
-    states = sorted(p.name for p in toy.paths_in(folder).state.glob("step-*"))
+    states = sorted(p.name for p in toy.state_in(folder).glob("step-*"))
     assert states == [f"step-{step:06d}" for step in steps]
     train(kind, world, folder, {"save_every": 2}, params)
     assert kills.curves(folder) == kills.curves(tmp_path / "alone")
@@ -260,19 +274,25 @@ def test_sigterm_in_a_look_or_a_save_stops_after_that_step(
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_grad_norm_lr_and_seconds_by_part_are_in_the_curves(world, tmp_path):
+def test_grad_norm_and_lr_are_in_the_curves_and_the_seconds_by_part_beside_the_state(
+    world, tmp_path
+):
     train("sft", world, tmp_path / "sft", {}, {"epochs": 2, "held_out": 2})
-    for row in read_curves(tmp_path / "sft" / "training" / "curves.jsonl"):
-        assert row["time/step"] > 0
-        assert ("time/held_out" in row) == ("held_out/war" in row) == (row["step"] % 2 == 0)
+    rows, times = kills.curves(tmp_path / "sft"), kills.times(tmp_path / "sft")
+    for row, seconds in zip(rows, times, strict=True):
+        assert row["step"] == seconds["step"]
+        assert seconds["time/step"] > 0
+        assert ("time/held_out" in seconds) == ("held_out/war" in row) == (row["step"] % 2 == 0)
     train("grpo", world, tmp_path, {}, {"steps": 2})
     timers = ("prefill", "sample", "reference", "policy", "backward", "update")
-    for row in read_curves(tmp_path / "training" / "curves.jsonl"):
+    for row, seconds in zip(kills.curves(tmp_path), kills.times(tmp_path), strict=True):
+        assert not any(key.startswith("time/") for key in row)
         assert row["optim/grad_norm"] >= 0
         assert row["optim/lr"] > 0
         assert 0 <= row["rollout/logprob_gap"] < 1e-5
-        parts = [row[f"time/{part}"] for part in timers]
+        parts = [seconds[f"time/{part}"] for part in timers]
         assert min(parts) > 0
-        assert sum(parts) < row["time/step"]
+        assert sum(parts) < seconds["time/step"]
         tokens = row["rollout/completion_length"] * 3 * 4
-        assert row["time/tokens_per_second"] == pytest.approx(tokens / row["time/sample"], rel=1e-3)
+        rate = tokens / seconds["time/sample"]
+        assert seconds["time/tokens_per_second"] == pytest.approx(rate, rel=1e-3)

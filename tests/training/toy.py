@@ -19,7 +19,7 @@ from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import INDEX, FeatureBatch, Shard, write_shard
 from r1omni.training.base import build_untrained
 from r1omni.training.checkpoints import freeze
-from r1omni.training.journal import Log, TrainingPaths
+from r1omni.training.journal import Log, TrainingPaths, read_curves
 from r1omni.training.sft import Example, train_supervised
 
 REPO = Path(__file__).parents[2]
@@ -166,6 +166,18 @@ def paths_in(folder: Path) -> TrainingPaths:
     return TrainingPaths(folder / "checkpoint", folder / "training", folder / ".state" / "toy")
 
 
+def state_in(folder: Path) -> Path:
+    """The folder of the newest recipe's state in such a folder; not there before one begins."""
+    stage = paths_in(folder).state
+    begun = [note.parent for note in stage.glob("[!.]*/recipe")]
+    return max(begun, key=lambda state: state.stat().st_mtime, default=stage / "none")
+
+
+def steps_in(folder: Path) -> list[dict[str, float]]:
+    """The curves of that training so far."""
+    return read_curves(state_in(folder) / "curves.jsonl")
+
+
 def engine_params(**update: object) -> EngineParams:
     """The engine's params on the CPU, with a state every second step."""
     base = {"device": "cpu", "save_every": 2}
@@ -198,8 +210,9 @@ def train_grpo(
     grpo: GRPOParams,
     log: Log,
     held_out: int = 0,
+    every: int = 2,
 ) -> None:
-    """The GRPO stage from the world's checkpoint, with some clips to look at every second step."""
+    """The GRPO stage from the world's checkpoint, with some clips to look at every few steps."""
     from r1omni.training.grpo import run_grpo
 
     run_grpo(
@@ -208,7 +221,7 @@ def train_grpo(
         [world / "features"],
         paths_in(folder),
         grpo=grpo,
-        held_out=HeldOutParams(clips=held_out, seed=1, every=2),
+        held_out=HeldOutParams(clips=held_out, seed=1, every=every),
         engine=engine,
         log=log,
     )

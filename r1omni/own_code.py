@@ -1,0 +1,100 @@
+"""Our own code by its hashes: which code made a result, and whether it changed meanwhile.
+
+Imports no torch: a stage's command asks first of all, before anything heavy is imported.
+"""
+
+import hashlib
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+# What can change a training's result; not the commands, nor evaluation and tracking.
+RECIPE_CODE = (
+    "model/*.py",
+    "training/*.py",
+    "corpora/clip.py",
+    "corpora/synthetic/attributes.py",
+    "completions.py",
+    "decoding.py",
+    "emotions.py",
+    "judging.py",
+    "media.py",
+    "prompts.py",
+    "rewards.py",
+)
+# What changes no result: commands, params (their values count), processes, logging, MLflow.
+PLUMBING = (
+    "__init__.py",
+    "__main__.py",
+    "cli.py",
+    "config.py",
+    "corpora/__init__.py",
+    "evaluation/__init__.py",
+    "lifeline.py",
+    "loopback.py",
+    "own_code.py",
+    "params_file.py",
+    "pipeline.py",
+    "stages.py",
+    "tracking/*.py",
+    "training/__init__.py",
+    "training/hosts.py",
+    "training/interruption.py",
+    "training/launch.py",
+    "training/progress.py",
+)
+
+
+class CodeChanged(RuntimeError):
+    """Our code was edited while a stage ran; names the files and what to do."""
+
+
+@cache
+def code_at_start() -> Mapping[str, str]:
+    """The SHA-256 of every file of the package, by its path, when this process asked first."""
+    files = sorted(PACKAGE.rglob("*.py"))
+    return {file.relative_to(PACKAGE).as_posix(): _sha256(file) for file in files}
+
+
+def code_hash() -> str:
+    """A hash of the code that decides a training's result, as it was at the start."""
+    digest = hashlib.sha256()
+    for name in sorted(files_of(RECIPE_CODE) - files_of(PLUMBING)):
+        digest.update(f"{name} {code_at_start().get(name)}\n".encode())
+    return digest.hexdigest()
+
+
+def changed_code() -> list[str]:
+    """The imported files that can change a result and are not what they were at the start."""
+    files = {Path(file) for m in list(sys.modules.values()) if (file := _file_of(m)) is not None}
+    names = {f.relative_to(PACKAGE).as_posix() for f in files if f.is_relative_to(PACKAGE)}
+    before = code_at_start()
+    return [
+        name
+        for name in sorted(names - files_of(PLUMBING))
+        if _sha256(PACKAGE / name) != before.get(name)
+    ]
+
+
+def refuse_changed_code(changed: list[str], what: str, advice: str) -> None:
+    """Raise CodeChanged where there are any: "r1omni/rewards.py changed while grpo ran: …"."""
+    if changed:
+        names = ", ".join(f"{PACKAGE.name}/{name}" for name in changed)
+        raise CodeChanged(f"{names} changed while {what} ran: {advice}")
+
+
+def files_of(patterns: tuple[str, ...]) -> set[str]:
+    """The files of the package that match, by their paths inside of it."""
+    found = {file for pattern in patterns for file in PACKAGE.glob(pattern)}
+    return {file.relative_to(PACKAGE).as_posix() for file in found}
+
+
+def _file_of(module: object) -> str | None:
+    file = getattr(module, "__file__", None)
+    return file if isinstance(file, str) else None
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "missing"
