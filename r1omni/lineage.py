@@ -15,7 +15,7 @@ Data = Literal["synthetic", "real", "mixed", "unknown"]
 WORDS: Final[Mapping[Data, str]] = {
     "synthetic": "synthetic corpora (rendered faces)",
     "real": "real corpora",
-    "mixed": "mixed corpora (synthetic ones of rendered faces, and real ones)",
+    "mixed": "mixed corpora (synthetic and real)",
     "unknown": "corpora of unknown origin",
 }
 

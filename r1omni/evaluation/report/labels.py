@@ -1,6 +1,6 @@
 """What Table 1 and the report are about, in words: rendered or real corpora, model size, seed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,7 +8,16 @@ from r1omni.evaluation.report.paper import CORPORA, ROWS
 from r1omni.evaluation.results import CorpusMetrics, Metrics
 from r1omni.lineage import WORDS, Data, joint_kind, size_text
 
-PAPER: Final[str] = "paper, real corpora, 0.5B"
+PAPER_DATA: Final[str] = "real corpora, 0.5B"
+PAPER: Final[str] = f"paper, {PAPER_DATA}"
+
+
+_KINDS: Final[Mapping[Data, str]] = {
+    "synthetic": "synthetic (rendered faces)",
+    "real": "real",
+    "mixed": "mixed",
+    "unknown": "of unknown origin",
+}
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ def headline(metrics: Metrics) -> Headline:
     if trained not in (tested, "unknown"):
         where = f"trained on {WORDS[trained]}, measured on {WORDS[tested]}"
     title = f"R1-Omni's recipe {where}, {_models(metrics)}"
-    lead = f"{_sentence(caption(metrics))} The paper's numbers beside them: {PAPER}."
+    lead = f"{_sentence(caption(metrics))} Beside ours stand the paper's numbers: {PAPER_DATA}."
     if "synthetic" in (tested, trained) or "mixed" in (tested, trained):
         lead += (
             " Numbers of rendered faces say whether the recipe works. They say nothing about real "
@@ -81,7 +90,7 @@ def corpus_lines(metrics: Metrics) -> list[str]:
         for model, corpora in _ordered(metrics)
         if (found := next(iter(corpora.values()), None)) is not None
     ]
-    lines = [f"Data: {caption(metrics)}."] if models else []
+    lines = []
     if made:
         lines.append(f"Rendered faces and voices, no people: {'; '.join(made)}.")
     return lines + ([f"Models: {'; '.join(models)}."] if models else [])
@@ -117,7 +126,7 @@ def _corpora(metrics: Metrics) -> str:
             kinds.setdefault(joint_kind(found), []).append(name)
     if len(kinds) == 1:
         return WORDS[next(iter(kinds))]
-    return "; ".join(f"{', '.join(names)}: {WORDS[kind]}" for kind, names in kinds.items())
+    return "; ".join(f"{', '.join(names)}: {_KINDS[kind]}" for kind, names in kinds.items())
 
 
 def _tested(metrics: Metrics) -> Data:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from r1omni.evaluation.metrics import half_width
 from r1omni.evaluation.report.labels import (
     PAPER,
+    PAPER_DATA,
     caption,
     corpus_lines,
     mark,
@@ -133,7 +134,7 @@ def render_table1_text(metrics: Metrics) -> str:
     title = f"Table 1 · WAR / UAR in %, ± half the {interval_name(metrics)} · calm kept"
     about = [
         *textwrap.wrap(short_caption(metrics), WIDTH),
-        f"rows marked paper: {PAPER.removeprefix('paper, ')}",
+        f"rows marked paper: {PAPER_DATA}",
     ]
     heads = [_padded(head, widths), _padded(marks, widths)]
     if not metrics:
