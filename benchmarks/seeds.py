@@ -123,10 +123,10 @@ def render(measured: dict, shortcuts: list[float], seeds: list[int]) -> str:
 
 
 def gains(measured: dict, there: list[tuple[float, int]]) -> list[str]:
-    """What each step added, in WAR / UAR points with their half-widths; bold where beyond both."""
+    """What each step added, in WAR / UAR points, ± half the interval of each."""
     lines = [
-        "Gains (paired bootstrap), WAR ± half-width / UAR ± half-width; **bold** where both exceed "
-        "their half-widths:",
+        "Gains, WAR / UAR ± half the paired bootstrap interval; **bold** where both intervals "
+        "exclude 0, ▼ where both lie below it:",
         "",
         "| shortcut | seed | step | DFEW | MAFW | RAVDESS |",
         "|--:|--:|---|---|---|---|",
@@ -144,11 +144,13 @@ def gains(measured: dict, there: list[tuple[float, int]]) -> list[str]:
 
 
 def gain(step: dict) -> str:
-    """One gain, bold where WAR and UAR both exceed their half-widths."""
+    """One gain, bold where the intervals of WAR and UAR both exclude 0 on the same side."""
     parts = [f"{100 * step[m]:+.1f} ± {100 * step[f'{m}_half_width']:.1f}" for m in ("war", "uar")]
-    beyond = all(step[m] > step[f"{m}_half_width"] for m in ("war", "uar"))
+    intervals = [step[f"{m}_ci"] for m in ("war", "uar")]
     text = " / ".join(parts)
-    return f"**{text}**" if beyond else text
+    if all(high < 0 for _, high in intervals):
+        return f"**{text}** ▼"
+    return f"**{text}**" if all(low > 0 for low, _ in intervals) else text
 
 
 def means(measured: dict, shortcuts: list[float], there: list[tuple[float, int]]) -> list[str]:

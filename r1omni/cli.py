@@ -142,12 +142,15 @@ def predict(
     from r1omni.evaluation.files import Refusal, find_files
     from r1omni.evaluation.loading import find_checkpoint, load_checkpoint
     from r1omni.hub import explained
+    from r1omni.lineage import caution, read_lineage
 
     found = list(find_files(files))
     n_answered = n_refused = 0
     try:
         with explained(model):
             checkpoint = find_checkpoint(model, options.tracking)
+            if warning := caution(read_lineage(checkpoint)):
+                typer.echo(warning, err=True)
             loaded = load_checkpoint(checkpoint, mode, allow or (), options.device)
         batches = answer_batches(found, *loaded, labels=VOCABULARIES[labels],
                                  predict=options.predict, limits=options.limits)  # fmt: skip
@@ -235,6 +238,7 @@ def evaluate(
     from r1omni.evaluation.evaluate import Field, Subject, render_verdict, run_evaluate
     from r1omni.evaluation.loading import find_checkpoint
     from r1omni.hub import explained
+    from r1omni.lineage import caution, read_lineage
 
     known = read.corpora.get(corpus)
     if root is None and known is None:
@@ -243,7 +247,10 @@ def evaluate(
     where, number = (known.root, known.fold) if known else (Path(), 1)
     field = Field(corpus, root or where, fold or number)
     with explained(model):
-        subject = Subject(name, find_checkpoint(model, read.tracking), mode, tuple(allow or ()))
+        checkpoint = find_checkpoint(model, read.tracking)
+        if warning := caution(read_lineage(checkpoint)):
+            typer.echo(warning, err=True)
+        subject = Subject(name, checkpoint, mode, tuple(allow or ()))
         verdict = run_evaluate(
             subject,
             field,

@@ -8,9 +8,11 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -142,9 +144,44 @@ def project(tmp_path_factory, repo) -> Path:
 
 def test_it_ends_with_table_1_on_screen(project):
     printed = (project / "repro.log").read_text()
-    tail = printed[-2500:]
+    tail = printed[-3000:]
     for word in ("DFEW", "MAFW", "RAVDESS", "cold_start", "grpo", "label_sft", "base"):
         assert word in tail
+
+
+def test_every_artefact_says_synthetic_and_the_models_size(project):
+    """The report's first screen, Table 1 as a file and on screen, metrics, the registry."""
+    from mlflow import MlflowClient
+
+    from r1omni.lineage import size_text
+    from r1omni.tracking.registry import read_receipt, registered_version
+
+    provenance = json.loads((project / "data/checkpoints/grpo/provenance.json").read_text())
+    total = provenance["parameters"]["total"]
+    said = f"synthetic corpora (rendered faces), {size_text(total)} parameters, seed 1"
+    report = (project / "data/reports/report.html").read_text()
+    assert "on synthetic corpora (rendered faces), a" in report[: report.index("</title>")]
+    assert said in report[report.index("<h1>") : report.index("<main>")].replace("Syn", "syn")
+    assert (project / "data/reports/table1.md").read_text().startswith(f"**Table 1: {said}**")
+    screen = (project / "repro.log").read_text()[-3000:]
+    assert said in screen
+    assert screen.count("(synthetic)") == 3
+    metrics = json.loads((project / "data/reports/metrics.json").read_text())
+    for corpora in metrics.values():
+        for entry in corpora.values():
+            assert (entry["data"], entry["trained_on"]) == ("synthetic", "synthetic")
+            assert (entry["parameters"], entry["seed"]) == (total, 1)
+            assert entry["code"] == provenance["code"]
+    assert metrics["grpo"]["dfew"]["shortcut"] == 0.5
+    assert set(provenance["data"]) == {"conversations", "dfew", "generic", "mafw"}
+    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    version = registered_version(client, read_receipt(project / "data/registry/grpo.json"))
+    assert f"synthetic corpora (rendered faces) · {size_text(total)} parameters" in (
+        version.description
+    )
+    assert version.tags["git.dirty"] in ("true", "false")
+    made = json.loads((project / ".state/grpo.made.json").read_text())
+    assert made["mlflow.source.git.commit"] == git(project, "rev-parse", "HEAD").strip()
 
 
 def test_metrics_hold_every_model_and_corpus(project):
@@ -338,3 +375,6 @@ def test_the_prefect_deployment_runs_the_same_graph(project):
     )
     assert deployed.returncode == 0, deployed.stdout[-6000:]
     assert "Cached" in deployed.stdout
+    with closing(sqlite3.connect(project / ".prefect/prefect.db")) as database:
+        (table,) = database.execute("select data from artifact where key = 'table-1'").fetchone()
+    assert "**Table 1: synthetic corpora (rendered faces), " in table

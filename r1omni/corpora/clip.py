@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -90,18 +90,24 @@ _DTYPES = {
 _SOUND = {"audio_duration": "float64", "digital_silence": "bool", "lost_packets": "int64"}
 _SOFT_LABEL = "soft_label"  # JSON; stands only in the manifest of a corpus whose votes are known
 _ROWS = 1024  # written at once: what bounds the memory
+_NOTE = b"r1omni"  # a parquet file's metadata: JSON on what its rows are about
 
 
-def write_manifest(clips: Iterable[Clip], path: Path) -> None:
-    """Write the manifest sorted by clip_id, atomically."""
+def write_manifest(
+    clips: Iterable[Clip], path: Path, *, note: Mapping[str, Any] | None = None
+) -> None:
+    """Write the manifest sorted by clip_id, atomically; `note`: see `read_note`."""
     ordered = sorted(clips, key=lambda clip: clip.clip_id)
-    write_sorted_manifest(ordered, path, soft=any(clip.soft_label for clip in ordered))
+    soft = any(clip.soft_label for clip in ordered)
+    write_sorted_manifest(ordered, path, soft=soft, note=note)
 
 
-def write_sorted_manifest(clips: Iterable[Clip], path: Path, *, soft: bool) -> None:
+def write_sorted_manifest(
+    clips: Iterable[Clip], path: Path, *, soft: bool, note: Mapping[str, Any] | None = None
+) -> None:
     """Write clips that come sorted by clip_id, a few at a time; `soft`: with their soft labels."""
     dtypes = _DTYPES | _SOUND | ({_SOFT_LABEL: "string"} if soft else {})
-    _write((_cells(clip) for clip in clips), dtypes, path)
+    _write((_cells(clip) for clip in clips), dtypes, path, note)
 
 
 def read_manifest(path: Path) -> list[Clip]:
@@ -119,6 +125,28 @@ def write_rejects(rejects: Iterable[Reject], path: Path) -> None:
 def read_rejects(path: Path) -> list[Reject]:
     """The rejects of an ingestion. Raises ValueError naming the file if it is none."""
     return [Reject(**row) for row in _read(path, "rejects table", [f.name for f in fields(Reject)])]
+
+
+def note_metadata(note: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """The note as a parquet file's metadata."""
+    return {_NOTE: json.dumps(note, sort_keys=True).encode()}
+
+
+def read_note(path: Path) -> dict[str, Any] | None:
+    """What a parquet file of ours notes about all of its rows; None where it notes nothing.
+
+    A manifest notes the origin of its clips, predictions the model and the corpora's origins.
+    Raises ValueError, naming the file, for one that is no parquet file.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        text = metadata.get(_NOTE)
+        note: dict[str, Any] | None = None if text is None else json.loads(text)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: its metadata cannot be read: {error}") from error
+    return note
 
 
 def _cells(clip: Clip) -> dict[str, Any]:
@@ -157,7 +185,12 @@ def _read(
     return [{str(k): v for k, v in row.items()} for row in records.to_dict("records")]
 
 
-def _write(rows: Iterable[dict[str, Any]], dtypes: dict[str, str], path: Path) -> None:
+def _write(
+    rows: Iterable[dict[str, Any]],
+    dtypes: dict[str, str],
+    path: Path,
+    note: Mapping[str, Any] | None = None,
+) -> None:
     """Rows of the columns in `dtypes`, `_ROWS` in memory at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -166,6 +199,8 @@ def _write(rows: Iterable[dict[str, Any]], dtypes: dict[str, str], path: Path) -
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     empty = pd.DataFrame(columns=list(dtypes)).astype(dtypes)
     schema = pa.Schema.from_pandas(empty, preserve_index=False)
+    if note is not None:
+        schema = schema.with_metadata({**(schema.metadata or {}), **note_metadata(note)})
     with pq.ParquetWriter(partial, schema) as writer:
         for group in _groups(iter(rows)):
             table = pd.DataFrame(group, columns=list(dtypes)).astype(dtypes)

@@ -12,6 +12,7 @@ from typing import Any
 from r1omni.completions import parse
 from r1omni.corpora.clip import Reason, Reject
 from r1omni.corpora.lists import CorpusError, Listed, read_json_list, reject, shown
+from r1omni.corpora.origin import MARK
 from r1omni.corpora.paths import EscapesRoot, relative_path
 from r1omni.emotions import EMOTIONS, canonical
 
@@ -35,7 +36,11 @@ def read_rows(root: Path, fold: int) -> Iterator[Listed | Reject]:
     """
     del fold
     only = root / "annotations.json"
-    files = [only] if only.is_file() else sorted(root.glob("*.json"))
+    files = (
+        [only]
+        if only.is_file()
+        else sorted(path for path in root.glob("*.json") if path.name != MARK)
+    )
     if not files:
         raise CorpusError(f"{root}: no annotations.json; expected a JSON list of {_ENTRY}")
     for path in files:

@@ -20,8 +20,10 @@ from r1omni.corpora import conversations, dfew, emer, mafw, ravdess
 from r1omni.corpora.clip import Clip, Reject, write_rejects, write_sorted_manifest
 from r1omni.corpora.journal import Journal
 from r1omni.corpora.lists import CorpusError, Listed, reject
+from r1omni.corpora.origin import origin_of_root
 from r1omni.corpora.paths import EscapesRoot, find_anywhere, find_clip, index_names
 from r1omni.corpora.probing import Finding, Unreadable, probe_clips
+from r1omni.lineage import origin_record
 from r1omni.prompts import CONTROL
 
 _log = logging.getLogger(__name__)
@@ -49,11 +51,13 @@ def run_ingest(
     from there, and so does the ingestion of another fold.
     """
     check_request(corpus, root, fold)
+    note = origin_record(origin_of_root(root))
     journal = Journal(STATE / f"{manifest.stem}.sqlite")
     try:
         _read_into(journal, corpus, root, fold, ingest)
         write_rejects(journal.rejects(), rejects)
-        write_sorted_manifest(journal.clips(), manifest, soft=journal.has_soft_labels())
+        soft = journal.has_soft_labels()
+        write_sorted_manifest(journal.clips(), manifest, soft=soft, note=note)
         counts = journal.counts()
         rows, clips = sum(counts.values()), counts.pop(None, 0)
         _log.info("%s: %d rows, %d clips, %d rejected", root, rows, clips, rows - clips)

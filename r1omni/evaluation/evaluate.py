@@ -8,11 +8,18 @@ from statistics import NormalDist
 from r1omni.config import FeaturesParams, IngestParams, PredictParams, ScoreParams
 from r1omni.corpora.clip import Clip, read_manifest, read_rejects, write_manifest
 from r1omni.corpora.ingest import run_ingest
-from r1omni.evaluation.loading import load_checkpoint, refuse_training_clips, trained_on
+from r1omni.corpora.origin import read_origin
+from r1omni.evaluation.loading import (
+    lineage_of,
+    load_checkpoint,
+    refuse_training_clips,
+    trained_on,
+)
 from r1omni.evaluation.predict import predict_clips
-from r1omni.evaluation.predictions import write_predictions
+from r1omni.evaluation.predictions import About, write_predictions
 from r1omni.evaluation.results import CorpusMetrics, Interval, Rates, read_metrics
 from r1omni.evaluation.score import run_score
+from r1omni.lineage import WORDS, origin_record, size_text
 from r1omni.media import MediaSettings
 from r1omni.model.device import Device
 from r1omni.model.feature_rejects import without_rejects
@@ -82,7 +89,8 @@ def run_evaluate(
         )
     refuse_training_clips(subject.checkpoint, clips)
     manifest = out / "manifest.parquet"
-    write_manifest(clips, manifest)
+    origin = read_origin(whole)
+    write_manifest(clips, manifest, note=origin_record(origin))
     folder = out / "features" / f"{subject.name}-{field.corpus}"
     run_features(
         manifest,
@@ -98,7 +106,8 @@ def run_evaluate(
     rows = predict_clips(
         subject.name, model, processor, decoded, FeatureStore([folder]), predict=predict
     )
-    write_predictions(rows, out / "predictions.parquet")
+    about = About({field.corpus: origin}, lineage_of(subject.checkpoint))
+    write_predictions(rows, out / "predictions.parquet", about)
     run_score([out / "predictions.parquet"], [], out / "metrics.json", out / "plots", score=score)
     metrics = read_metrics(out / "metrics.json")[subject.name][field.corpus]
     notes = []
@@ -110,6 +119,13 @@ def run_evaluate(
     notes += _sound_notes(metrics, clips, processor.media)
     if undecoded := len(clips) - len(decoded):
         notes.append(f"{undecoded} clips could not be decoded for features: they are left out")
+    if metrics.recorded_mode is not None:
+        notes.append(
+            f"asked {metrics.mode}, but the checkpoint records {metrics.recorded_mode}: it was not "
+            "taught that form"
+        )
+    if metrics.format_rate == 0:
+        notes.append(f"no answer has the form of mode {metrics.mode}, so none can be right")
     return Verdict(metrics, len(read_rejects(rejects)), tuple(notes))
 
 
@@ -134,7 +150,8 @@ def render_verdict(subject: Subject, field: Field, verdict: Verdict) -> str:
     lines = [
         f"{subject.name} on {field.corpus}{fold}: n {metrics.n}, {verdict.n_rejected} rows "
         f"rejected, answers {metrics.mode}, {metrics.protocol}, "
-        f"{100 * metrics.confidence:g} % intervals"
+        f"{100 * metrics.confidence:g} % intervals",
+        f"  the clips: {_corpus_words(metrics)}; the checkpoint: {_model_words(metrics)}",
     ]
     policies = dict(metrics.calm) if metrics.calm else {"": metrics}
     for policy, rates in policies.items():
@@ -146,6 +163,29 @@ def render_verdict(subject: Subject, field: Field, verdict: Verdict) -> str:
         f"finished {100 * metrics.finished_rate:.1f}"
     )
     return "\n".join(lines + [f"  ({note})" for note in verdict.notes])
+
+
+def _corpus_words(metrics: CorpusMetrics) -> str:
+    if metrics.data != "synthetic":
+        return metrics.data if metrics.data != "unknown" else "of unknown origin"
+    words = ["synthetic (rendered faces)"]
+    if metrics.shortcut is not None:
+        words.append(f"shortcut {metrics.shortcut:g}")
+    if metrics.data_seed is not None:
+        words.append(f"seed {metrics.data_seed}")
+    return ", ".join(words)
+
+
+def _model_words(metrics: CorpusMetrics) -> str:
+    if metrics.trained_on == "unknown":
+        words = ["training data not recorded"]
+    else:
+        words = [f"trained on {WORDS[metrics.trained_on]}"]
+    if metrics.parameters is not None:
+        words.append(f"{size_text(metrics.parameters)} parameters")
+    if metrics.seed is not None:
+        words.append(f"seed {metrics.seed}")
+    return ", ".join(words)
 
 
 def wilson_interval(share: float, n: int, confidence: float) -> Interval:

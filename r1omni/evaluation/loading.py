@@ -1,12 +1,14 @@
 """Checkpoints by folder, hub id or registry name, and the way in which they are asked."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from r1omni.config import TrackingParams
 from r1omni.corpora.clip import Clip
+from r1omni.lineage import Lineage, read_lineage
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.conversion import ORIGINAL_MODEL_TYPE, read_checkpoint
 from r1omni.model.device import Device, own_device
@@ -59,12 +61,34 @@ def load_checkpoint(
     checkpoint = read_checkpoint(directory, allow=allow)
     model = HumanOmniForConditionalGeneration.from_checkpoint(checkpoint).eval()
     if is_original:
-        account = f"{directory}: {checkpoint.report.render()}"
-        Console(stderr=True).print(account, soft_wrap=True, markup=False)
+        _say(f"{directory}: {checkpoint.report.render()}")
     if mode is not None:
+        recorded = recorded_mode(directory)
+        if recorded not in (None, mode):
+            _say(
+                f"WARNING: {directory} records that it answers {recorded}, and is asked {mode}: it "
+                "was not taught that form, so a low accuracy may say nothing of what it recognises"
+            )
         model.config.answer_mode = mode
     model.to(own_device(device))
     return model, HumanOmniProcessor.from_pretrained(directory)
+
+
+def recorded_mode(directory: Path) -> AnswerMode | None:
+    """How a checkpoint records that it answers; None where it does not say."""
+    config = read_json(directory / "config.json")
+    mode: AnswerMode | None = config.get("answer_mode")
+    return mode
+
+
+def lineage_of(directory: Path) -> Lineage:
+    """What is known about a checkpoint; nothing but its mode for one without our provenance."""
+    known = read_lineage(directory) or Lineage(data={})
+    return replace(known, mode=recorded_mode(directory))
+
+
+def _say(line: str) -> None:
+    Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def refuse_training_clips(directory: Path, clips: Iterable[Clip]) -> None:

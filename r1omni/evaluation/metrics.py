@@ -29,11 +29,17 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Gain:
-    """How much better one model is than another on the same clips, with half-widths."""
+    """How much better one model is than another on the same clips.
+
+    The intervals (low, high) need not lie evenly around the gain, so half their width says nothing
+    of whether one excludes 0.
+    """
 
     war: float
+    war_ci: tuple[float, float]
     war_half_width: float
     uar: float
+    uar_ci: tuple[float, float]
     uar_half_width: float
 
 
@@ -121,18 +127,22 @@ def paired_gain(
     confidence: float,
     seed: int,
 ) -> Gain:
-    """The gain from `before` to `after` on the same clips, and half its bootstrap interval.
+    """The gain from `before` to `after` on the same clips, and its bootstrap interval.
 
     Paired: one resampling of the clips serves both models, so what both find hard cancels.
     """
     rights = [_right(labels, before), _right(labels, after)]
     draws = _resample(labels, rights, samples, seed)
     (wars_before, uars_before), (wars_after, uars_after) = _war_uar(draws, 0), _war_uar(draws, 1)
+    war_ci = _percentiles(wars_after - wars_before, confidence)
+    uar_ci = _percentiles(uars_after - uars_before, confidence)
     return Gain(
-        war(labels, after) - war(labels, before),
-        half_width(_percentiles(wars_after - wars_before, confidence)),
-        uar(labels, after) - uar(labels, before),
-        half_width(_percentiles(uars_after - uars_before, confidence)),
+        war=war(labels, after) - war(labels, before),
+        war_ci=war_ci,
+        war_half_width=half_width(war_ci),
+        uar=uar(labels, after) - uar(labels, before),
+        uar_ci=uar_ci,
+        uar_half_width=half_width(uar_ci),
     )
 
 

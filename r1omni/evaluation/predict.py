@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from rich.progress import Progress
 
 from r1omni import prompts
 from r1omni.config import PredictParams
 from r1omni.corpora.clip import Clip, read_manifest
-from r1omni.evaluation.loading import load_checkpoint, refuse_training_clips
-from r1omni.evaluation.predictions import Prediction, write_predictions
+from r1omni.corpora.origin import read_origins
+from r1omni.evaluation.loading import lineage_of, load_checkpoint, refuse_training_clips
+from r1omni.evaluation.predictions import About, Prediction, write_predictions
 from r1omni.judging import judge
 from r1omni.media import MediaSettings
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
@@ -51,7 +53,8 @@ def run_predict(
     store = FeatureStore(list(features))
     loaded = load_checkpoint(checkpoint, device=device)
     rows = predict_clips(checkpoint.name, *loaded, clips, store, predict=predict)
-    write_predictions(rows, out)
+    about = About(read_origins(manifests, "test"), lineage_of(checkpoint))
+    write_predictions(rows, out, about)
 
 
 def predict_clips(
@@ -65,7 +68,7 @@ def predict_clips(
 ) -> list[Prediction]:
     """The model's answer to every clip, under the model's `name`."""
     rows: list[Prediction] = []
-    with Progress(transient=True) as progress:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"predict {name}", total=len(clips))
         for batch in _batches(clips, predict.batch_size):
             loaded = store.load([clip.clip_id for clip in batch])

@@ -1,15 +1,17 @@
 """The predictions table: one row a clip and model, with the raw completion kept."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
+from r1omni.corpora.clip import note_metadata, read_note
 from r1omni.emotions import LABELS
 from r1omni.judging import judge
+from r1omni.lineage import UNKNOWN, Lineage, Origin, origin_record, origins_from
 from r1omni.prompts import AnswerMode
 
 
@@ -52,6 +54,20 @@ class Prediction:
         return judge(self.completion, self.mode).well_formed
 
 
+@dataclass(frozen=True)
+class About:
+    """What predictions are about: the corpora's origins, and what the model records of itself."""
+
+    corpora: Mapping[str, Origin]
+    model: Lineage | None
+
+    def origin(self, corpus: str) -> Origin:
+        """The origin of a corpus; unknown where the predictions do not say it."""
+        return self.corpora.get(corpus, UNKNOWN)
+
+
+NOTHING_KNOWN = About({}, None)
+
 _DTYPES = {
     "model": "string", "corpus": "string", "clip_id": "string", "fold": "Int64",
     "split": "string", "label": "string", "mode": "string", "completion": "string",
@@ -62,14 +78,48 @@ _DTYPES = {
 COLUMNS = tuple(_DTYPES)
 
 
-def write_predictions(rows: Iterable[Prediction], path: Path) -> None:
+def write_predictions(rows: Iterable[Prediction], path: Path, about: About = NOTHING_KNOWN) -> None:
     """Write the table sorted by corpus and clip, atomically."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     records = sorted((asdict(row) for row in rows), key=lambda r: (r["corpus"], r["clip_id"]))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    table = pd.DataFrame(records, columns=list(COLUMNS)).astype(_DTYPES)
-    table.to_parquet(partial, index=False)
+    frame = pd.DataFrame(records, columns=list(COLUMNS)).astype(_DTYPES)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    metadata = {**(table.schema.metadata or {}), **note_metadata(_note(about))}
+    pq.write_table(table.replace_schema_metadata(metadata), partial)
     partial.replace(path)
+
+
+def read_about(path: Path) -> About:
+    """What a predictions table says that it is about; nothing for one without a note.
+
+    Raises ValueError, naming the file, for a note that is none of ours.
+    """
+    note = read_note(path)
+    if note is None:
+        return NOTHING_KNOWN
+    try:
+        model = note["model"]
+        return About(
+            origins_from(note["corpora"]),
+            None if model is None else Lineage(**model | {"data": origins_from(model["data"])}),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: the note in its metadata: {error!r}") from error
+
+
+def _note(about: About) -> dict[str, Any]:
+    model = None if about.model is None else asdict(about.model)
+    if model is not None and about.model is not None:
+        model["data"] = _records(about.model.data)
+    return {"corpora": _records(about.corpora), "model": model}
+
+
+def _records(origins: Mapping[str, Origin]) -> dict[str, dict[str, Any]]:
+    return {corpus: origin_record(origin) for corpus, origin in origins.items()}
 
 
 def read_predictions(path: Path) -> list[Prediction]:

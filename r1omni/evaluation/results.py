@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from r1omni.lineage import Data
 from r1omni.prompts import AnswerMode
 
 PROTOCOL: Final[str] = "open vocabulary, after normalisation"
@@ -56,12 +57,21 @@ class SceneFollowing(Result):
 
 
 class GainOver(Result):
-    """How much WAR and UAR rose over another model, with paired bootstrap half-widths."""
+    """How much WAR and UAR rose over another model, with paired bootstrap intervals."""
 
     war: float
+    war_ci: Interval
     war_half_width: float
     uar: float
+    uar_ci: Interval
     uar_half_width: float
+
+    @property
+    def direction(self) -> Literal["gain", "loss"] | None:
+        """A gain or a loss where the intervals of both WAR and UAR exclude 0 on the same side."""
+        if self.war_ci[0] > 0 and self.uar_ci[0] > 0:
+            return "gain"
+        return "loss" if self.war_ci[1] < 0 and self.uar_ci[1] < 0 else None
 
 
 class CorpusMetrics(Rates):
@@ -71,6 +81,9 @@ class CorpusMetrics(Rates):
     both it and `follows_scene` where no side file says what a clip truly shows. How many clips had
     no sound (`silent`), sound whose samples are all 0 (`digital_silence`), or more sound than the
     model hears (`cut`): the last two are None in files from before they were counted.
+    `data`, `shortcut` and `data_seed` are of the corpus; `trained_on`, `parameters`, `seed`, `code`
+    and `params_hash` of the model, and unknown or absent where its checkpoint does not record them.
+    `recorded_mode` stands only where the model was asked in another mode than it records.
     """
 
     fold: int | None
@@ -88,6 +101,15 @@ class CorpusMetrics(Rates):
     calm: dict[Literal["keep", "merge", "drop"], Rates] | None = None
     rationale_truth: RationaleTruth | None = None
     follows_scene: SceneFollowing | None = None
+    data: Data = "unknown"
+    shortcut: float | None = None
+    data_seed: int | None = None
+    trained_on: Data = "unknown"
+    parameters: int | None = None
+    seed: int | None = None
+    code: str | None = None
+    params_hash: str | None = None
+    recorded_mode: AnswerMode | None = None
 
 
 Metrics = Mapping[str, Mapping[str, CorpusMetrics]]
@@ -110,7 +132,11 @@ def read_metrics(path: Path) -> Metrics:
 def write_metrics(metrics: Metrics, path: Path) -> None:
     """Write metrics.json with sorted keys, atomically."""
     tree = {
-        model: {corpus: m.model_dump(exclude_defaults=True) for corpus, m in corpora.items()}
+        model: {
+            corpus: m.model_dump(exclude_defaults=True)
+            | {"data": m.data, "trained_on": m.trained_on}
+            for corpus, m in corpora.items()
+        }
         for model, corpora in metrics.items()
     }
     write_text(path, json.dumps(tree, indent=2, sort_keys=True, allow_nan=False) + "\n")

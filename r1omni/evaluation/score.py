@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
+import pandas as pd
+
 from r1omni.config import ScoreParams
 from r1omni.emotions import LABELS
 from r1omni.evaluation.metrics import (
@@ -21,7 +23,13 @@ from r1omni.evaluation.metrics import (
     war,
     with_calm,
 )
-from r1omni.evaluation.predictions import Prediction, read_predictions
+from r1omni.evaluation.predictions import (
+    NOTHING_KNOWN,
+    About,
+    Prediction,
+    read_about,
+    read_predictions,
+)
 from r1omni.evaluation.results import (
     PROTOCOL,
     ConfusionCounts,
@@ -61,7 +69,7 @@ def run_score(
     predictions that cannot be judged together (see `read_answers`).
     """
     answers = read_answers(predictions)
-    metrics = judge_all(answers, read_truth(truth), score)
+    metrics = judge_all(answers, read_abouts(predictions), read_truth(truth), score)
     for model, corpora in answers.items():
         for corpus, rows in corpora.items():
             write_text(plots / f"confusion-{model}-{corpus}.csv", _confusion_csv(rows))
@@ -94,11 +102,27 @@ def read_answers(paths: Sequence[Path]) -> Answers:
     }
 
 
-def judge_all(answers: Answers, truth: Mapping[str, Truth], score: ScoreParams) -> Metrics:
+def read_abouts(paths: Sequence[Path]) -> dict[str, About]:
+    """Model -> what its predictions say that they are about."""
+    return {
+        model: read_about(path)
+        for path in paths
+        for model in pd.read_parquet(path, columns=["model"]).model.unique()
+    }
+
+
+def judge_all(
+    answers: Answers,
+    abouts: Mapping[str, About],
+    truth: Mapping[str, Truth],
+    score: ScoreParams,
+) -> Metrics:
     """The metrics of every model on every corpus."""
     return {
         model: {
-            corpus: _judge(rows, truth, _gains(answers, model, corpus, score), score)
+            corpus: _judge(rows, truth, _gains(answers, model, corpus, score), score).model_copy(
+                update=_told(abouts.get(model, NOTHING_KNOWN), rows)
+            )
             for corpus, rows in corpora.items()
         }
         for model, corpora in answers.items()
@@ -133,6 +157,25 @@ def _judge(
         rationale_truth=rationale_truth(rows, truth),
         follows_scene=scene_following(rows, truth, classes),
     )
+
+
+def _told(about: About, rows: Rows) -> dict[str, object]:
+    """What the metrics say of their corpus and model besides the numbers."""
+    origin = about.origin(rows[0].corpus)
+    told: dict[str, object] = {
+        "data": origin.data, "shortcut": origin.shortcut, "data_seed": origin.seed,
+    }  # fmt: skip
+    if (model := about.model) is None:
+        return told
+    against = model.mode is not None and model.mode != rows[0].mode
+    return told | {
+        "trained_on": model.trained_on,
+        "parameters": model.parameters,
+        "seed": model.seed,
+        "code": model.code,
+        "params_hash": model.params_hash,
+        "recorded_mode": model.mode if against else None,
+    }
 
 
 def _columns(rows: Rows) -> tuple[list[str], list[str | None]]:

@@ -4,12 +4,14 @@ import hashlib
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from r1omni.lineage import Lineage, origin_record, read_lineage
 from r1omni.tracking.store import project_root
 
 
@@ -47,21 +49,66 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def code_tags() -> dict[str, str]:
-    """The git commit, and the DVC stage and experiment, as far as they are known."""
+    """The git commit, and the DVC stage and experiment, as far as they are known.
+
+    `git.dirty`: whether the working tree differs from the commit.
+    """
     names = {"dvc_stage": "DVC_STAGE", "dvc_experiment": "DVC_EXP_NAME"}
     tags = {tag: os.environ[name] for tag, name in names.items() if os.environ.get(name)}
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return tags
+    tags["mlflow.source.git.commit"] = commit
+    changes = _git("status", "--porcelain")
+    if changes is not None:
+        tags["git.dirty"] = "true" if changes else "false"
+    return tags
+
+
+def note_code(path: Path) -> None:
+    """Write to `path`, atomically, at which commit and when a checkpoint was made.
+
+    Not into the checkpoint: equal results must be equal bytes, whoever made them and when.
+    """
+    note = {**code_tags(), "date": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(note, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints; None where there is no git, no repository, or no commit yet."""
     try:
         found = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
+            ["git", *arguments],
             cwd=project_root(),
             capture_output=True,
             text=True,
             check=True,
             timeout=10,
         )
-    except (OSError, subprocess.SubprocessError):  # no git, no repository, or no commit yet
-        return tags
-    return tags | {"mlflow.source.git.commit": found.stdout.strip()}
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def lineage_tags(checkpoint: Path) -> dict[str, str]:
+    """What a checkpoint's numbers are about: data, size, seed, and hashes of code and params.
+
+    Raises ValueError, naming the file, for a provenance.json that is none.
+    """
+    lineage = read_lineage(checkpoint) or Lineage({})
+    corpora = {name: origin_record(origin) for name, origin in lineage.data.items()}
+    tags = {
+        "data": lineage.trained_on,
+        "corpora": json.dumps(corpora) if corpora else None,
+        "parameters": lineage.parameters,
+        "seed": lineage.seed,
+        "code": lineage.code,
+        "params_hash": lineage.params_hash,
+    }
+    return {key: str(value) for key, value in tags.items() if value is not None}
 
 
 def dataset_inputs(datasets: Sequence[Path]) -> list[Any]:

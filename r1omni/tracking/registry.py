@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from r1omni.config import TrackingParams
+from r1omni.lineage import WORDS, Data, size_text
 from r1omni.tracking.artifacts import store_files
-from r1omni.tracking.provenance import code_tags, content_hash
-from r1omni.tracking.runs import Description, create_run, deliver_training, owed_run
+from r1omni.tracking.provenance import code_tags, content_hash, lineage_tags
+from r1omni.tracking.runs import Description, create_run, deliver_training, owed_run, tag_run
 from r1omni.tracking.store import local_path, locked, open_client, reaching
 
 CHECKPOINT = "checkpoint"
@@ -60,6 +61,7 @@ def run_register(
         version = _find_version(client, tracking.registered_model, tags["content_hash"])
         run_id = version.run_id if version else _training_run(client, experiment, tags, state)
         deliver_training(client, run_id, training)
+        tag_run(client, run_id, lineage_tags(checkpoint))
         _log_evaluation(client, run_id, evaluation)
         store_files(client, run_id, predictions, "predictions")
         store_files(client, run_id, checkpoint, CHECKPOINT)
@@ -182,10 +184,27 @@ def _create_version(client: Any, model: str, run_id: str, tags: Mapping[str, str
     if not client.search_registered_models(f"name = '{model}'", max_results=1):
         client.create_registered_model(model, description="base, cold_start, label_sft and grpo")
     source = f"{client.get_run(run_id).info.artifact_uri}/{CHECKPOINT}"
-    description = f"{tags['model']}, answers {tags.get('mode', 'as it was made')}"
+    description = _description(tags)
     return client.create_model_version(
         model, source, run_id, tags=dict(tags), description=description
     )
+
+
+def _description(tags: Mapping[str, str]) -> str:
+    """What a version is, for whoever looks at the registry: data, size, seed, code and commit."""
+    data: Data = tags["data"]  # type: ignore[assignment]
+    told = [
+        f"{tags['model']}, answers {tags.get('mode', 'as it was made')}",
+        "training data not recorded" if data == "unknown" else f"trained on {WORDS[data]}",
+    ]
+    if "parameters" in tags:
+        told.append(f"{size_text(int(tags['parameters']))} parameters")
+    for key, word in (("seed", "seed"), ("code", "code"), ("params_hash", "params")):
+        if key in tags:
+            told.append(f"{word} {tags[key]}")
+    if commit := tags.get("mlflow.source.git.commit"):
+        told.append(f"commit {commit[:12]}" + " (dirty)" * (tags.get("git.dirty") == "true"))
+    return " · ".join([*told, f"registered {time.strftime('%Y-%m-%d')}"])
 
 
 def _provenance(checkpoint: Path, name: str) -> dict[str, str]:
@@ -196,9 +215,10 @@ def _provenance(checkpoint: Path, name: str) -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: expected the checkpoint's provenance: {error}") from error
     tags = {"model": name, **code_tags()}
-    for key in ("stage", "mode", "fold", "seed"):
+    for key in ("stage", "mode", "fold"):
         if kept.get(key) is not None:
             tags[key] = str(kept[key])
+    tags |= lineage_tags(checkpoint)
     for key in ("params", "parent", "trained_on"):
         if kept.get(key):
             tags[key] = json.dumps(kept[key], sort_keys=True)[:5000]

@@ -28,6 +28,8 @@ from r1omni.tracking.provenance import (
     file_hash,
     fingerprint,
     flatten,
+    lineage_tags,
+    note_code,
 )
 from r1omni.tracking.store import StoreUnreachable, open_client, reaching
 
@@ -76,6 +78,7 @@ class Run:
     _flushed_at: float = field(default_factory=time.monotonic)
     _retry_at: float = 0.0
     _pause: float = FIRST_PAUSE
+    _lineage: Mapping[str, str] = field(default_factory=dict)
     _owed: tuple[str, Path] | None = None  # the checkpoint's content hash, and the stage's curves
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -110,6 +113,8 @@ class Run:
         the `register` stage.
         """
         self._owed = (content_hash(checkpoint), training)
+        self._lineage = lineage_tags(checkpoint)
+        note_code(self.state.parent / f"{checkpoint.name}.made.json")
         self._complete()
 
     def close(self, status: str) -> None:
@@ -135,6 +140,7 @@ class Run:
         try:
             with reaching(self.tracking.uri):
                 deliver_training(self._client, self._run_id, training)
+                tag_run(self._client, self._run_id, self._lineage)
                 self._client.set_tag(self._run_id, "content_hash", digest)
         except StoreUnreachable as error:
             self._postpone(error)
@@ -253,6 +259,13 @@ def create_run(
     run_id = str(run.info.run_id)
     describe_run(client, run_id, description)
     return run_id
+
+
+def tag_run(client: Any, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set the tags of a run that stands already."""
+    from mlflow.entities import RunTag
+
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
 def describe_run(client: Any, run_id: str, description: Description) -> None:

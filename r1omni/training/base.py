@@ -20,9 +20,11 @@ from safetensors.torch import load_file, save_file
 from r1omni import completions, prompts
 from r1omni.config import BaseParams, EngineParams, MediaParams, ModelParams
 from r1omni.corpora.clip import read_manifest
+from r1omni.corpora.origin import origin_of_root
 from r1omni.decoding import Undecoded, decode_clips, usable_cores
 from r1omni.emotions import EMOTIONS
 from r1omni.limits import Limits
+from r1omni.lineage import UNKNOWN, read_lineage
 from r1omni.media import MediaSettings, Sampling, TowerInputs
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.configuration import build_config
@@ -101,7 +103,15 @@ def run_base(
     for name, tower in towers.items():  # an engine in bfloat16 casts them too
         setattr(built.model, name, tower)
     save_checkpoint(
-        built, processor, paths, stage_params=base, mode="direct", parent=None, clips=[]
+        built,
+        processor,
+        paths,
+        stage_params=base,
+        mode="direct",
+        parent=None,
+        clips=[],
+        data={source.name: origin_of_root(source)},
+        further=[model, media, engine],
     )
 
 
@@ -122,8 +132,17 @@ def _convert(source: Path, paths: TrainingPaths, *, base: BaseParams, sampling: 
     Console(stderr=True).print(
         f"{source}: {checkpoint.report.render()}", soft_wrap=True, markup=False
     )
+    lineage = read_lineage(source)
+    inherited = {} if lineage is None else lineage.data
     save_checkpoint(
-        model, processor, paths, stage_params=base, mode="direct", parent=None, clips=[]
+        model,
+        processor,
+        paths,
+        stage_params=base,
+        mode="direct",
+        parent=None,
+        clips=[],
+        data=inherited or {source.name: UNKNOWN},
     )
     whole = json.dumps(asdict(checkpoint.report), indent=1)
     (paths.training / "conversion.json").write_text(whole + "\n", encoding="utf-8")

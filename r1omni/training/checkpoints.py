@@ -1,12 +1,15 @@
 """A checkpoint in, a checkpoint out: what every training stage loads, and what it leaves behind."""
 
+import hashlib
+import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from r1omni.config import Section
 from r1omni.corpora.clip import Clip
+from r1omni.lineage import UNKNOWN, Origin, joint_origins, origin_record, read_lineage
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.towers import tower_tensors
 from r1omni.model.weights import read_weights
@@ -24,6 +27,7 @@ from r1omni.training.journal import (
 from r1omni.training.ranks import barrier, gather, is_first
 
 CURVES, ROLLOUTS = "curves.jsonl", "rollouts.parquet"
+LANGUAGE_MODEL = ("model.embed_tokens.", "model.layers.", "model.norm.", "lm_head.")
 TIMES = "times.jsonl"  # beside the states: the seconds of the last training that was finished
 
 
@@ -71,11 +75,15 @@ def save_checkpoint(
     mode: AnswerMode,
     parent: Path | None,
     clips: Sequence[Clip],
+    data: Mapping[str, Origin],
+    further: Sequence[Section] = (),
 ) -> None:
     """Write the checkpoint and the training record, each in one step; the state stays.
 
-    All ranks call it; the first one writes, and the others wait for it. Raises CodeChanged, on
-    every rank and before anything is written, where our code changed since the training started.
+    `data` is the origin of every corpus that it was trained on, `further` the sections of params
+    that decided its numbers besides the stage's own. All ranks call it; the first one writes, and
+    the others wait for it. Raises CodeChanged, on every rank and before anything is written, where
+    our code changed since the training started.
     """
     changed = {name for names in gather(changed_code()) for name in names}
     refuse_edits(paths, sorted(changed))
@@ -88,6 +96,8 @@ def save_checkpoint(
             mode=mode,
             parent=parent,
             clips=clips,
+            data=data,
+            further=further,
         )
     barrier()
 
@@ -101,6 +111,8 @@ def _write_checkpoint(
     mode: AnswerMode,
     parent: Path | None,
     clips: Sequence[Clip],
+    data: Mapping[str, Origin],
+    further: Sequence[Section],
 ) -> None:
     counts: dict[str, int] = {}
     for clip in clips:
@@ -113,6 +125,9 @@ def _write_checkpoint(
         "seed": getattr(stage_params, "seed", None),
         "params": stage_params.recipe(),
         "code": code_hash()[:12],
+        "params_hash": _params_hash([stage_params, *further], parent),
+        "parameters": _sizes(model),
+        "data": {name: origin_record(o) for name, o in _all_data(data, parent).items()},
         "parent": read_provenance(parent) if parent is not None else None,
         "trained_on": counts,
     }
@@ -147,3 +162,28 @@ def _state_with_towers(
     if all(state[name].dtype == tensor.dtype for name, tensor in own.items()):
         return {}
     return {"state_dict": state | own}
+
+
+def _params_hash(sections: Sequence[Section], parent: Path | None) -> str:
+    """A hash of the recipe of this checkpoint and of all its ancestors."""
+    inherited = read_lineage(parent) if parent is not None else None
+    before = None if inherited is None else inherited.params_hash
+    recipes = [[type(section).__name__, section.recipe()] for section in sections]
+    text = json.dumps([recipes, before], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _sizes(model: HumanOmniForConditionalGeneration) -> dict[str, int]:
+    """How many parameters the model has, and how many of them are the language model's."""
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    own = sum(size for name, size in sizes.items() if name.startswith(LANGUAGE_MODEL))
+    return {"total": sum(sizes.values()), "language_model": own}
+
+
+def _all_data(data: Mapping[str, Origin], parent: Path | None) -> dict[str, Origin]:
+    """The origin of every corpus that the checkpoint or an ancestor of it was trained on."""
+    if parent is None:
+        return dict(data)
+    lineage = read_lineage(parent)
+    inherited = {} if lineage is None else lineage.data
+    return joint_origins([*data.items(), *(inherited or {parent.name: UNKNOWN}).items()])

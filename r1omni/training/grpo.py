@@ -16,6 +16,7 @@ import torch
 from r1omni import prompts
 from r1omni.config import EngineParams, GRPOParams, HeldOutParams
 from r1omni.corpora.clip import Clip, read_manifest
+from r1omni.corpora.origin import read_origins
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import INDEX, FeatureBatch, FeatureStore
@@ -131,6 +132,8 @@ def run_grpo(
         mode="reasoned",
         parent=cold_start,
         clips=rest,
+        data=read_origins(manifests, "train"),
+        further=[held_out, engine],
     )
 
 

@@ -5,15 +5,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from r1omni.training.ranks import is_first
 
 
 def steps_bar() -> Progress:
-    """A bar in steps that goes when the training ends; of several ranks only the first has one."""
+    """A bar on standard error that goes when the training ends; only rank 0 has one."""
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    return Progress(*columns, transient=True, disable=not is_first())
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not is_first())
 
 
 @contextmanager

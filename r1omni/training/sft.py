@@ -13,6 +13,7 @@ import torch
 from r1omni import completions, prompts
 from r1omni.config import EngineParams, HeldOutParams, SFTParams
 from r1omni.corpora.clip import Clip, read_manifest
+from r1omni.corpora.origin import read_origins
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import INDEX, FeatureBatch, FeatureStore
@@ -108,7 +109,15 @@ def run_sft(
         else Watch(watched, store, mode, _longest(processor, examples), held_out.every),
     )
     save_checkpoint(
-        model, processor, paths, stage_params=sft, mode=mode, parent=parent, clips=clips
+        model,
+        processor,
+        paths,
+        stage_params=sft,
+        mode=mode,
+        parent=parent,
+        clips=clips,
+        data=read_origins(manifests, "train"),
+        further=sections[1:],
     )
 
 

@@ -1,10 +1,13 @@
-"""The seeds table: bold only where a gain exceeds both half-widths; the README keeps its text."""
+"""The seeds table: bold only where both intervals exclude 0; the README keeps its text."""
 
 import pytest
 
 from benchmarks.seeds import BEGIN, END, between_markers, gain, render
 
-GAIN = {"war": 0.05, "war_half_width": 0.04, "uar": 0.06, "uar_half_width": 0.05}
+GAIN = {
+    "war": 0.05, "war_ci": [0.01, 0.09], "war_half_width": 0.04,
+    "uar": 0.06, "uar_ci": [0.01, 0.11], "uar_half_width": 0.05,
+}  # fmt: skip
 
 
 def row(war: float) -> dict:
@@ -22,9 +25,18 @@ def row(war: float) -> dict:
     )
 
 
-def test_a_gain_is_bold_only_beyond_both_half_widths():
+def test_a_gain_is_bold_only_where_both_intervals_exclude_0():
     assert gain(GAIN) == "**+5.0 ± 4.0 / +6.0 ± 5.0**"
-    assert gain({**GAIN, "uar_half_width": 0.06}) == "+5.0 ± 4.0 / +6.0 ± 6.0"
+    # An interval that lies unevenly around its gain: beyond its half-width, and yet around 0.
+    assert gain({**GAIN, "uar_ci": [-0.01, 0.09]}) == "+5.0 ± 4.0 / +6.0 ± 5.0"
+
+
+def test_a_loss_is_bold_and_marked():
+    lost = {
+        "war": -0.05, "war_ci": [-0.09, -0.01], "war_half_width": 0.04,
+        "uar": -0.06, "uar_ci": [-0.11, -0.01], "uar_half_width": 0.05,
+    }  # fmt: skip
+    assert gain(lost) == "**-5.0 ± 4.0 / -6.0 ± 5.0** ▼"
 
 
 def test_means_and_spread_are_over_the_seeds_and_absent_rows_are_named():

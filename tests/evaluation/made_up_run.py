@@ -16,8 +16,9 @@ from r1omni.config import ReportParams, ScoreParams
 from r1omni.corpora.synthetic.attributes import LEVELS, draw_latent
 from r1omni.corpora.synthetic.texts import rationale
 from r1omni.emotions import LABELS
-from r1omni.evaluation.predictions import Prediction, write_predictions
+from r1omni.evaluation.predictions import About, Prediction, write_predictions
 from r1omni.judging import judge
+from r1omni.lineage import Lineage, Origin
 from r1omni.prompts import AnswerMode
 
 SCORE = ScoreParams(bootstrap_samples=300, confidence=0.95, seed=1)
@@ -26,6 +27,11 @@ MODES: dict[str, AnswerMode] = {
     "base": "direct", "cold_start": "reasoned", "label_sft": "direct", "grpo": "reasoned",
 }  # fmt: skip
 ACCURACY = {"base": 0.1, "cold_start": 0.45, "label_sft": 0.6, "grpo": 0.68}
+RENDERED = Origin("synthetic", shortcut=0.5, seed=1)
+SYNTHETIC = About(
+    {"dfew": RENDERED, "mafw": RENDERED, "ravdess": Origin("synthetic", shortcut=0.0, seed=1)},
+    Lineage({"generic": RENDERED}, 1_034_567, 700_000, 1, None, "c0dec0dec0de", "5a5a5a5a5a5a"),
+)
 ATTACK = "<script>alert('happy')</script>"
 
 
@@ -113,7 +119,7 @@ def _write_answers(folder: Path, model: str, latents: dict) -> Path:
                 )
             )  # fmt: skip
     path = folder / f"{model}.parquet"
-    write_predictions(rows, path)
+    write_predictions(rows, path, SYNTHETIC)
     return path
 
 

@@ -90,6 +90,55 @@ def test_one_command_measures_a_checkpoint_on_a_corpus(
         line = next(x for x in done.stdout.splitlines() if f"calm {policy}" in x)
         assert line.endswith(f"n {n}")
     assert "does not record what it was trained on" in done.stdout
+    assert "the clips: real; the checkpoint: training data not recorded" in done.stdout
+    assert metrics["data"] == "real"
+    assert "rendered" not in done.stderr
+
+
+CAUTION = (
+    "this checkpoint was trained on rendered faces only (synthetic corpora, 1.0 M parameters): "
+    "what it says of a real clip means nothing"
+)
+
+
+def test_a_checkpoint_of_rendered_faces_says_so_before_it_answers(
+    checkpoint, ravdess, repo, tmp_path, monkeypatch
+):
+    """On standard error, once; what is on standard output stays JSON."""
+    monkeypatch.chdir(tmp_path)
+    record(checkpoint, RENDERED)
+    mark = {"data": "synthetic", "shortcut": 0.5, "seed": 1}
+    (ravdess / "SYNTHETIC.json").write_text(json.dumps(mark))
+    done = evaluate(repo, "--model", checkpoint, "--corpus", "ravdess", "--root", ravdess)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert done.stderr.splitlines().count(CAUTION) == 1
+    line = next(x for x in done.stdout.splitlines() if "the clips:" in x)
+    assert line.strip() == (
+        "the clips: synthetic (rendered faces), shortcut 0.5, seed 1; the checkpoint: trained on "
+        "synthetic corpora (rendered faces), 1.0 M parameters, seed 7"
+    )
+    clip = next(ravdess.rglob("*.mp4"))
+    command = ["predict", clip, "--model", checkpoint, "--json", "--params", repo / "params.yaml"]
+    said = CliRunner().invoke(app, [*map(str, command)])
+    assert said.stderr.splitlines().count(CAUTION) == 1
+    assert json.loads(said.stdout)["file"] == str(clip)
+
+
+def test_another_mode_than_the_checkpoint_records_is_said_loudly_and_in_the_metrics(
+    checkpoint, ravdess, repo, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--model", checkpoint, "--corpus", "ravdess", "--root", ravdess)
+    done = evaluate(repo, *arguments, "--mode", "reasoned")
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert f"WARNING: {checkpoint} records that it answers direct, and is asked reasoned" in (
+        done.stderr
+    )
+    assert "asked reasoned, but the checkpoint records direct" in done.stdout
+    assert "no answer has the form of mode reasoned, so none can be right" in done.stdout
+    out = tmp_path / "data/evaluations/tiny-ravdess/metrics.json"
+    metrics = json.loads(out.read_text())["tiny"]["ravdess"]
+    assert (metrics["mode"], metrics["recorded_mode"], metrics["war"]) == ("reasoned", "direct", 0)
 
 
 def test_an_original_checkpoint_is_measured_directly_once_the_mode_is_said(
@@ -140,6 +189,11 @@ def test_a_surplus_tensor_is_refused_by_name_until_it_is_allowed(
     assert json.loads(done.stdout)["file"] == str(clip)
 
 
+RENDERED = {
+    "stage": "grpo", "mode": "direct", "seed": 7,
+    "data": {"dfew": {"data": "synthetic", "shortcut": 0.5, "seed": 1}},
+    "parameters": {"total": 1_034_567, "language_model": 700_000},
+}  # fmt: skip
 FOLD_1 = {"stage": "grpo", "fold": 1, "trained_on": {"dfew": 100, "mafw": 90}}
 
 

@@ -170,6 +170,7 @@ def test_intervals_are_ordered_fractions(pairs):
 def test_a_model_gains_nothing_over_itself():
     gain = paired_gain(LABELS, ANSWERS, ANSWERS, samples=100, confidence=0.95, seed=1)
     assert (gain.war, gain.war_half_width, gain.uar, gain.uar_half_width) == (0, 0, 0, 0)
+    assert (gain.war_ci, gain.uar_ci) == ((0, 0), (0, 0))
 
 
 def test_a_paired_interval_is_narrower_than_the_two_models_own():
@@ -180,5 +181,6 @@ def test_a_paired_interval_is_narrower_than_the_two_models_own():
     gain = paired_gain(labels, before, after, samples=8000, confidence=0.95, seed=1)
     assert gain.war == pytest.approx(0.1)
     assert gain.war_half_width == pytest.approx(1.96 * 0.03, abs=0.004)
+    assert gain.war_ci == pytest.approx((0.1 - 1.96 * 0.03, 0.1 + 1.96 * 0.03), abs=0.015)
     alone = bootstrap_intervals(labels, after, samples=8000, confidence=0.95, seed=1)
     assert half_width(alone.war) > gain.war_half_width

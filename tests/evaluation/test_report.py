@@ -8,11 +8,14 @@ from made_up_run import ATTACK, REPORT, SCORE, Run
 
 from r1omni.evaluation.report.curves import Curve, curves_csv, read_curves
 from r1omni.evaluation.report.groups import read_groups
+from r1omni.evaluation.report.labels import caption, headline
 from r1omni.evaluation.report.paper import ROWS
 from r1omni.evaluation.report.report import run_report
 from r1omni.evaluation.report.table1 import render_table1_markdown, render_table1_text, table1
-from r1omni.evaluation.results import CorpusMetrics, Metrics, read_metrics
+from r1omni.evaluation.report.tables import gains_table
+from r1omni.evaluation.results import CorpusMetrics, GainOver, Metrics, read_metrics
 from r1omni.evaluation.score import run_score
+from r1omni.lineage import size_text
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -108,6 +111,107 @@ def test_markdown_has_as_many_cells_in_every_row(metrics: Metrics):
     assert len(table) == 6
     assert {line.count("|") for line in table} == {10}
     assert "| R1-Omni | `grpo` |" in table[-1]
+
+
+def with_data(metrics: Metrics, **kinds: str) -> Metrics:
+    """The metrics with other origins: all corpora, or one by its name."""
+    everywhere = kinds.pop("trained_on", "synthetic")
+    return {
+        model: {
+            corpus: m.model_copy(
+                update={"data": kinds.get(corpus, kinds.get("data")), "trained_on": everywhere}
+            )
+            for corpus, m in corpora.items()
+        }
+        for model, corpora in metrics.items()
+    }
+
+
+def test_every_table_says_synthetic_and_the_models_size(reported: Path, metrics: Metrics):
+    markdown = (reported / "table1.md").read_text(encoding="utf-8")
+    said = "synthetic corpora (rendered faces), 1.0 M parameters, seed 1"
+    assert markdown.startswith(f"**Table 1: {said}**\n")
+    assert "DFEW (synthetic)" in markdown and "paper, real corpora, 0.5B" in markdown
+    assert "RAVDESS (shortcut 0, seed 1)" in markdown
+    assert "grpo (trained on synthetic data, seed 1, code c0dec0dec0de" in markdown
+    text = render_table1_text(metrics)
+    assert text.splitlines()[1:3] == [said, "rows marked paper: real corpora, 0.5B"]
+    assert text.count("(synthetic)") == 3
+    html = Page((reported / "table1.html").read_text(encoding="utf-8"))
+    assert f"Ours: {said}." in " ".join(html.text)
+
+
+def test_the_reports_first_screen_says_what_it_is(page: Page):
+    text = " ".join(page.text)
+    title = "R1-Omni's recipe on synthetic corpora (rendered faces), a 1.0 M model"
+    assert text.count(title) == 2  # of the window and of the page
+    lead = text[text.rindex(title) : text.index("Emotion recognition from")]
+    assert "Synthetic corpora (rendered faces), 1.0 M parameters, seed 1." in lead
+    assert "They say nothing about real people" in lead
+
+
+def test_one_real_and_two_synthetic_corpora_are_marked_each(metrics: Metrics):
+    mixed = with_data(metrics, data="synthetic", ravdess="real")
+    head = render_table1_markdown(mixed).splitlines()[2]
+    for column in ("DFEW (synthetic)", "MAFW (synthetic)", "RAVDESS (real)"):
+        assert f"| {column} |" in head
+    text = render_table1_text(mixed)
+    marks = next(line for line in text.splitlines() if "(real)" in line)
+    assert marks.split() == ["(synthetic)", "(synthetic)", "(real)"]
+    assert max(map(len, text.splitlines())) <= 100
+    assert headline(mixed).title == (
+        "R1-Omni's recipe trained on synthetic corpora (rendered faces), measured on mixed corpora "
+        "(synthetic and real), a 1.0 M model"
+    )
+    assert caption(mixed).startswith("DFEW, MAFW: synthetic (rendered faces); RAVDESS: real, ")
+
+
+def test_real_data_has_another_title_and_nothing_is_claimed_of_unknown_data(metrics: Metrics):
+    real = headline(with_data(metrics, data="real", trained_on="real"))
+    assert real.title == "R1-Omni's recipe on real corpora, a 1.0 M model"
+    assert "rendered" not in real.title + real.lead
+    unknown = with_data(metrics, data="unknown", trained_on="unknown")
+    assert headline(unknown).title.startswith("R1-Omni's recipe on corpora of unknown origin")
+    assert "(origin unknown)" in render_table1_text(unknown)
+
+
+def test_sizes_are_said_as_people_say_them():
+    sizes = (12_345, 1_034_567, 893_900_000, 999_999_999, 7_616_000_000)
+    said = ["0.012 M", "1.0 M", "894 M", "1.0 B", "7.6 B"]
+    assert [size_text(size) for size in sizes] == said
+
+
+def gained(war_ci: tuple[float, float], uar_ci: tuple[float, float]) -> Metrics:
+    middle = {"war": sum(war_ci) / 2, "uar": sum(uar_ci) / 2}
+    half = {"war_half_width": 0.01, "uar_half_width": 0.01}
+    over = {"base": GainOver(**middle, **half, war_ci=war_ci, uar_ci=uar_ci)}
+    return {"grpo": {"dfew": by_hand(0.5, 0.5, 0.1).model_copy(update={"gain_over": over})}}
+
+
+@pytest.mark.parametrize(
+    ("war_ci", "uar_ci", "shade", "is_loss"),
+    [
+        ((0.01, 0.09), (0.02, 0.05), 0.5, False),
+        ((-0.09, -0.01), (-0.05, -0.02), 0.5, True),
+        ((-0.001, 0.09), (0.02, 0.05), None, False),  # larger than its half-width, and around 0
+        ((0.01, 0.09), (-0.05, -0.02), None, False),
+    ],
+)
+def test_gains_and_losses_are_shaded_where_both_intervals_exclude_0(war_ci, uar_ci, shade, is_loss):
+    table = gains_table(gained(war_ci, uar_ci))
+    cell = table.rows[0][1][0]
+    assert (cell.shade, cell.is_loss) == (shade, is_loss)
+    assert cell.text.endswith("▼" if is_loss else "▲") == (shade is not None)
+    assert "exclude 0, green and ▲ for gains, red and ▼ for losses" in table.caption
+
+
+def test_a_printed_table_is_not_cut(reported: Path):
+    """MAFW's eleven classes: a landscape page, small type, and nothing that has to be scrolled."""
+    styles = (reported / "report.html").read_text(encoding="utf-8")
+    printed = styles[styles.index("@media print") : styles.index("</style>")]
+    assert ".scroll { overflow: visible; }" in printed
+    assert "max-width: none" in printed
+    assert "@page { size: A4 landscape;" in styles
 
 
 def test_the_page_is_well_formed_html(page: Page):

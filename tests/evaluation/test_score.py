@@ -5,13 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from made_up_run import SCORE, Run, make_row
 
 from r1omni.completions import render
-from r1omni.evaluation.predictions import write_predictions
+from r1omni.evaluation.predictions import About, read_about, write_predictions
 from r1omni.evaluation.results import read_metrics
 from r1omni.evaluation.score import run_score
+from r1omni.lineage import Lineage
 
 
 def score(predictions: list[Path], folder: Path, truth: list[Path] | None = None) -> dict:
@@ -99,6 +103,40 @@ def test_a_whole_run_has_every_number_and_reads_back(tmp_path: Path, run: Run):
     assert "rationale_truth" not in base
     assert 0 <= base["follows_scene"]["share"] < 0.5
     assert read_metrics(tmp_path / "metrics.json")["grpo"]["mafw"].war == grpo["war"]
+
+
+def test_metrics_say_what_they_are_about(tmp_path: Path, run: Run):
+    entry = score(run.predictions, tmp_path)["grpo"]["ravdess"]
+    kept = {key: entry[key] for key in ("data", "shortcut", "data_seed", "trained_on", "seed")}
+    assert kept == {
+        "data": "synthetic", "shortcut": 0.0, "data_seed": 1, "trained_on": "synthetic", "seed": 1,
+    }  # fmt: skip
+    assert entry["parameters"] == 1_034_567
+    assert (entry["code"], entry["params_hash"]) == ("c0dec0dec0de", "5a5a5a5a5a5a")
+    assert "recorded_mode" not in entry
+
+
+def test_predictions_without_a_note_are_of_unknown_origin(tmp_path: Path):
+    write_predictions([make_row(render("a", "happy"))], tmp_path / "a.parquet")
+    pd.read_parquet(tmp_path / "a.parquet").to_parquet(tmp_path / "b.parquet")
+    for name in ("a.parquet", "b.parquet"):
+        entry = score([tmp_path / name], tmp_path)["grpo"]["dfew"]
+        assert (entry["data"], entry["trained_on"]) == ("unknown", "unknown")
+        assert "parameters" not in entry
+
+
+def test_a_mode_that_the_checkpoint_does_not_record_stands_in_the_metrics(tmp_path: Path):
+    about = About({}, Lineage({}, mode="direct"))
+    write_predictions([make_row("happy")], tmp_path / "a.parquet", about)
+    entry = score([tmp_path / "a.parquet"], tmp_path)["grpo"]["dfew"]
+    assert (entry["war"], entry["mode"], entry["recorded_mode"]) == (0.0, "reasoned", "direct")
+
+
+def test_a_note_that_is_none_of_ours_is_named(tmp_path: Path):
+    table = pa.table({"model": ["grpo"]}).replace_schema_metadata({b"r1omni": b"{}"})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet: the note in its metadata"):
+        read_about(tmp_path / "a.parquet")
 
 
 def test_scoring_twice_gives_the_same_bytes(tmp_path: Path, run: Run):

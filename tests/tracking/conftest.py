@@ -61,6 +61,8 @@ def trained(project: Path) -> Callable[..., dict[str, Path]]:
         (checkpoint / "model.safetensors").write_bytes(weights)
         provenance: dict[str, Any] = {"stage": name, "mode": "reasoned", "fold": 1, "seed": 7}
         provenance |= {"params": {"grpo": {"lr": 0.1}}, "parent": None, "trained_on": {"dfew": 2}}
+        provenance |= {"code": "c0de", "params_hash": "5a5a", "parameters": {"total": 1034567}}
+        provenance |= {"data": {"dfew": {"data": "synthetic", "shortcut": 0.5}}}
         (checkpoint / "provenance.json").write_text(json.dumps(provenance))
         rows = [{"step": step, "train/loss": 1.0 / step} for step in range(1, 41)]
         (training / "curves.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

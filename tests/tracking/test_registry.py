@@ -60,6 +60,14 @@ def test_a_version_carries_its_provenance_and_its_evaluation(
         "seed": "7",
     }
     assert version.tags["content_hash"] == receipt.content_hash
+    about = {"data": "synthetic", "parameters": "1034567", "code": "c0de", "params_hash": "5a5a"}
+    for tags in (version.tags, client.get_run(version.run_id).data.tags):
+        assert {key: tags[key] for key in about} == about
+        assert json.loads(tags["corpora"]) == {"dfew": {"data": "synthetic", "shortcut": 0.5}}
+    assert version.description.startswith(
+        "grpo, answers reasoned · trained on synthetic corpora (rendered faces) · 1.0 M parameters "
+        "· seed 7 · code c0de · params 5a5a"
+    )
     assert version.tags["eval/ravdess/war"] == "0.6250"
     metrics = client.get_run(version.run_id).data.metrics
     assert metrics["eval/ravdess/war"] == 0.625

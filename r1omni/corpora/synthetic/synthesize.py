@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from r1omni.config import SyntheticParams
+from r1omni.corpora.origin import write_mark
 from r1omni.corpora.synthetic.attributes import ATTRIBUTES
 from r1omni.corpora.synthetic.plans import Planned, plan
 from r1omni.corpora.synthetic.render import Renderer
@@ -40,6 +41,9 @@ def run_synthesize(out: Path, truth: Path, *, corpus: str, synthetic: SyntheticP
     renderer = Renderer(corpus, synthetic.seed, synthetic.render, root, scratch)
     _render_all(renderer, planned, synthetic.workers or os.cpu_count() or 1)
     write_annotations(corpus, planned, root, synthetic.seed)
+    params = synthetic.model_dump(mode="json", include={"seed", "render"})
+    own = synthetic.model_dump(mode="json")["corpora"][corpus]
+    write_mark(root, {"corpus": corpus, **params, **own})
     columns = synthetic.render.sheet_columns
     write_sheet(planned, root, truth.with_suffix(".png"), columns=columns)
     _write_truth(planned, truth)

@@ -10,6 +10,7 @@ from r1omni.evaluation.predictions import Prediction, read_predictions
 from r1omni.evaluation.report.cards import example_cards
 from r1omni.evaluation.report.curves import Curve, curves_csv, read_curves
 from r1omni.evaluation.report.groups import read_groups
+from r1omni.evaluation.report.labels import PAPER, caption, headline, marked
 from r1omni.evaluation.report.paper import CORPORA, ROWS
 from r1omni.evaluation.report.plots import (
     COLOURS,
@@ -94,7 +95,10 @@ def render_page(
     return render(
         "page.html.jinja",
         rows=table1(metrics),
-        corpora=list(CORPORA.values()),
+        headline=headline(metrics),
+        caption=caption(metrics),
+        paper=PAPER,
+        corpora=marked(metrics),
         notes=protocol_lines(metrics),
         bars=war_bars(metrics),
         gains=gains_table(metrics),

@@ -1,12 +1,23 @@
 """Table 1 with intervals, beside the paper's: Markdown, HTML and text for a terminal."""
 
+import textwrap
 from dataclasses import dataclass
 
 from r1omni.evaluation.metrics import half_width
+from r1omni.evaluation.report.labels import (
+    PAPER,
+    PAPER_DATA,
+    caption,
+    corpus_lines,
+    mark,
+    marked,
+    short_caption,
+)
 from r1omni.evaluation.report.paper import CORPORA, PAPER_HALF_WIDTHS, ROWS, SOURCE
 from r1omni.evaluation.report.templates import render
 from r1omni.evaluation.results import CorpusMetrics, Metrics, Rates
 
+WIDTH = 100  # columns of a terminal
 MISSING = "–"  # noqa: RUF001
 
 
@@ -68,7 +79,8 @@ def protocol_lines(metrics: Metrics) -> list[str]:
         "Protocol: open vocabulary, after normalisation; an answer that is not exactly one known "
         "label is wrong. RAVDESS keeps calm as a class, which DFEW and MAFW lack.",
         f"Test sets: {'; '.join(tests) or 'none measured'}.",
-        f"Paper: {SOURCE}, on the real corpora. Its own WAR is uncertain by "
+        *corpus_lines(metrics),
+        f"Paper: {SOURCE}, on the real corpora, 0.5B. Its own WAR is uncertain by "
         + ", ".join(f"± {PAPER_HALF_WIDTHS[c]} ({CORPORA[c]})" for c in CORPORA)
         + ".",
     ]
@@ -77,8 +89,8 @@ def protocol_lines(metrics: Metrics) -> list[str]:
 def render_table1_markdown(metrics: Metrics) -> str:
     """Table 1 as Markdown: per corpus our numbers and the paper's, then n and format rate."""
     head = ["model", "checkpoint"]
-    for name in CORPORA.values():
-        head += [name, "paper"]
+    for name in marked(metrics):
+        head += [name, PAPER]
     head.append("format rate " + " · ".join(CORPORA.values()))
     lines = [_pipes(head), _pipes(["---"] * len(head))]
     for row in table1(metrics):
@@ -88,7 +100,8 @@ def render_table1_markdown(metrics: Metrics) -> str:
         cells.append(" · ".join(cell.format_rate for cell in row.cells))
         lines.append(_pipes(cells))
     notes = "\n".join(f"- {line}" for line in protocol_lines(metrics))
-    return "\n".join(lines) + "\n\n" + notes + "\n"
+    title = f"Table 1: {caption(metrics)}" if metrics else "Table 1: nothing measured"
+    return f"**{title}**\n\n" + "\n".join(lines) + "\n\n" + notes + "\n"
 
 
 def render_table1_html(metrics: Metrics) -> str:
@@ -96,7 +109,9 @@ def render_table1_html(metrics: Metrics) -> str:
     return render(
         "table1.html.jinja",
         rows=table1(metrics),
-        corpora=list(CORPORA.values()),
+        corpora=marked(metrics),
+        caption=caption(metrics) if metrics else "nothing measured",
+        paper=PAPER,
         notes=protocol_lines(metrics),
     )
 
@@ -107,16 +122,24 @@ def render_table1_text(metrics: Metrics) -> str:
     `format` is the format rate in percent over all test clips.
     """
     head = ["", *(_head(metrics, corpus) for corpus in CORPORA), "format"]
+    marks = ["", *(mark(metrics, corpus) for corpus in CORPORA), ""]
     lines: list[list[str]] = []
     for row in table1(metrics):
         ours = [cell.ours.replace(" ± ", "±") for cell in row.cells]
         lines.append([row.model, *ours, _overall_format(metrics, row.model)])
         lines.append([f"  paper: {row.name}", *(cell.paper for cell in row.cells), ""])
-    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
+    widths = [max(len(line[i]) for line in [head, marks, *lines]) for i in range(len(head))]
     rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
     body = [_padded(line, widths) for line in lines]
     title = f"Table 1 · WAR / UAR in %, ± half the {interval_name(metrics)} · calm kept"
-    return "\n".join([title, rule, _padded(head, widths), rule, *body, rule]) + "\n"
+    about = [
+        *textwrap.wrap(short_caption(metrics), WIDTH),
+        f"rows marked paper: {PAPER_DATA}",
+    ]
+    heads = [_padded(head, widths), _padded(marks, widths)]
+    if not metrics:
+        about, heads = about[-1:], heads[:1]
+    return "\n".join([title, *about, rule, *heads, rule, *body, rule]) + "\n"
 
 
 def _cell(measured: CorpusMetrics | None, paper: tuple[float, float]) -> Cell:

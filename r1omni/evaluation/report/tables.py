@@ -15,10 +15,14 @@ BEFORE, AFTER = "cold_start", "grpo"
 
 @dataclass(frozen=True)
 class Shown:
-    """A table cell: its text, and how strongly it is shaded (0 to 1) or None for not at all."""
+    """A table cell: its text, and how strongly it is shaded (0 to 1) or None for not at all.
+
+    A loss has the colour of what is wrong.
+    """
 
     text: str
     shade: float | None = None
+    is_loss: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Table:
 
 
 def gains_table(metrics: Metrics) -> Table:
-    """What each model gained over another on the same clips, with paired half-widths."""
+    """What each model gained over another on the same clips, with half its paired interval."""
     pairs = [
         (row.model, other)
         for row in ROWS
@@ -48,7 +52,8 @@ def gains_table(metrics: Metrics) -> Table:
     )
     caption = (
         f"Gain in WAR / UAR, points, ± half the paired {interval_name(metrics)} (one resampling of "
-        "the clips serves both models). Shaded: both gains are larger than their half-widths."
+        "the clips serves both models). Shaded: the intervals of both exclude 0, green and ▲ for "
+        "gains, red and ▼ for losses."
     )
     return Table(caption, ("step", *CORPORA.values()), rows)
 
@@ -143,8 +148,10 @@ def _gain(measured: CorpusMetrics | None, other: str) -> Shown:
     gain = measured.gain_over[other]
     war = f"{100 * gain.war:+.1f} ± {100 * gain.war_half_width:.1f}"
     uar = f"{100 * gain.uar:+.1f} ± {100 * gain.uar_half_width:.1f}"
-    clear = gain.war > gain.war_half_width and gain.uar > gain.uar_half_width
-    return Shown(f"{war} / {uar}", 0.5 if clear else None)
+    if gain.direction is None:
+        return Shown(f"{war} / {uar}")
+    is_loss = gain.direction == "loss"
+    return Shown(f"{war} / {uar} {'▼' if is_loss else '▲'}", 0.5, is_loss)
 
 
 def _recall(measured: CorpusMetrics, label: str) -> Shown:

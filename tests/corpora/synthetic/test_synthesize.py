@@ -1,3 +1,4 @@
+import json
 import signal
 import subprocess
 import sys
@@ -28,13 +29,21 @@ def test_the_bytes_do_not_depend_on_workers_nor_on_what_was_there(rendered, tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mafw", "truth.parquet", "truth.png"]
 
 
+def test_a_rendered_corpus_says_that_it_is_rendered(rendered):
+    for corpus in ("generic", "reasoning", "dfew", "mafw", "ravdess"):
+        root, _ = rendered(corpus)
+        mark = json.loads((root / "SYNTHETIC.json").read_text())
+        assert (mark["data"], mark["corpus"], mark["shortcut"]) == ("synthetic", corpus, 0.0)
+        assert (mark["seed"], mark["render"]["frame_size"]) == (1, 48)
+
+
 def test_another_seed_gives_other_clips(rendered, tmp_path):
     first, _ = rendered("ravdess")
     other = build_synthetic({"ravdess": 20}, seed=2)
     run_synthesize(tmp_path / "r", tmp_path / "t.parquet", corpus="ravdess", synthetic=other)
     mine, yours = read_bytes(tmp_path / "r"), read_bytes(first)
     assert set(mine) == set(yours)
-    assert all(mine[name] != yours[name] for name in mine)
+    assert all(mine[name] != yours[name] for name in mine)  # the mark, too: it names the seed
 
 
 def test_sound_and_picture_are_equally_long_and_decode(rendered):

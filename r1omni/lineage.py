@@ -1,0 +1,140 @@
+"""What a number is about: rendered or real clips, which model, by what code and params.
+
+Imports nothing heavy: commands, tables and MLflow say it from here.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+Data = Literal["synthetic", "real", "mixed", "unknown"]
+
+# What a table or a page calls each kind of data.
+WORDS: Final[Mapping[Data, str]] = {
+    "synthetic": "synthetic corpora (rendered faces)",
+    "real": "real corpora",
+    "mixed": "mixed corpora (synthetic and real)",
+    "unknown": "corpora of unknown origin",
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a corpus's clips come from; rendered ones with their shortcut strength and seed."""
+
+    data: Data
+    shortcut: float | None = None
+    seed: int | None = None
+
+
+UNKNOWN: Final = Origin("unknown")
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What a checkpoint records about itself; None where it records nothing of that.
+
+    `data`: the origin of every corpus that it or an ancestor was trained on. `parameters`: of the
+    whole model; `language_model`: those of Qwen2 alone. `code` and `params_hash`: content hashes.
+    """
+
+    data: Mapping[str, Origin]
+    parameters: int | None = None
+    language_model: int | None = None
+    seed: int | None = None
+    mode: str | None = None
+    code: str | None = None
+    params_hash: str | None = None
+
+    @property
+    def trained_on(self) -> Data:
+        """The kind of all its training data."""
+        return joint_kind(origin.data for origin in self.data.values())
+
+
+def joint_kind(kinds: Iterable[Data]) -> Data:
+    """The kind of several corpora together.
+
+    One of unknown origin among rendered ones makes all of it unknown: it may be real. Among real
+    ones it changes nothing: what a public checkpoint learned from is not recorded.
+    """
+    found = set(kinds)
+    if "mixed" in found or found >= {"synthetic", "real"}:
+        return "mixed"
+    if "real" in found:
+        return "real"
+    return "synthetic" if found == {"synthetic"} else "unknown"
+
+
+def joint_origins(parts: Iterable[tuple[str, Origin]]) -> dict[str, Origin]:
+    """Every corpus with its origin; one that comes twice with different ones has their kind."""
+    found: dict[str, Origin] = {}
+    for corpus, origin in parts:
+        other = found.setdefault(corpus, origin)
+        if other != origin:
+            found[corpus] = Origin(joint_kind((other.data, origin.data)))
+    return dict(sorted(found.items()))
+
+
+def size_text(parameters: int) -> str:
+    """A model's size as people say it: "1.0 M", "894 M", "7.6 B"."""
+    for unit, scale in (("B", 1e9), ("M", 1e6)):
+        if parameters >= 0.9995 * scale:
+            value = parameters / scale
+            return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"
+    return f"{parameters / 1e6:.2g} M"
+
+
+def read_lineage(checkpoint: Path) -> Lineage | None:
+    """What a checkpoint's provenance.json says; None for one that another program made.
+
+    Raises ValueError, naming the file, for one that is no such record.
+    """
+    path = checkpoint / "provenance.json"
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        size = record.get("parameters") or {}
+        return Lineage(
+            data=origins_from(record.get("data") or {}),
+            parameters=size.get("total"),
+            language_model=size.get("language_model"),
+            seed=record.get("seed"),
+            mode=record.get("mode"),
+            code=record.get("code"),
+            params_hash=record.get("params_hash"),
+        )
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: expected a checkpoint's provenance: {error}") from error
+
+
+def origins_from(record: Mapping[str, Any]) -> dict[str, Origin]:
+    """The origins of a JSON object {corpus: {"data": …}}. Raises ValueError for anything else."""
+    return {corpus: origin_from(values) for corpus, values in record.items()}
+
+
+def origin_from(record: Mapping[str, Any]) -> Origin:
+    """The origin of a JSON object like {"data": "synthetic", "shortcut": 0.5, "seed": 1}."""
+    data: Any = record.get("data")
+    if data not in get_args(Data):
+        raise ValueError(f"data is {data!r}; expected one of {', '.join(get_args(Data))}")
+    return Origin(data, record.get("shortcut"), record.get("seed"))
+
+
+def origin_record(origin: Origin) -> dict[str, Any]:
+    """An origin as a JSON object, without what is not known."""
+    return {key: value for key, value in asdict(origin).items() if value is not None}
+
+
+def caution(lineage: Lineage | None) -> str | None:
+    """What has to be said before a model answers: None unless it knows rendered faces alone."""
+    if lineage is None or lineage.trained_on != "synthetic":
+        return None
+    size = "" if lineage.parameters is None else f", {size_text(lineage.parameters)} parameters"
+    return (
+        "this checkpoint was trained on rendered faces only (synthetic corpora"
+        f"{size}): what it says of a real clip means nothing"
+    )
