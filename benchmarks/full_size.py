@@ -128,6 +128,7 @@ def convert(folder: Path) -> dict[str, object]:
         model=params.model,
         media=params.media,
         engine=params.engine.model_copy(update={"device": "cpu"}),
+        limits=params.ingest.limits,
         log=lambda _step, _metrics: None,
     )
     account = json.loads((folder / "training/conversion.json").read_text())
@@ -139,7 +140,7 @@ def predict(folder: Path) -> dict[str, object]:
     sys.path.insert(0, str(ROOT / "tests"))
     from clip_files import write_clip
 
-    from r1omni.config import PredictParams
+    from r1omni.config import PredictParams, read_params
     from r1omni.emotions import LABELS
     from r1omni.evaluation.answer import Answer, answer_files
     from r1omni.evaluation.loading import load_checkpoint
@@ -150,7 +151,12 @@ def predict(folder: Path) -> dict[str, object]:
     loaded = time.perf_counter()
     params = PredictParams(batch_size=1, max_new_tokens=NEW_TOKENS)
     (answer,) = answer_files(
-        [str(clip)], model, processor, labels=LABELS["dfew"], predict=params, timeout_seconds=60.0
+        [str(clip)],
+        model,
+        processor,
+        labels=LABELS["dfew"],
+        predict=params,
+        limits=read_params(ROOT / "params.yaml").ingest.limits,
     )
     if not isinstance(answer, Answer):
         raise SystemExit(answer.as_text())

@@ -191,7 +191,14 @@ def ingest_here(corpus: str, root: Path, fold: int, workers: int) -> str:
     os.chdir(state)
     if root.name.startswith("rate"):  # every run opens every clip
         Path(".state/ingest/m.sqlite").unlink(missing_ok=True)
-    params = IngestParams(workers=workers, timeout_seconds=60.0, missing_audio="reject")
+    params = IngestParams(
+        workers=workers,
+        timeout_seconds=60.0,
+        max_pixels=4096 * 2304,
+        memory_mb=768,
+        missing_audio="reject",
+        max_rationale_words=1000,
+    )
     start = time.monotonic()
     run_ingest(root, Path("m.parquet"), Path("r.parquet"), corpus=corpus, fold=fold, ingest=params)
     seconds = time.monotonic() - start

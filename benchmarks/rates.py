@@ -26,6 +26,7 @@ from benchmarks.workload import as_batch, build_workload, midsize_config
 from r1omni.config import FeaturesParams
 from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.decoding import decode_clips
+from r1omni.limits import Limits
 from r1omni.media import MediaSettings
 from r1omni.model import HumanOmniConfig, HumanOmniProcessor
 from r1omni.model.features import run_features
@@ -36,6 +37,7 @@ from r1omni.model.sampling import decode
 G, T, PROMPT = 8, 128, 999
 FORWARD_AND_BACKWARD = 3  # a backward pass is two forward passes' arithmetic
 N_CLIPS = 8
+LIMITS = Limits(timeout_seconds=60.0, max_pixels=4096 * 2304, memory_mb=768)
 FEATURE_TURNS = 5
 
 
@@ -167,7 +169,7 @@ def measure_features(config: HumanOmniConfig, n_clips: int, turns: int) -> dict[
             ways: dict[str, Callable[[], object]] = {
                 "stage": partial(_run_features, root, "all", f"all-{turn}"),
                 "one clip": partial(_run_features, root, "one", f"one-{turn}"),
-                "decoding": lambda: list(decode_clips(paths, settings, 1)),
+                "decoding": lambda: list(decode_clips(paths, settings, 1, LIMITS)),
             }
             for way, run in ways.items():
                 began = time.perf_counter()
@@ -189,7 +191,7 @@ def measure_features(config: HumanOmniConfig, n_clips: int, turns: int) -> dict[
 def _run_features(root: Path, manifest: str, out: str) -> None:
     params = FeaturesParams(batch_size=N_CLIPS, workers=1, min_free_gb=0.0)
     inputs = root / f"{manifest}.parquet", root, root / "checkpoint", root / out
-    run_features(*inputs, features=params, device="cpu")
+    run_features(*inputs, features=params, limits=LIMITS, device="cpu")
 
 
 def made_up_clip(path: Path) -> Clip:

@@ -105,9 +105,8 @@ def predict(
         loaded = load_checkpoint(checkpoint, mode, allow or (), read.engine.device)
     vocabulary = VOCABULARIES[labels]
     refused = False
-    seconds = read.ingest.timeout_seconds
     for outcome in answer_files(
-        files, *loaded, labels=vocabulary, predict=read.predict, timeout_seconds=seconds
+        files, *loaded, labels=vocabulary, predict=read.predict, limits=read.ingest.limits
     ):
         is_refusal = isinstance(outcome, Refusal)
         refused |= is_refusal

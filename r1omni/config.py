@@ -20,6 +20,7 @@ from pydantic import (
     field_validator,
 )
 
+from r1omni.limits import Limits
 from r1omni.params_file import ParamsError, line_of, read_yaml
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -27,7 +28,7 @@ Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Workers = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0)]
-WITH_FOLDS = ("dfew", "mafw", "mafw_compound")
+WITH_FOLDS = ("dfew", "mafw")
 SyntheticCorpus = Literal["generic", "reasoning", "dfew", "mafw", "ravdess"]
 HUB_REPO, HUB_REVISION = r"[\w-][\w.-]*/[\w.-]+", r"\w[\w./-]*"
 
@@ -105,9 +106,19 @@ def _inside_project(path: Path) -> Path:
 class CorpusParams(Section):
     """Where one corpus lies and how it is read."""
 
-    adapter: Literal["dfew", "mafw", "mafw_compound", "ravdess", "conversations", "emer"]
+    adapter: Literal["dfew", "mafw", "ravdess", "conversations", "emer"]
     root: Path
     fold: Annotated[int, Field(ge=1, le=5)]
+
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _has_one_label(cls, adapter: Any) -> Any:
+        if adapter == "mafw_compound":
+            raise ValueError(
+                "clips with several emotions have no single label, which training and test need; "
+                "`r1omni ingest --corpus mafw_compound` reads them into a manifest of their own"
+            )
+        return adapter
 
 
 class HubParams(Section):
@@ -157,7 +168,15 @@ class IngestParams(Section):
 
     workers: Workers
     timeout_seconds: Positive
+    max_pixels: Annotated[int, Field(ge=1, lt=2**31)]
+    memory_mb: Annotated[int, Field(ge=64)]
     missing_audio: Literal["reject", "silence"]
+    max_rationale_words: Count
+
+    @property
+    def limits(self) -> Limits:
+        """What one clip may cost, wherever clips are decoded."""
+        return Limits(self.timeout_seconds, self.max_pixels, self.memory_mb)
 
 
 class ValidationParams(Section):
@@ -175,6 +194,7 @@ class MediaParams(Section):
     num_frames: Count
     image_size: Count
     aspect_ratio: Literal["pad", "none"]
+    sampling: Literal["index", "time"]
     sampling_rate: Count
     audio_seconds: Positive
     hop_length: Count

@@ -1,21 +1,37 @@
-"""Clip files decoded in many processes, delivered in order.
+"""Files decoded in many processes, delivered in order; one that hangs or dies costs one file.
 
-The processes import only media.py and torchaudio, not transformers, and die with their parent.
+The processes import only r1omni.media and torchaudio, not transformers, and die with their parent.
 """
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from r1omni.media import MediaSettings, TowerInputs, preprocess
+from r1omni.limits import Limits, limit_memory
+from r1omni.media import MediaSettings, TowerInputs, UnreadableMedia, preprocess
 
-_AHEAD = 32  # clips decoded ahead of the towers, per process: what bounds the memory
+_AHEAD = 32  # files decoded ahead of their reader, per process: what bounds the memory
+_GRACE_SECONDS = 5.0  # for a process that closed its pipe to be gone
+_PRELOADED = ["r1omni.media", "torchaudio.transforms"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Undecoded:
+    """A file that could not be decoded, and why; the reason does not repeat the name."""
+
+    path: Path
+    reason: str
 
 
 def usable_cores() -> int:
@@ -24,42 +40,126 @@ def usable_cores() -> int:
 
 
 def decode_clips(
-    paths: Sequence[Path], settings: MediaSettings, workers: int
-) -> Iterator[TowerInputs]:
-    """The towers' inputs of each file, in order, from `workers` processes (0: one per core).
+    paths: Sequence[Path], settings: MediaSettings, workers: int, limits: Limits
+) -> Iterator[TowerInputs | Undecoded]:
+    """The towers' inputs of each file, in order, from `workers` processes (0: one per core)."""
+    read = partial(preprocess, settings=settings, max_pixels=limits.max_pixels)
+    return read_each(paths, read, workers=workers, limits=limits)
 
-    Raises UnreadableMedia, naming the file, where one does not decode, and RuntimeError, naming
-    candidates, where a process died over one.
+
+def read_each(
+    paths: Sequence[Path],
+    read: Callable[[Path], T],
+    *,
+    workers: int,
+    limits: Limits,
+    ahead: int = _AHEAD,
+) -> Iterator[T | Undecoded]:
+    """What `read` makes of each file, in order, or why it makes nothing.
+
+    `read` runs in other processes. A file that raises UnreadableMedia, takes longer or more memory
+    than `limits`, or ends its process is Undecoded; the others go on.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["r1omni.media", "torchaudio.transforms"])
-    n_workers = min(workers or usable_cores(), len(paths))
-    pending: deque[tuple[Path, Future[TowerInputs]]] = deque()
-    with ProcessPoolExecutor(n_workers, context, initializer=_start_worker) as pool:
+    n_workers = max(1, min(workers or usable_cores(), len(paths)))
+    workers_made: list[_Worker[T]] = []
+    own = threading.local()
+
+    def attend(path: Path) -> T | Undecoded:
+        """Have this thread's process read a file; replace one that failed."""
+        if not hasattr(own, "worker"):
+            own.worker = _Worker(read, limits)
+            workers_made.append(own.worker)
+        outcome: T | Undecoded | None = own.worker.ask(path)
+        if outcome is None:
+            reason = own.worker.exit_reason()
+            own.worker.stop()
+            del own.worker
+            return Undecoded(path, reason)
+        return outcome
+
+    pending: deque[Future[T | Undecoded]] = deque()
+    threads = ThreadPoolExecutor(n_workers)
+    try:
+        for path in paths:
+            pending.append(threads.submit(attend, path))
+            if len(pending) > n_workers * ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+        for worker in workers_made:
+            worker.stop()
+
+
+class _Worker(Generic[T]):
+    """A process that reads one file at a time, and ends with this one."""
+
+    def __init__(self, read: Callable[[Path], T], limits: Limits) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_PRELOADED)
+        self._limits = limits
+        self._late = False
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, read, limits.memory_mb), daemon=True
+        )
+        self._process.start()
+        theirs.close()  # so that its death is felt here
+        self._ours.recv()  # it has begun: no file's time is spent on its imports
+
+    def ask(self, path: Path) -> T | Undecoded | None:
+        """What became of the file; None where the process failed over it."""
         try:
-            for path in paths:
-                pending.append((path, pool.submit(preprocess, path, settings)))
-                if len(pending) > n_workers * _AHEAD:
-                    yield pending.popleft()[1].result()
-            while pending:
-                yield pending.popleft()[1].result()
-        except BrokenProcessPool as error:
-            names = ", ".join(str(path) for path, _ in list(pending)[:n_workers])
-            raise RuntimeError(f"a decoding process died at or just before: {names}") from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            self._ours.send(path)
+            if not self._ours.poll(self._limits.timeout_seconds):
+                self._late = True
+                return None
+            outcome: T | Undecoded = self._ours.recv()
+        except (EOFError, OSError):
+            return None
+        return outcome
+
+    def stop(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.kill()
+        self._process.join()
+        self._ours.close()
+
+    def exit_reason(self) -> str:
+        """How it failed over its last file."""
+        if self._late:
+            return f"not decoded within {self._limits.timeout_seconds:g} s"
+        self._process.join(timeout=_GRACE_SECONDS)
+        code = self._process.exitcode
+        name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        return f"the decoding process died of it ({name})"
 
 
-def _start_worker() -> None:
-    """One thread for torch, and an end as soon as the parent is gone, be it by SIGKILL."""
+def _serve(connection: Connection, read: Callable[[Path], Any], memory_mb: int) -> None:
+    """Answer every path until the pipe is closed."""
     import torch
 
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    limit_memory(memory_mb)
+    connection.send("begun")
+    with suppress(EOFError):
+        while True:
+            path = connection.recv()
+            connection.send(_attempt(path, read))
+
+
+def _attempt(path: Path, read: Callable[[Path], T]) -> T | Undecoded:
+    try:
+        return read(path)
+    except UnreadableMedia as error:
+        return Undecoded(path, str(error).removeprefix(f"{path}: "))
 
 
 def _end_with(sentinel: int) -> None:
+    """End as soon as the parent is gone, be it by SIGKILL."""
     wait([sentinel])
     os._exit(1)

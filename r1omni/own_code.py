@@ -22,7 +22,7 @@ RECIPE_CODE = (
     "emotions.py",
     "judging.py",
     "lineage.py",
-    "media.py",
+    "media/*.py",
     "prompts.py",
     "rewards.py",
 )
@@ -35,6 +35,7 @@ PLUMBING = (
     "corpora/__init__.py",
     "evaluation/__init__.py",
     "lifeline.py",
+    "limits.py",  # what a clip may cost
     "loopback.py",
     "own_code.py",
     "params_file.py",

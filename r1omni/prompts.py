@@ -4,6 +4,7 @@ The sentences are the paper's and its released code's (facts/checkpoints.md). On
 prompt; nobody else concatenates strings, so training and inference cannot drift apart.
 """
 
+import re
 from typing import Final, Literal
 
 AnswerMode = Literal["reasoned", "direct"]
@@ -30,6 +31,12 @@ CHAT_TEMPLATE: Final[str] = (
 )
 END_OF_TURN: Final[str] = "<|im_end|>"
 PAD: Final[str] = "<|endoftext|>"
+
+# What steers a model that reads it: Qwen's control tokens, and the sentinels of media. No text of
+# a corpus may hold it.
+CONTROL: Final = re.compile(
+    r"<\|\w{1,40}\|>|</?(?:video|audio|image|vi_start|vi_end|au_start|au_end)>"
+)
 
 
 def instruction(mode: AnswerMode) -> str:

@@ -159,6 +159,7 @@ def base(
                 model=read.model,
                 media=read.media,
                 engine=read.engine,
+                limits=read.ingest.limits,
                 log=run.log,
             )
         run.finish(checkpoint, training)
@@ -184,7 +185,15 @@ def features(
     _launch(read.engine)
     from r1omni.model.features import run_features
 
-    run_features(manifest, root, checkpoint, out, features=read.features, device=read.engine.device)
+    run_features(
+        manifest,
+        root,
+        checkpoint,
+        out,
+        features=read.features,
+        limits=read.ingest.limits,
+        device=read.engine.device,
+    )
 
 
 Manifests = Annotated[list[Path], typer.Option("--manifest", help="manifest; repeatable")]

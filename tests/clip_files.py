@@ -5,6 +5,10 @@ from pathlib import Path
 import av
 import numpy as np
 
+from r1omni.limits import Limits
+
+LIMITS = Limits(timeout_seconds=60.0, max_pixels=4096 * 2304, memory_mb=768)
+
 
 def write_clip(
     path: Path,

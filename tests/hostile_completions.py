@@ -27,6 +27,10 @@ MALFORMED: dict[str, str] = {
     "text before": "Sure! <think>a</think><answer>happy</answer>",
     "text between": "<think>a</think> so <answer>happy</answer>",
     "text after": "<think>a</think><answer>happy</answer> I am sure.",
+    "a special token between": "<think>a</think>\n<|endoftext|><answer>happy</answer>",
+    "special tokens in and between": (
+        "<think><|endoftext|>a </think>\n<|endoftext|><answer>happy</answer>"
+    ),
     "end token left in": "<think>a</think><answer>happy</answer><|im_end|>",
     "unclosed answer": "<think>a</think><answer>happy",
     "unclosed rationale": "<think>a<answer>happy</answer>",

@@ -25,6 +25,7 @@ DEVICE = torch.device("cuda:0")
 _STAND_IN = torch.device("meta:0")
 
 _aten: Any = torch.ops.aten
+_WIDENED = {_aten.mm.dtype, _aten.bmm.dtype}  # half precision in, float32 out: CUDA's alone
 _TRANSFERS = {_aten.copy_, _aten.copy, _aten._to_copy}
 _INDEXING = {_aten.index, _aten._unsafe_index, _aten.index_put, _aten.index_put_,
              _aten._index_put_impl_, _aten._unsafe_index_put}  # fmt: skip
@@ -197,7 +198,15 @@ def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     inner_args, inner_kwargs = tree_unflatten(inner, spec)
     if device is not None:
         inner_kwargs["device"] = torch.device("cpu")
-    return tree_map(wrapped, func(*inner_args, **inner_kwargs))
+    run = _widened if there and func in _WIDENED else func
+    return tree_map(wrapped, run(*inner_args, **inner_kwargs))
+
+
+def _widened(a: Tensor, b: Tensor, out_dtype: torch.dtype) -> Tensor:
+    """The product as CUDA gives it; what its kernel refuses is refused."""
+    if a.dtype != b.dtype or a.dtype not in (torch.bfloat16, torch.float16):
+        raise RuntimeError(f"out_dtype is for half precision alone, got {a.dtype} and {b.dtype}")
+    return a.to(out_dtype) @ b.to(out_dtype)
 
 
 def _refuse_mixture(func: Any, args: Sequence[Any], tensors: Iterable[Tensor]) -> None:

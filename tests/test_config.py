@@ -221,3 +221,8 @@ def test_the_corpora_that_are_listed_are_those_that_the_stages_read(repo):
         check_listed({"reasoning", "dfew", "ravdess"}, names, Path("params.yaml"))
     with pytest.raises(ParamsError, match=r"corpora.enterface is listed, and no stage of dvc.yaml"):
         check_listed({*names, "enterface"}, names, Path("params.yaml"))
+
+
+def test_an_adapter_of_compound_labels_is_refused_before_anything_runs(broken):
+    message = broken("{adapter: mafw,", "{adapter: mafw_compound,")
+    assert "corpora.mafw.adapter: clips with several emotions have no single label" in message

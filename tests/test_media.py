@@ -202,18 +202,12 @@ def test_odd_clips_are_read(tmp_path, name, audio):
     [("avi", "mpeg4"), ("avi", "libx264"), ("ts", "mpeg4"), ("mp4", "libx264"), ("mkv", "libx264")],
 )
 def test_what_probe_accepts_decode_reads_at_any_width_and_number_of_frames(tmp_path, suffix, codec):
-    refused = set()
     for width in (16, 18, 24, 32, 40, 48, 64):
         path = tmp_path / f"{width}.{suffix}"
         write_clip(path, seconds=0.5, size=(width, 32), audio=None, codec=codec)
-        try:
-            probe(path)
-        except UnreadableMedia:
-            refused.add(width)
-            continue
+        assert probe(path).n_frames == 4
         for num_frames in (1, 4, 8, 32):
             assert decode(path, num_frames).frames.shape == (num_frames, 32, width, 3)
-    assert refused == {16, 24, 48}  # the rows that decord pads and cannot hand out
 
 
 def test_a_relative_name_with_a_colon_is_no_protocol(tmp_path, monkeypatch):
@@ -245,10 +239,6 @@ def _bad_file(kind: str, folder: Path) -> Path:
     elif kind == "cut avi":
         path = write_clip(folder / "whole.avi", seconds=2, audio=None)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    elif kind == "padded rows":
-        path = write_clip(folder / "narrow.avi", size=(48, 48), audio=None, codec="mpeg4")
-    elif kind == "transport stream":
-        path = write_clip(folder / "short.ts", audio=None)
     elif kind.startswith("truncated"):
         whole = write_clip(folder / "whole.mp4", seconds=4, faststart="faststart" in kind)
         path.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * 0.8)])
@@ -259,17 +249,15 @@ def _bad_file(kind: str, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("zero bytes", "Invalid data"),
-        ("text", "Invalid data"),
+        ("zero bytes", "is empty$"),
+        ("text", "is text, not media$"),
         ("missing", "No such file"),
         ("folder", "Is a directory"),
         ("no video", "has no video stream"),
         ("unknown codec", "cannot be decoded"),
         ("truncated", "Invalid data"),
-        ("truncated faststart", "cannot be decoded"),
+        ("truncated faststart", r"is cut short: 46 of the 64 pieces of sound"),
         ("cut avi", r"is cut short: \d+ of the 16 frames"),
-        ("padded rows", r"from_size == to_size"),
-        ("transport stream", r"Unable to handle EOF"),
     ],
 )
 def test_an_unreadable_file_is_named_with_its_reason(tmp_path, kind, reason, read):

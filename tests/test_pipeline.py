@@ -123,7 +123,7 @@ def files_of(repo: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, repo) -> Path:
     """A copy of the project whose pipeline was killed three times and then ran to its end."""
-    folder = tmp_path_factory.mktemp("pipeline") / "project"
+    folder = tmp_path_factory.mktemp("pipeline") / "the lab's project"
     for name in files_of(repo):
         if (repo / name).is_file() and name != "dvc.lock":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -14,20 +14,26 @@ def read_clips(
     *,
     workers: int = 0,
     timeout_seconds: float = 60.0,
+    max_pixels: int = 4096 * 2304,
+    memory_mb: int = 768,
     missing_audio: Literal["reject", "silence"] = "reject",
+    max_rationale_words: int = 1000,
 ) -> tuple[list["Clip"], list["Reject"]]:
     """Every row of the corpus at `root`, either as a clip or as a reject, in the lists' order.
 
     `corpus` is dfew, mafw, ravdess, conversations or emer. Each file is opened in one of `workers`
-    processes (0: one per core), which may take `timeout_seconds` for it. A clip without sound is
-    rejected, or with "silence" kept. Nothing is written below `root`.
+    processes (0: one per core), which may take `timeout_seconds` and `memory_mb` MiB for it, and
+    `max_pixels` a frame. A clip without sound is rejected, or with "silence" kept; a rationale of
+    more words is rejected. Nothing is written below `root`.
 
     Raises CorpusError (a ValueError), naming file, line and what was expected, where the corpus
     is not laid out as it should be.
     """
+    from r1omni.config import IngestParams
     from r1omni.corpora.ingest import read_corpus  # late: the worker processes import this package
 
-    return read_corpus(
-        corpus, root, fold,
-        workers=workers, timeout_seconds=timeout_seconds, missing_audio=missing_audio,
+    ingest = IngestParams(
+        workers=workers, timeout_seconds=timeout_seconds, max_pixels=max_pixels,
+        memory_mb=memory_mb, missing_audio=missing_audio, max_rationale_words=max_rationale_words,
     )  # fmt: skip
+    return read_corpus(corpus, root, fold, ingest=ingest)

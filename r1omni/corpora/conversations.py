@@ -97,8 +97,11 @@ def _read_entry(entry: Any, where: str) -> Listed:
     if not dot or "/" in path[len(stem) :]:
         raise _Bad("malformed_row", f"video {shown(video)} has no suffix; expected .mp4 or .avi")
     label, rationale = read_answer(answers[0])
-    candidates = tuple(dict.fromkeys((path, f"{stem}.mp4", f"{stem}.avi")))
-    return Listed(f"conversations/{stem}", candidates, label, "train", where, rationale=rationale)
+    candidates = tuple(dict.fromkeys((video, path, f"{stem}.mp4", f"{stem}.avi")))
+    return Listed(
+        f"conversations/{stem}", candidates, label, "train", where,
+        rationale=rationale, anywhere=True,
+    )  # fmt: skip
 
 
 def _is_text(text: str) -> bool:

@@ -15,7 +15,7 @@ from r1omni.corpora.votes import find_votes, read_votes, soft_label
 from r1omni.emotions import DFEW_IDS
 
 _FOLDERS = ("Clip/original", "DFEW/videos", "clip", "videos", "Clip", "DFEW/Clip/original", ".")
-_NUMBER = re.compile(r"0*(\d+)(\.mp4)?", re.IGNORECASE)
+_NUMBER = re.compile(r"0*(\d{1,12})(\.mp4)?", re.IGNORECASE)
 
 
 def read_rows(root: Path, fold: int) -> Iterator[Listed | Reject]:

@@ -17,9 +17,10 @@ from r1omni.corpora.lists import CorpusError, Listed
 from r1omni.corpora.paths import EscapesRoot, find_clip
 from r1omni.corpora.probing import Unreadable, probe_clips
 from r1omni.corpora.votes import find_votes, read_votes
+from r1omni.limits import Limits
 
 _OPENED: Final = 6  # clips, spread over the corpus
-_OPENING_SECONDS: Final = 10.0
+_LIMITS: Final = Limits(timeout_seconds=10.0, max_pixels=2**31 - 1, memory_mb=1024)
 _EXAMPLES: Final = 3
 _USUAL: Final = {"wrong_modality", "no_single_label"}  # rejects that whole copies have too
 
@@ -205,9 +206,7 @@ def _check_sample(places: list[Path | str], root: Path) -> Check:
     paths = [place for place in places if isinstance(place, Path)]
     chosen = paths[:: max(1, len(paths) // _OPENED)][:_OPENED]
     silent, broken = 0, []
-    for index, found in probe_clips(
-        enumerate(chosen), workers=min(2, len(chosen)), timeout_seconds=_OPENING_SECONDS
-    ):
+    for index, found in probe_clips(enumerate(chosen), workers=min(2, len(chosen)), limits=_LIMITS):
         if isinstance(found, Unreadable):
             broken.append(f"{chosen[index].relative_to(root)}: {found.detail}")
         else:

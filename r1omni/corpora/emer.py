@@ -131,7 +131,9 @@ def _read_row(name: str, rationale: str, words: list[str] | str, where: str) -> 
         return reject("emer", where, "unknown_label", detail, name)
     candidates = tuple(f"{folder}/{stem}{suffix}" for folder in _FOLDERS
                        for suffix in (".avi", ".mp4"))  # fmt: skip
-    return Listed(f"emer/{stem}", candidates, label, "train", where, rationale=rationale)
+    return Listed(
+        f"emer/{stem}", candidates, label, "train", where, rationale=rationale, anywhere=True
+    )
 
 
 def _stem(name: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,9 +21,10 @@ from r1omni.corpora.clip import Clip, Reject, write_rejects, write_sorted_manife
 from r1omni.corpora.journal import Journal
 from r1omni.corpora.lists import CorpusError, Listed, reject
 from r1omni.corpora.origin import origin_of_root
-from r1omni.corpora.paths import EscapesRoot, find_clip
+from r1omni.corpora.paths import EscapesRoot, find_anywhere, find_clip, index_names
 from r1omni.corpora.probing import Finding, Unreadable, probe_clips
 from r1omni.lineage import origin_record
+from r1omni.prompts import CONTROL
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def run_ingest(
         counts = journal.counts()
         rows, clips = sum(counts.values()), counts.pop(None, 0)
         _log.info("%s: %d rows, %d clips, %d rejected", root, rows, clips, rows - clips)
+        _log_sound(root, journal)
         for reason, count in counts.items():
             first = journal.first_reject(str(reason))
             _log.warning(
@@ -70,20 +72,22 @@ def run_ingest(
         journal.close()
 
 
+def _log_sound(root: Path, journal: Journal) -> None:
+    """What has to be known of the sound of the clips that were taken."""
+    for what, count in journal.sound_counts().items():
+        if count:
+            _log.warning("%s: %d clips %s", root, count, what)
+
+
 def read_corpus(
     corpus: str,
     root: Path,
     fold: int,
     *,
-    workers: int,
-    timeout_seconds: float,
-    missing_audio: Literal["reject", "silence"],
+    ingest: IngestParams,
 ) -> tuple[list[Clip], list[Reject]]:
     """The clips and rejects of a corpus; see `r1omni.corpora.read_clips`."""
     check_request(corpus, root, fold)
-    ingest = IngestParams(
-        workers=workers, timeout_seconds=timeout_seconds, missing_audio=missing_audio
-    )
     journal = Journal(None)
     try:
         _read_into(journal, corpus, root, fold, ingest)
@@ -99,7 +103,7 @@ def check_request(corpus: str, root: Path, fold: int) -> None:
     if not root.is_dir():
         raise CorpusError(f"{root}: no such folder; expected the root of {corpus}")
     if not 1 <= fold <= 5:
-        raise CorpusError(f"fold {fold} of {corpus}; expected 1 to 5")
+        raise CorpusError(f"there is no fold {fold} of {corpus}: 1 to 5")
 
 
 def _read_into(journal: Journal, corpus: str, root: Path, fold: int, ingest: IngestParams) -> None:
@@ -110,7 +114,8 @@ def _read_into(journal: Journal, corpus: str, root: Path, fold: int, ingest: Ing
     def unopened() -> Iterator[tuple[int, Path]]:
         """The files that have to be opened; what is known without is put into the journal."""
         rows = ADAPTERS[corpus](root, fold)
-        for position, (row, path) in enumerate(_locate(corpus, root, rows, journal)):
+        listed = (_checked(corpus, row, ingest.max_rationale_words) for row in rows)
+        for position, (row, path) in enumerate(_locate(corpus, root, listed, journal)):
             if isinstance(row, Reject):
                 journal.put(position, row)
             elif known := journal.known(root / path):
@@ -123,7 +128,7 @@ def _read_into(journal: Journal, corpus: str, root: Path, fold: int, ingest: Ing
 
     with _progress(corpus, total) as advance:
         for position, found in probe_clips(
-            unopened(), workers=ingest.workers, timeout_seconds=ingest.timeout_seconds
+            unopened(), workers=ingest.workers, limits=ingest.limits
         ):
             row, path = waiting.pop(position)
             if isinstance(found, Finding):
@@ -136,6 +141,7 @@ def _locate(
     corpus: str, root: Path, rows: Iterable[Listed | Reject], journal: Journal
 ) -> Iterator[tuple[Listed | Reject, str]]:
     """Every row with its file, or as a reject: nothing there, elsewhere, or seen before."""
+    places: dict[str, list[str]] | None = None  # of all files below the root, once it is needed
     for row in rows:
         if isinstance(row, Reject):
             yield row, ""
@@ -146,6 +152,14 @@ def _locate(
         except EscapesRoot as error:
             yield reject(corpus, row.where, "escapes_root", str(error), named), ""
             continue
+        if path is None and row.anywhere:
+            places = index_names(root) if places is None else places
+            found = find_anywhere(places, row.candidates)
+            if len(found) > 1:
+                detail = f"which of {', '.join(found[:6])} is meant cannot be told"
+                yield reject(corpus, row.where, "duplicate", detail, named), ""
+                continue
+            path = find_clip(root, found)
         earlier = journal.earlier_place(row.clip_id, row.where)
         if earlier is not None:
             detail = f"{row.clip_id} stands at {earlier} already"
@@ -158,6 +172,21 @@ def _locate(
             yield reject(corpus, row.where, "malformed_row", detail, path), ""
         else:
             yield row, path
+
+
+def _checked(corpus: str, row: Listed | Reject, max_words: int) -> Listed | Reject:
+    """The row, or a reject where its rationale is no text that a model may learn from."""
+    if isinstance(row, Reject) or row.rationale is None:
+        return row
+    control = CONTROL.search(row.rationale)
+    if control is not None:
+        detail = f"the rationale holds {control[0]!r}, which steers a model and is no text"
+        return reject(corpus, row.where, "malformed_row", detail, row.candidates[0])
+    n_words = len(row.rationale.split())
+    if n_words > max_words:
+        detail = f"a rationale of {n_words} words; ingest.max_rationale_words is {max_words}"
+        return reject(corpus, row.where, "malformed_row", detail, row.candidates[0])
+    return row
 
 
 def _judge(

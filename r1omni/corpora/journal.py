@@ -115,9 +115,20 @@ class Journal:
 
     def has_soft_labels(self) -> bool:
         """Whether any clip's votes are known."""
-        query = """SELECT 1 FROM outcomes WHERE cells NOT LIKE '%"soft_label": null}'
-                   AND reason IS NULL LIMIT 1"""
+        query = """SELECT 1 FROM outcomes WHERE reason IS NULL
+                   AND json_extract(cells, '$.soft_label') IS NOT NULL LIMIT 1"""
         return self._db.execute(query).fetchone() is not None
+
+    def sound_counts(self) -> dict[str, int]:
+        """How many clips have sound that is not all that it should be, by what is the matter."""
+        query = """SELECT coalesce(sum(json_extract(cells, '$.digital_silence')), 0),
+                          coalesce(sum(json_extract(cells, '$.lost_packets') > 0), 0)
+                   FROM outcomes WHERE reason IS NULL"""
+        silent, lossy = self._db.execute(query).fetchone()
+        return {
+            "whose sound is digital silence": silent,
+            "with packets of sound that could not be decoded: silence stands in their place": lossy,
+        }
 
     def close(self) -> None:
         """Put everything on disk."""
@@ -151,8 +162,7 @@ def _stamp(path: Path) -> str:
 
 @cache
 def _code() -> str:
-    digest = hashlib.sha256()
-    for module in (media, probe_worker):
-        assert module.__file__ is not None
-        digest.update(Path(module.__file__).read_bytes())
+    assert probe_worker.__file__ is not None
+    digest = hashlib.sha256(media.code_hash().encode())
+    digest.update(Path(probe_worker.__file__).read_bytes())
     return digest.hexdigest()[:16]

@@ -21,7 +21,8 @@ class Listed:
     """A row that names a clip and its label, before anybody has looked at the file.
 
     `candidates` are the places, relative to the root, where copies of the corpus keep the file,
-    the likeliest first.
+    the likeliest first. `anywhere`: where it lies in none of them, a file of one of these names
+    that is the only one below the root is it.
     """
 
     clip_id: str
@@ -33,6 +34,7 @@ class Listed:
     subject: str | None = None
     rationale: str | None = None
     soft_label: SoftLabel | None = None
+    anywhere: bool = False
 
 
 def reject(corpus: str, where: str, reason: Reason, detail: str, path: str | None = None) -> Reject:

@@ -13,7 +13,7 @@ from r1omni.corpora.lists import CorpusError, Listed, find_folder, read_lines, r
 from r1omni.emotions import MAFW_NAMES
 
 _FOLDERS = ("data/clips", "clips", "data/videos", "videos", "MAFW/data/clips", "data", ".")
-_NUMBER = re.compile(r"(\d+)(\.mp4)?", re.IGNORECASE)
+_NUMBER = re.compile(r"(\d{1,12})(\.mp4)?", re.IGNORECASE)
 _EXPECTED = "'00025.mp4 anger'"
 
 

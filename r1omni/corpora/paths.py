@@ -1,7 +1,7 @@
 """File names that came from outside -> files inside the corpus root, or an error."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 
@@ -21,13 +21,24 @@ def relative_path(text: str) -> str:
     return str(path)
 
 
+def spellings(text: str) -> tuple[str, ...]:
+    """The relative paths that `text` may mean: as it is, then with slashes for backslashes.
+
+    A backslash is an ordinary character of a file's name here, and Windows' separator in lists.
+    Raises EscapesRoot as `relative_path` does.
+    """
+    slashed = relative_path(text)
+    return tuple(dict.fromkeys((str(PurePosixPath(text)), slashed)))
+
+
 def resolve_clip(root: Path, relative: str) -> Path:
     """The place of `relative` below `root`, whether or not a file is there.
 
     Raises EscapesRoot (a ValueError) naming the path if it leaves the root by itself or through
     a symbolic link.
     """
-    path = root / relative_path(relative)
+    found = [name for name in spellings(relative) if _is_there(root / name)]
+    path = root / (found or [relative_path(relative)])[0]
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise EscapesRoot(f"{relative!r} leads out of the corpus root {root}")
     return path
@@ -39,11 +50,31 @@ def find_clip(root: Path, candidates: Iterable[str]) -> str | None:
     Raises EscapesRoot for a candidate that leaves the root.
     """
     for candidate in candidates:
-        relative = relative_path(candidate)
-        if _is_there(root / relative):
-            resolve_clip(root, relative)
-            return relative
+        for relative in spellings(candidate):
+            if _is_there(root / relative):
+                resolve_clip(root, relative)
+                return relative
     return None
+
+
+def index_names(root: Path) -> dict[str, list[str]]:
+    """File name -> the places below `root` where files of that name lie, relative to it.
+
+    Links to folders are not followed.
+    """
+    places: dict[str, list[str]] = {}
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for name in names:
+            place = os.path.relpath(os.path.join(folder, name), root)  # noqa: PTH118
+            places.setdefault(name, []).append(place)
+    return places
+
+
+def find_anywhere(places: Mapping[str, list[str]], candidates: Iterable[str]) -> list[str]:
+    """The places of the first candidate whose file name lies anywhere below the root."""
+    names = dict.fromkeys(PurePosixPath(relative_path(c)).name for c in candidates)
+    return next((places[name] for name in names if name in places), [])
 
 
 def _is_there(path: Path) -> bool:

@@ -1,7 +1,8 @@
 """A process that opens one clip at a time: a path in, a line of JSON out (`python -m`).
 
 Alone in its process, so that a decoder that hangs or crashes costs one clip and not the run.
-A clip that takes too long ends the process by SIGALRM, even inside a system call.
+A clip that takes too long ends the process by SIGALRM, even inside a system call; one that takes
+too much memory is refused.
 """
 
 import hashlib
@@ -12,29 +13,31 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from r1omni.limits import Limits, limit_memory
 from r1omni.media import UnreadableMedia, probe
 
 
-def serve(timeout_seconds: float) -> None:
+def serve(limits: Limits) -> None:
     """Answer every path on standard input until it is closed."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # what a decoder prints must not stand among the answers
+    limit_memory(limits.memory_mb)
     answers.write('"ready"\n')
     answers.flush()
     for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_REAL, timeout_seconds)
-        answer = inspect(Path(json.loads(line)))
+        signal.setitimer(signal.ITIMER_REAL, limits.timeout_seconds)
+        answer = inspect(Path(json.loads(line)), limits.max_pixels)
         signal.setitimer(signal.ITIMER_REAL, 0)
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
-def inspect(path: Path) -> dict[str, Any]:
+def inspect(path: Path, max_pixels: int | None = None) -> dict[str, Any]:
     """The Finding of `path` as JSON: its fields, or `{"error": why it is unreadable}`."""
     try:
         sha256 = _sha256(path)
-        found = probe(path)
+        found = probe(path, max_pixels)
     except (UnreadableMedia, OSError) as error:
         return {"error": str(error)}
     return {
@@ -43,6 +46,9 @@ def inspect(path: Path) -> dict[str, Any]:
         "n_frames": int(found.n_frames),
         "has_audio": bool(found.has_audio),
         "sha256": sha256,
+        "audio_duration": round(found.sound.seconds, 6),
+        "digital_silence": found.sound.digital_silence,
+        "lost_packets": found.sound.n_lost,
     }
 
 
@@ -52,4 +58,4 @@ def _sha256(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    serve(float(sys.argv[1]))
+    serve(Limits(**json.loads(sys.argv[1])))

@@ -11,9 +11,11 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
+
+from r1omni.limits import Limits
 
 _PACKAGE_ROOT = Path(__file__).parents[2]
 _QUEUED: Final = 3  # clips that a worker has been given: it need not wait for its next order
@@ -23,13 +25,16 @@ _CLIPS_PER_WORKER: Final = 2000  # then it is replaced: whatever a decoder leaks
 
 @dataclass(frozen=True)
 class Finding:
-    """What a readable clip holds: seconds, frames a second, frames, and the hash of its bytes."""
+    """What a readable clip holds, in the manifest's columns, and the hash of its bytes."""
 
     duration: float
     fps: float
     n_frames: int
     has_audio: bool
     sha256: str
+    audio_duration: float = 0.0
+    digital_silence: bool = False
+    lost_packets: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,15 +48,15 @@ Job = tuple[int, Path]
 
 
 def probe_clips(
-    jobs: Iterable[Job], *, workers: int, timeout_seconds: float
+    jobs: Iterable[Job], *, workers: int, limits: Limits
 ) -> Iterator[tuple[int, Finding | Unreadable]]:
     """What is in each file, under the number that it came with, as soon as it is known.
 
     The files are asked for as the `workers` processes (0: one per core) become free. A worker that
-    takes longer than `timeout_seconds` over a clip, or dies of it, is replaced, and the clip is
-    unreadable. Raises RuntimeError if workers cannot run here at all.
+    takes longer than `limits` over a clip, or dies of it, is replaced, and the clip is unreadable.
+    Raises RuntimeError if workers cannot run here at all.
     """
-    pool = _Pool(jobs, timeout_seconds)
+    pool = _Pool(jobs, limits)
     try:
         pool.start(workers or len(os.sched_getaffinity(0)))
         while pool.busy():
@@ -63,10 +68,10 @@ def probe_clips(
 class _Pool:
     """The workers, the clips that wait for one, and the pipes on which they answer."""
 
-    def __init__(self, jobs: Iterable[Job], timeout_seconds: float) -> None:
+    def __init__(self, jobs: Iterable[Job], limits: Limits) -> None:
         self.jobs = iter(jobs)
         self.returned: deque[Job] = deque()  # given to a worker that died of another clip
-        self.timeout_seconds = timeout_seconds
+        self.limits = limits
         self.selector = selectors.DefaultSelector()
         self.workers: set[_Worker] = set()
 
@@ -94,7 +99,7 @@ class _Pool:
             else:
                 self._order(worker)
         for worker in [w for w in self.workers if w.is_overdue()]:
-            yield worker.finish(), Unreadable(_too_long(self.timeout_seconds))
+            yield worker.finish(), Unreadable(_too_long(self.limits.timeout_seconds))
             self._replace(worker)
 
     def stop(self) -> None:
@@ -124,7 +129,7 @@ class _Pool:
             self._hire([job])
 
     def _hire(self, jobs: list[Job]) -> None:
-        worker = _Worker(self.timeout_seconds)
+        worker = _Worker(self.limits)
         self.workers.add(worker)
         self.selector.register(worker.answers, selectors.EVENT_READ, worker)
         for job in jobs:
@@ -134,8 +139,8 @@ class _Pool:
 class _Worker:
     """A running probe_worker and the clips that it has been given, the one that it is at first."""
 
-    def __init__(self, timeout_seconds: float) -> None:
-        self.timeout_seconds = timeout_seconds
+    def __init__(self, limits: Limits) -> None:
+        self.timeout_seconds = limits.timeout_seconds
         self.queue: deque[Job] = deque()
         self.given = 0
         self.ready = False
@@ -144,7 +149,7 @@ class _Worker:
         self.chatter = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker)
         search = [str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "r1omni.corpora.probe_worker", str(timeout_seconds)],
+            [sys.executable, "-m", "r1omni.corpora.probe_worker", json.dumps(asdict(limits))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.chatter,

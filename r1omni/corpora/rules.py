@@ -82,7 +82,7 @@ def build_rules(
         Rule("has_frames", "n_frames", "clips have frames", "bounds", low=1),
         Rule("frame_rate", "fps", "clips have a frame rate", "bounds", low=0.1, high=1000),
         Rule("subject_in_one_split", "splits_of_subject", "no person or film in two splits of "
-             "a corpus", "bounds", high=1),
+             f"a corpus{_unknown_subjects(table)}", "bounds", high=1),
         Rule("content_in_one_split", "splits_of_content", "no file's bytes in two splits, of one "
              "corpus or of two", "bounds", high=1),
         Rule("one_fold", "fold_is_usual", "a corpus comes from one fold", "allowed", (True,)),
@@ -105,6 +105,13 @@ def build_rules(
         says = "no label of a closed set is absent from a split"
         rules.append(Rule("every_label_occurs", "label_class", says, "present", expected))
     return rules
+
+
+def _unknown_subjects(table: pd.DataFrame) -> str:
+    """What the rule on subjects cannot tell: the corpora whose lists name none."""
+    known = table["subject"].notna().groupby(table["corpus"]).any()
+    unknown = [str(corpus) for corpus in known.index[~known]]
+    return f"; not known for {', '.join(unknown)}, which name no subjects" if unknown else ""
 
 
 def count_clips(names: Sequence[str], table: pd.DataFrame) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from xml.etree import ElementTree as ET
 from r1omni.corpora.lists import CorpusError
 
 _LARGEST: Final = 2**28  # bytes unpacked: a zip bomb is refused before it is opened
+_WIDEST, _CELLS = 512, 10**7  # columns of a row, cells of a sheet; DFEW's has 9 and 150,000
 _ERRORS = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),  # the zip
     *(ET.ParseError, KeyError, IndexError, ValueError, RuntimeError),  # what it holds
@@ -28,7 +29,7 @@ def read_xlsx(path: Path) -> Iterator[tuple[int, list[str]]]:
 
     Raises CorpusError naming the file, and the row where it is known, for one that is no workbook.
     """
-    row = 0
+    row = n_cells = 0
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > _LARGEST:
@@ -40,6 +41,9 @@ def read_xlsx(path: Path) -> Iterator[tuple[int, list[str]]]:
                         row = int(element.get("r") or row + 1)
                         cells = _cells(element, strings)
                         element.clear()
+                        n_cells += len(cells)
+                        if n_cells > _CELLS:
+                            raise ValueError(f"more than {_CELLS} cells")
                         if any(cells):
                             yield row, cells
     except CorpusError:
@@ -74,6 +78,8 @@ def _cells(row: ET.Element, strings: list[str]) -> list[str]:
     cells: list[str] = []
     for cell in row:
         column = _column(cell.get("r") or "") if cell.get("r") else len(cells)
+        if max(column, len(cells)) >= _WIDEST:
+            raise ValueError(f"more than {_WIDEST} columns")
         cells += [""] * (column - len(cells))
         value = next((part.text or "" for part in cell if _tag(part) == "v"), "")
         kind = cell.get("t")

@@ -18,6 +18,7 @@ from r1omni.evaluation.predict import Answered, answer_batch
 from r1omni.evaluation.probabilities import label_probabilities
 from r1omni.evaluation.reading import read_files
 from r1omni.judging import Judged, judge
+from r1omni.limits import Limits
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.model.tower_inputs import stack_inputs
@@ -77,11 +78,11 @@ def answer_files(
     *,
     labels: Sequence[str],
     predict: PredictParams,
-    timeout_seconds: float,
+    limits: Limits,
 ) -> Iterator[Answer | Refusal]:
     """An answer or a refusal for every file that `names` stand for (see `find_files`), in order.
 
-    A file whose reading takes longer than the timeout is refused. A bar shows the progress where
+    A file that takes more than the limits is refused. A bar shows the progress where
     standard error is a terminal.
     """
     files = list(find_files(names))
@@ -89,7 +90,7 @@ def answer_files(
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("predict", total=len(files))
         paths = [file for file in files if isinstance(file, Path)]
-        read = read_files(paths, processor.media, timeout_seconds)
+        read = read_files(paths, processor.media, limits)
         outcomes = (next(read) if isinstance(file, Path) else file for file in files)
         for batch in _groups(outcomes, predict.batch_size):
             known = [item for item in batch if isinstance(item, ReadFile)]

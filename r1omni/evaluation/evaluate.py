@@ -1,5 +1,6 @@
 """One checkpoint on one corpus in one command: ingest, features, predict, score."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -19,7 +20,9 @@ from r1omni.evaluation.predictions import About, write_predictions
 from r1omni.evaluation.results import CorpusMetrics, Interval, Rates, read_metrics
 from r1omni.evaluation.score import run_score
 from r1omni.lineage import WORDS, origin_record, size_text
+from r1omni.media import MediaSettings
 from r1omni.model.device import Device
+from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import FeatureStore
 from r1omni.model.features import run_features
 from r1omni.prompts import AnswerMode
@@ -95,11 +98,13 @@ def run_evaluate(
         subject.checkpoint,
         folder,
         features=features,
+        limits=ingest.limits,
         device=device,
         allow=subject.allow,
     )
+    decoded = without_rejects(clips, [folder])
     rows = predict_clips(
-        subject.name, model, processor, clips, FeatureStore([folder]), predict=predict
+        subject.name, model, processor, decoded, FeatureStore([folder]), predict=predict
     )
     about = About({field.corpus: origin}, lineage_of(subject.checkpoint))
     write_predictions(rows, out / "predictions.parquet", about)
@@ -118,9 +123,24 @@ def run_evaluate(
         )
     if metrics.format_rate == 0:
         notes.append(f"no answer has the form of mode {metrics.mode}, so none can be right")
-    if metrics.silent:
-        notes.append(f"{metrics.silent} clips without audio: the model heard silence")
+    notes += _sound_notes(metrics, clips, processor.media)
+    if undecoded := len(clips) - len(decoded):
+        notes.append(f"{undecoded} clips could not be decoded for features: they are left out")
     return Verdict(metrics, len(read_rejects(rejects)), tuple(notes))
+
+
+def _sound_notes(
+    metrics: CorpusMetrics, clips: Sequence[Clip], media: MediaSettings
+) -> Iterator[str]:
+    if metrics.silent:
+        yield f"{metrics.silent} clips without audio: the model heard silence"
+    if metrics.digital_silence:
+        yield f"{metrics.digital_silence} clips whose sound is digital silence"
+    if metrics.cut:
+        heard = f"the model heard the first {media.audio_seconds:g} s of sound"
+        yield f"{metrics.cut} clips cut: {heard}"
+    if lossy := sum(clip.lost_packets > 0 for clip in clips):
+        yield f"{lossy} clips with packets of sound that could not be decoded: silence in place"
 
 
 def render_verdict(subject: Subject, field: Field, verdict: Verdict) -> str:

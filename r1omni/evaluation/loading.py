@@ -94,16 +94,18 @@ def refuse_training_clips(directory: Path, clips: Iterable[Clip]) -> None:
     """
     seen = trained_on(directory) or {}
     for corpus, fold in sorted({(clip.corpus, clip.fold) for clip in clips}, key=str):
-        if corpus in seen and (fold is None or fold != seen[corpus]):
+        folds = seen.get(corpus, set())
+        if folds and (fold is None or folds != {fold}):
+            named = " and ".join(sorted(map(str, folds)))
+            advice = f"evaluate it on fold {named}, or " if len(folds) == 1 else ""
             raise ValueError(
-                f"{directory}: was trained on fold {seen[corpus]} of {corpus}, so the test clips "
-                f"of fold {fold} are among its training clips; evaluate it on fold {seen[corpus]}, "
-                f"or train one on fold {fold}"
+                f"{directory}: was trained on fold {named} of {corpus}, so test clips of fold "
+                f"{fold} are among its training clips; {advice}train one on fold {fold}"
             )
 
 
-def trained_on(directory: Path) -> dict[str, int | None] | None:
-    """Corpus -> fold of all training clips of a checkpoint and its ancestors; None: not recorded.
+def trained_on(directory: Path) -> dict[str, set[int | None]] | None:
+    """Corpus -> folds of all training clips of a checkpoint and its ancestors; None: not recorded.
 
     Raises ValueError, naming the file, for a provenance.json that is not one.
     """
@@ -111,11 +113,12 @@ def trained_on(directory: Path) -> dict[str, int | None] | None:
     if not file.is_file():
         return None
     record = read_json(file)
-    found: dict[str, int | None] = {}
+    found: dict[str, set[int | None]] = {}
     while record:
         corpora, parent = record.get("trained_on") or {}, record.get("parent") or {}
         if not isinstance(corpora, dict) or not isinstance(parent, dict):
             raise ValueError(f"{file}: expected objects for trained_on and parent, got {record}")
-        found.update(dict.fromkeys(corpora, record.get("fold")))
+        for corpus in corpora:
+            found.setdefault(corpus, set()).add(record.get("fold"))
         record = parent
     return found

@@ -15,8 +15,10 @@ from r1omni.corpora.origin import read_origins
 from r1omni.evaluation.loading import lineage_of, load_checkpoint, refuse_training_clips
 from r1omni.evaluation.predictions import About, Prediction, write_predictions
 from r1omni.judging import judge
+from r1omni.media import MediaSettings
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.device import Device
+from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import FeatureBatch, FeatureStore
 from r1omni.model.prompting import prefill_prompts
 from r1omni.model.sampling import decode
@@ -45,7 +47,8 @@ def run_predict(
 
     Raises ValueError where the checkpoint was trained on another fold of theirs.
     """
-    clips = [c for path in manifests for c in read_manifest(path) if c.split == "test"]
+    listed = [c for path in manifests for c in read_manifest(path) if c.split == "test"]
+    clips = without_rejects(listed, features)
     refuse_training_clips(checkpoint, clips)
     store = FeatureStore(list(features))
     loaded = load_checkpoint(checkpoint, device=device)
@@ -71,7 +74,7 @@ def predict_clips(
             loaded = store.load([clip.clip_id for clip in batch])
             answers = answer_batch(model, processor, loaded, predict.max_new_tokens)
             rows += [
-                _prediction(name, model.config.answer_mode, clip, answer)
+                _prediction(name, model.config.answer_mode, clip, answer, processor.media)
                 for clip, answer in zip(batch, answers, strict=True)
             ]
             progress.advance(task, len(batch))
@@ -92,7 +95,7 @@ def answer_batch(
         prefill_prompts(model, processor, features, [question] * len(features.vision)),
         group_size=1,
         max_new_tokens=max_new_tokens,
-        eos_token_id=processor.eos_token_id,
+        eos_token_id=processor.eos_token_ids,
     )
     columns = (decoded.token_ids, decoded.logprobs, decoded.mask, decoded.finished)
     return [
@@ -111,7 +114,9 @@ def _batches(clips: Sequence[Clip], size: int) -> Iterator[Sequence[Clip]]:
         yield clips[start : start + size]
 
 
-def _prediction(model: str, mode: prompts.AnswerMode, clip: Clip, answer: Answered) -> Prediction:
+def _prediction(
+    model: str, mode: prompts.AnswerMode, clip: Clip, answer: Answered, media: MediaSettings
+) -> Prediction:
     judged = judge(answer.completion, mode)
     assert clip.label is not None, clip.clip_id
     return Prediction(
@@ -130,4 +135,6 @@ def _prediction(model: str, mode: prompts.AnswerMode, clip: Clip, answer: Answer
         answer=judged.answer,
         prediction=judged.prediction,
         silent=not clip.has_audio,
+        digital_silence=clip.digital_silence,
+        cut=media.cuts(clip.audio_duration),
     )

@@ -21,7 +21,8 @@ class Prediction:
 
     `rationale`, `answer` and `prediction` are None where the completion is not well formed;
     `prediction` also where the answer is not exactly one known label. `logprob` is the sum over
-    the `n_tokens` tokens. `silent`: the clip's audio was missing and replaced by silence.
+    the `n_tokens` tokens. `silent`: the clip's audio was missing and replaced by silence;
+    `digital_silence`: it was there, and every sample 0; `cut`: it was longer than the model hears.
     """
 
     model: str
@@ -39,6 +40,8 @@ class Prediction:
     answer: str | None
     prediction: str | None
     silent: bool
+    digital_silence: bool = False
+    cut: bool = False
 
     @property
     def right(self) -> bool:
@@ -70,6 +73,7 @@ _DTYPES = {
     "split": "string", "label": "string", "mode": "string", "completion": "string",
     "finished": "bool", "n_tokens": "int64", "logprob": "float64", "rationale": "string",
     "answer": "string", "prediction": "string", "silent": "bool",
+    "digital_silence": "bool", "cut": "bool",
 }  # fmt: skip
 COLUMNS = tuple(_DTYPES)
 

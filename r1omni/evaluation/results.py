@@ -78,7 +78,9 @@ class CorpusMetrics(Rates):
     """Everything about one model on one test corpus. The rates at the top keep calm as a class.
 
     Absent: `calm` where the corpus has none, `rationale_truth` for models that answer directly,
-    both it and `follows_scene` where no side file says what a clip truly shows.
+    both it and `follows_scene` where no side file says what a clip truly shows. How many clips had
+    no sound (`silent`), sound whose samples are all 0 (`digital_silence`), or more sound than the
+    model hears (`cut`): the last two are None in files from before they were counted.
     `data`, `shortcut` and `data_seed` are of the corpus; `trained_on`, `parameters`, `seed`, `code`
     and `params_hash` of the model, and unknown or absent where its checkpoint does not record them.
     `recorded_mode` stands only where the model was asked in another mode than it records.
@@ -92,6 +94,8 @@ class CorpusMetrics(Rates):
     format_rate: float
     finished_rate: float
     silent: int
+    digital_silence: int | None = None
+    cut: int | None = None
     confusion: ConfusionCounts
     gain_over: dict[str, GainOver]
     calm: dict[Literal["keep", "merge", "drop"], Rates] | None = None

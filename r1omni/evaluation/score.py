@@ -146,6 +146,8 @@ def _judge(
         format_rate=rate(row.well_formed for row in rows),
         finished_rate=rate(row.finished for row in rows),
         silent=sum(row.silent for row in rows),
+        digital_silence=sum(row.digital_silence for row in rows),
+        cut=sum(row.cut for row in rows),
         confusion=ConfusionCounts(
             rows=list(classes),
             columns=[*classes, NONE],

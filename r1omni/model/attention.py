@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from r1omni.model.products import accurate, product
+
 BLOCK_SCORES = {"cpu": 2**19}  # scores at a time; 2 MiB of float32 stay in a core's caches
 BLOCK_SCORES_ELSEWHERE = 2**27
 
@@ -29,18 +31,30 @@ def shared_prefix_attention(
     """What each new token attends to: (P, G, T, H, d) -> (P, G, T, H*d).
 
     Every token sees its prompt (P, K, L, d) but for `padding` (P, L), and of its own completion
-    (P, K, G, S, d) everything up to itself. One softmax over both, in float32.
+    (P, K, G, S, d) everything up to itself. One softmax over both: in half precision, too, scores
+    and sums are float32 (products.py).
     """
     P, G, T, H, d = query.shape
     K = prefix_key.shape[1]
     R = H // K
     # rows of one key/value head together: (P, K, G, T*R, d)
-    rows = (query * d**-0.5).reshape(P, G, T, K, R, d).permute(0, 3, 1, 2, 4, 5)
+    scaled, scale = scale_query(query, d)
+    rows = scaled.reshape(P, G, T, K, R, d).permute(0, 3, 1, 2, 4, 5)
     rows = rows.reshape(P, K, G, T * R, d)
     inputs = (rows, prefix_key, prefix_value, key, value)
-    attended: Tensor = _SharedPrefixAttention.apply(*inputs, padding, R)
+    attended: Tensor = _SharedPrefixAttention.apply(*inputs, padding, R, scale)
     attended = attended.reshape(P, K, G, T, R, d).permute(0, 2, 3, 1, 4, 5)
     return attended.reshape(P, G, T, H * d)
+
+
+def scale_query(query: Tensor, width: int) -> tuple[Tensor, float]:
+    """The query over sqrt(width), and by what the scores are still to be multiplied: 1.
+
+    In half precision the query stays as it is, since the division would round it.
+    """
+    if query.dtype == accurate(query.dtype):
+        return query * width**-0.5, 1.0
+    return query, float(width**-0.5)
 
 
 @dataclass(frozen=True)
@@ -72,48 +86,52 @@ class _SharedPrefixAttention(torch.autograd.Function):
         value: Tensor,
         padding: Tensor | None,
         repeats: int,
+        scale: float,
     ) -> Tensor:
         attended = torch.empty_like(query)
-        lse = query.new_empty(query.shape[:-1], dtype=_accurate(query.dtype))
+        lse = query.new_empty(query.shape[:-1], dtype=accurate(query.dtype))
         for block in _blocks(query, prefix_key, key, repeats):
             q, k, v = _cut(block, query, key, value)
-            to_prefix, to_own = _scores(q, prefix_key, k, padding, block)
+            to_prefix, to_own = _scores(q, prefix_key, k, padding, block, scale)
             top = torch.maximum(to_prefix.amax(-1), to_own.amax(-1)).unsqueeze(-1)
             to_prefix.sub_(top).exp_()
             to_own.sub_(top).exp_()
             total = to_prefix.sum(-1, keepdim=True).add_(to_own.sum(-1, keepdim=True))
-            out = _apply(to_prefix.to(v.dtype), prefix_value).add_(to_own.to(v.dtype) @ v)
+            out = _apply(to_prefix.to(v.dtype), prefix_value).add_(product(to_own.to(v.dtype), v))
             rows = _rows(block)
             attended[rows] = out.div_(total)
             lse[rows] = total.log_().add_(top).squeeze(-1)
         ctx.save_for_backward(query, prefix_key, prefix_value, key, value, padding, attended, lse)
-        ctx.repeats = repeats
+        ctx.repeats, ctx.scale = repeats, scale
         return attended
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, prefix_key, prefix_value, key, value, padding, attended, lse = ctx.saved_tensors
         grad_query = torch.empty_like(query)
+        inputs = (prefix_key, prefix_value, key, value)
         grad_prefix_key, grad_prefix_value, grad_key, grad_value = (
-            torch.zeros_like(x, memory_format=torch.contiguous_format)
-            for x in (prefix_key, prefix_value, key, value)
+            torch.zeros_like(x, dtype=lse.dtype, memory_format=torch.contiguous_format)
+            for x in inputs
         )
-        shift = (grad * attended).sum(-1, dtype=lse.dtype, keepdim=True)  # D
+        shift = (grad.to(lse.dtype) * attended).sum(-1, keepdim=True)  # D
         for block in _blocks(query, prefix_key, key, ctx.repeats):
             rows, own = _rows(block), _own(block)
             q, k, v = _cut(block, query, key, value)
             g, down, level = grad[rows], shift[rows], lse[rows].unsqueeze(-1)
-            to_prefix, to_own = _scores(q, prefix_key, k, padding, block)
+            to_prefix, to_own = _scores(q, prefix_key, k, padding, block, ctx.scale)
             p_prefix, p_own = to_prefix.sub_(level).exp_(), to_own.sub_(level).exp_()
             grad_prefix_value += _summed(p_prefix.to(g.dtype), g)
-            grad_value[own] += p_own.to(g.dtype).transpose(-1, -2) @ g
+            grad_value[own] += product(p_own.to(g.dtype).transpose(-1, -2), g)
             ds_prefix = p_prefix.mul_(_apply(g, prefix_value.transpose(-1, -2)).sub_(down))
-            ds_own = p_own.mul_((g @ v.transpose(-1, -2)).sub_(down))
-            ds_prefix, ds_own = ds_prefix.to(q.dtype), ds_own.to(q.dtype)
-            grad_query[rows] = _apply(ds_prefix, prefix_key).add_(ds_own @ k)
+            ds_own = p_own.mul_(product(g, v.transpose(-1, -2)).sub_(down))
+            ds_prefix, ds_own = (_scaled(x, ctx.scale).to(q.dtype) for x in (ds_prefix, ds_own))
+            grad_query[rows] = _apply(ds_prefix, prefix_key).add_(product(ds_own, k))
             grad_prefix_key += _summed(ds_prefix, q)
-            grad_key[own] += ds_own.transpose(-1, -2) @ q
-        return grad_query, grad_prefix_key, grad_prefix_value, grad_key, grad_value, None, None
+            grad_key[own] += product(ds_own.transpose(-1, -2), q)
+        sums = (grad_prefix_key, grad_prefix_value, grad_key, grad_value)
+        found = (x.to(like.dtype) for x, like in zip(sums, inputs, strict=True))
+        return grad_query, *found, None, None, None
 
 
 def _blocks(query: Tensor, prefix_key: Tensor, key: Tensor, repeats: int) -> Iterator[_Block]:
@@ -149,32 +167,34 @@ def _cut(block: _Block, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tens
 
 
 def _scores(
-    query: Tensor, prefix_key: Tensor, key: Tensor, padding: Tensor | None, block: _Block
+    query: Tensor,
+    prefix_key: Tensor,
+    key: Tensor,
+    padding: Tensor | None,
+    block: _Block,
+    scale: float,
 ) -> tuple[Tensor, Tensor]:
     """(P, K, g, r, d) against the prompt (P, K, g, r, L) and the own tokens (P, K, g, r, visible).
 
     New tensors, at least float32."""
-    accurate = _accurate(query.dtype)
-    to_prefix = _apply(query, prefix_key.transpose(-1, -2)).to(accurate)
+    to_prefix = _scaled(_apply(query, prefix_key.transpose(-1, -2)), scale)
     if padding is not None:
         to_prefix.masked_fill_(padding[:, None, None, None], float("-inf"))
-    to_own = (query @ key.transpose(-1, -2)).to(accurate)
+    to_own = _scaled(product(query, key.transpose(-1, -2)), scale)
     if block.hidden is not None:
         to_own.masked_fill_(block.hidden, float("-inf"))
     return to_prefix, to_own
 
 
+def _scaled(scores: Tensor, scale: float) -> Tensor:
+    return scores if scale == 1.0 else scores.mul_(scale)
+
+
 def _apply(rows: Tensor, shared: Tensor) -> Tensor:
     """(P, K, g, r, a) @ (P, K, a, b), every completion with the same: -> (P, K, g, r, b)."""
-    product = rows.flatten(2, 3) @ shared
-    return product.view(*rows.shape[:4], -1)
+    return product(rows.flatten(2, 3), shared).view(*rows.shape[:4], -1)
 
 
 def _summed(rows: Tensor, others: Tensor) -> Tensor:
     """(P, K, g, r, a), (P, K, g, r, b) -> (P, K, a, b), over all rows of all completions."""
-    return rows.flatten(2, 3).transpose(-1, -2) @ others.flatten(2, 3)
-
-
-def _accurate(dtype: torch.dtype) -> torch.dtype:
-    """float32, or float64 where it is that already."""
-    return torch.promote_types(dtype, torch.float32)
+    return product(rows.flatten(2, 3).transpose(-1, -2), others.flatten(2, 3))

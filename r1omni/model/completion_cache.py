@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from r1omni.model.attention import scale_query
+from r1omni.model.products import product
 from r1omni.model.shared_prefix import Prefix, finish_layer
 
 
@@ -72,15 +74,19 @@ class CompletionCache:
         self._keys[i][:, :, :, self.length] = heads[:, :, -K:].transpose(1, 2)
         value = attention.v_proj(normed).view(P, G, K, d).transpose(1, 2)
         self._values[i][:, :, :, self.length] = value
-        query = (heads[:, :, :-K] * d**-0.5).view(P, G, K, -1, d).transpose(1, 2)
+        query, scale = scale_query(heads[:, :, :-K], d)
+        query = query.reshape(P, G, K, -1, d).transpose(1, 2)
         query = query.contiguous()  # (P, K, G, R, d)
         R, L = query.shape[3], key_values[0].shape[2]
-        to_prefix = query.flatten(2, 3) @ key_values[0].transpose(-1, -2)  # (P, K, G*R, L)
+        to_prefix = product(query.flatten(2, 3), key_values[0].transpose(-1, -2))  # (P, K, G*R, L)
         if self._padding is not None:
             to_prefix = to_prefix.masked_fill_(self._padding, float("-inf"))
-        to_own = query @ self._keys[i][:, :, :, seen].transpose(-1, -2)  # (P, K, G, R, length)
+        own_keys = self._keys[i][:, :, :, seen].transpose(-1, -2)
+        to_own = product(query, own_keys)  # (P, K, G, R, length)
         scores = torch.cat([to_prefix, to_own.flatten(2, 3)], dim=-1)
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(normed.dtype)
-        attended = (weights[..., :L] @ key_values[1]).view(P, K, G, R, d)
-        attended += weights[..., L:].reshape(P, K, G, R, -1) @ self._values[i][:, :, :, seen]
-        return attended.transpose(1, 2).reshape(P, G, -1)
+        scores = scores if scale == 1.0 else scores.mul_(scale)
+        weights = torch.softmax(scores, dim=-1).to(normed.dtype)
+        attended = product(weights[..., :L], key_values[1]).view(P, K, G, R, d)
+        own_weights = weights[..., L:].reshape(P, K, G, R, -1)
+        attended += product(own_weights, self._values[i][:, :, :, seen])
+        return attended.to(normed.dtype).transpose(1, 2).reshape(P, G, -1)

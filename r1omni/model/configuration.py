@@ -48,7 +48,7 @@ class HumanOmniConfig(PreTrainedConfig):  # type: ignore[misc]
     audio_token_id: int = -202
     tie_word_embeddings: bool = True
     bos_token_id: int | None = None
-    eos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -73,6 +73,13 @@ class HumanOmniConfig(PreTrainedConfig):  # type: ignore[misc]
             directory = find_directory(pretrained_model_name_or_path, kwargs, weights=False)
             settings = original_config(directory).to_dict()
         return settings, rest
+
+    @property
+    def end_token_ids(self) -> list[int]:
+        """What ends a completion: the end tokens, and padding, which Qwen ends texts with."""
+        eos = self.eos_token_id
+        ends = eos if isinstance(eos, list) else [eos]
+        return [token for token in dict.fromkeys([*ends, self.pad_token_id]) if token is not None]
 
     @property
     def patch_grid(self) -> int:

@@ -99,7 +99,9 @@ TOWERS = {
 
 @dataclass
 class ConversionReport:
-    """What became of every tensor: used ones with their file, unused ones with the reason."""
+    """What became of every tensor: used ones with their file, unused ones with the reason, and
+    casts from one precision to another.
+    """
 
     used: dict[str, str] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)
@@ -107,18 +109,28 @@ class ConversionReport:
     unexpected: list[str] = field(default_factory=list)
     reshaped: list[str] = field(default_factory=list)
     towers: dict[str, str] = field(default_factory=dict)
+    cast: dict[str, str] = field(default_factory=dict)
+
+    def note_casts(self, read: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:
+        """Account for every tensor that the model holds in another precision than its file."""
+        for name, tensor in read.items():
+            before, after = (str(t.dtype).removeprefix("torch.") for t in (tensor, loaded[name]))
+            if before != after:
+                self.cast[name] = f"{before} to {after}"
 
     def render(self) -> str:
-        """The account as text: used and unused tensors by kind, towers, then every problem."""
+        """The account as text: used, cast, unused tensors by kind, towers, then every problem."""
         counts = (
             f"{len(self.used)} tensors used, {len(self.unused)} unused, {len(self.missing)} "
             f"missing, {len(self.unexpected)} unexpected, {len(self.reshaped)} reshaped"
         )
         used = Counter((_kind(name), file) for name, file in self.used.items())
+        cast = Counter((_kind(name), kinds) for name, kinds in self.cast.items())
         unused = Counter((_kind(name), why) for name, why in self.unused.items())
         lines = [counts]
         lines += [f"used: {n} x {kind} from {file}" for (kind, file), n in used.items()]
         lines += [f"{tower} tower: {source}" for tower, source in self.towers.items()]
+        lines += [f"cast: {n} x {kind} from {kinds}" for (kind, kinds), n in cast.items()]
         lines += [f"unused: {n} x {kind} ({why})" for (kind, why), n in unused.items()]
         return "\n".join(lines + self.problems())
 

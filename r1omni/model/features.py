@@ -16,7 +16,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
@@ -43,11 +43,14 @@ from r1omni import media
 from r1omni.config import FeaturesParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.corpora.paths import EscapesRoot, resolve_clip
-from r1omni.decoding import decode_clips, usable_cores
-from r1omni.media import MediaSettings, TowerInputs, UnreadableMedia
+from r1omni.decoding import Undecoded, decode_clips, usable_cores
+from r1omni.limits import Limits
+from r1omni.media import COMPLETE, MediaSettings, TowerInputs
 from r1omni.model import modelling
+from r1omni.model import towers as tower_code
 from r1omni.model.conversion import read_checkpoint
 from r1omni.model.device import Device, own_device
+from r1omni.model.feature_rejects import FeatureReject, write_feature_rejects
 from r1omni.model.feature_store import COLUMNS, INDEX, FeatureBatch, FeatureStore, Shard
 from r1omni.model.kept_shards import KeptShards
 from r1omni.model.modelling import HumanOmniForConditionalGeneration
@@ -78,6 +81,7 @@ def run_features(
     out: Path,
     *,
     features: FeaturesParams,
+    limits: Limits,
     device: Device = "auto",
     allow: Sequence[str] = (),
     free_bytes: FreeBytes = free_on_disk,
@@ -85,8 +89,10 @@ def run_features(
     """Write the features of every clip of `manifest` to the folder `out` (see feature_store).
 
     `allow` names surplus tensors of the checkpoint that are left out.
-    Raises ValueError naming manifest and file for a clip that no longer decodes or leads out of
-    `root`, and before the disk is full: `free_bytes` tells how much a folder's disk can take.
+    A clip that does not decode within `limits` stands in the folder's table of rejects, with its
+    reason. Raises ValueError naming manifest and file for a clip that is gone or leads out of
+    `root`, where more than a tenth of the clips do not decode, and before the disk is full:
+    `free_bytes` tells how much a folder's disk can take.
     """
     clips = sorted(read_manifest(manifest), key=lambda clip: clip.clip_id)
     read = read_checkpoint(checkpoint, allow=allow)
@@ -101,24 +107,36 @@ def run_features(
     kept = KeptShards(STATE / out.name)
     disk = _Disk(out, free_bytes, features.min_free_gb, clip_bytes)
     disk.announce(groups, kept)
+    _announce_cuts(out.name, clips, settings)
 
     todo = [group for group in groups[_rank() :: _world_size()] if not kept.holds(group)]
     missing = [key for group in todo for key in group if key not in kept]
     workers = features.workers or max(1, usable_cores() // _world_size())
-    decoded = _explained(manifest, decode_clips([paths[k] for k in missing], settings, workers))
+    _refuse_missing(manifest, [paths[key] for key in missing])
+    decoded = decode_clips([paths[key] for key in missing], settings, workers, limits)
     with _spare_threads(workers), _progress(out.name, len(missing)) as advance:
         for group in todo:
             new = [key for key in group if key not in kept]
-            batches = []
             disk.check(len(group))
-            for batch in _groups(islice(decoded, len(new)), features.batch_size):
-                batches.append(_encode(model, batch))
+            reasons: dict[str, str] = {}
+            done: list[str] = []
+            batches = []
+            for batch in _groups(_decoded(new, decoded, reasons), features.batch_size):
+                batches.append(_encode(model, [inputs for _, inputs in batch]))
+                done += [key for key, _ in batch]
                 advance(len(batch))
-            kept.add(group, _joined(new, batches) if new else None)
+            advance(len(reasons))
+            if readable := [key for key in group if key not in reasons]:
+                kept.add(readable, _joined(done, batches) if done else None)
+            if reasons:
+                kept.reject(group, reasons)
 
     if _rank() == 0:
         kept.wait_for(groups)
-        _hand_out(clips, keys, groups, kept, out, towers)
+        reasons = {key: why for group in groups for key, why in kept.rejected(group).items()}
+        rejects = _rejects(manifest, clips, keys, reasons, kept)
+        left = [[key for key in group if key not in reasons] for group in groups]
+        _hand_out(clips, keys, [group for group in left if group], kept, out, towers, rejects)
 
 
 def _hand_out(
@@ -128,15 +146,17 @@ def _hand_out(
     kept: KeptShards,
     out: Path,
     towers: str,
+    rejects: Sequence[FeatureReject],
 ) -> None:
-    """Put the shards and the index of the clips at `out`, and drop all other shards."""
+    """Put shards, index and rejects of the clips at `out`, and drop all other shards."""
     shards = {kept.path(group): group for group in groups}
     places = {key: (path.name, i) for path, group in shards.items() for i, key in enumerate(group)}
     rows = [
         (clip.clip_id, key, *places[key], clip.has_audio, towers)
         for clip, key in zip(clips, keys, strict=True)
+        if key in places
     ]
-    _commit(pd.DataFrame(rows, columns=list(COLUMNS)), list(shards), out)
+    _commit(pd.DataFrame(rows, columns=list(COLUMNS)), list(shards), rejects, out)
     kept.drop_all_but(shards)
 
 
@@ -169,14 +189,56 @@ def _joined(keys: Sequence[str], batches: Sequence[tuple[Tensor, Tensor, Tensor]
     return Shard(tuple(keys), vision, audio, has_audio)
 
 
-def _explained(manifest: Path, decoded: Iterator[TowerInputs]) -> Iterator[TowerInputs]:
-    try:
-        yield from decoded
-    except UnreadableMedia as error:
+def _decoded(
+    keys: Sequence[str], outcomes: Iterator[TowerInputs | Undecoded], reasons: dict[str, str]
+) -> Iterator[tuple[str, TowerInputs]]:
+    """The inputs of the clips that decode, by key; of the others, `reasons` says why not."""
+    for key, outcome in zip(keys, islice(outcomes, len(keys)), strict=True):
+        if isinstance(outcome, Undecoded):
+            reasons[key] = outcome.reason
+        else:
+            yield key, outcome
+
+
+def _rejects(
+    manifest: Path,
+    clips: Sequence[Clip],
+    keys: Sequence[str],
+    reasons: Mapping[str, str],
+    kept: KeptShards,
+) -> list[FeatureReject]:
+    """The clips without features. Raises ValueError where they are more than a tenth."""
+    rejects = [
+        FeatureReject(clip.clip_id, clip.path, reasons[key])
+        for clip, key in zip(clips, keys, strict=True)
+        if key in reasons
+    ]
+    if not rejects:
+        return []
+    told = f"{len(rejects)} of {len(clips)} clips do not decode; the first, {rejects[0].path}: "
+    told += rejects[0].reason
+    if len(clips) - len(rejects) < COMPLETE * len(clips):
+        kept.forget_rejects()
+        raise ValueError(f"{manifest}: {told}; restore the files, or ingest the corpus again")
+    _log.warning("%s: %s; they have no features and are left out", manifest, told)
+    return rejects
+
+
+def _refuse_missing(manifest: Path, paths: Sequence[Path]) -> None:
+    if gone := [path for path in paths if not path.is_file()]:
         raise ValueError(
-            f"{manifest}: lists a clip that no longer decodes: {error}; restore the file, or "
-            "ingest the corpus again"
-        ) from error
+            f"{manifest}: lists {len(gone)} clips that are gone, the first {gone[0]}; restore the "
+            "files, or ingest the corpus again"
+        )
+
+
+def _announce_cuts(name: str, clips: Sequence[Clip], settings: MediaSettings) -> None:
+    n_cut = sum(settings.cuts(clip.audio_duration) for clip in clips)
+    if n_cut and _rank() == 0:
+        _log.warning(
+            "features %s: %d of %d clips have more sound than the model hears: cut after %g s",
+            name, n_cut, len(clips), settings.audio_seconds,
+        )  # fmt: skip
 
 
 def _path(manifest: Path, root: Path, clip: Clip) -> Path:
@@ -202,8 +264,8 @@ def _key(clip: Clip, towers: str, settings: MediaSettings) -> str:
 @cache
 def _code() -> str:
     """A hash of the code that makes features: DVC reruns the stage when it changes."""
-    digest = hashlib.sha256()
-    for module in (media, modelling):
+    digest = hashlib.sha256(media.code_hash().encode())
+    for module in (modelling, tower_code):
         assert module.__file__ is not None
         digest.update(Path(module.__file__).read_bytes())
     return digest.hexdigest()
@@ -258,8 +320,10 @@ class _Disk:
         return min(self._free_bytes(folder) for folder in (self._out.parent, STATE))
 
 
-def _commit(index: pd.DataFrame, shards: Sequence[Path], out: Path) -> None:
-    """Put index and shards at `out` in one step, the shards as hard links where that can be."""
+def _commit(
+    index: pd.DataFrame, shards: Sequence[Path], rejects: Sequence[FeatureReject], out: Path
+) -> None:
+    """Put index, shards and rejects at `out` in one step, the shards as hard links if possible."""
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -269,6 +333,7 @@ def _commit(index: pd.DataFrame, shards: Sequence[Path], out: Path) -> None:
         except OSError:  # another file system, or one without links
             shutil.copy2(path, partial / path.name)
     index.to_parquet(partial / INDEX, index=False)
+    write_feature_rejects(rejects, partial)
     if out.exists():
         shutil.rmtree(out)
     partial.rename(out)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from r1omni.model.products import accurate, product
+
 CHUNK_LOGITS = {"cpu": 2**21}  # at a time: few enough to stay in a core's caches
 CHUNK_LOGITS_ELSEWHERE = 2**25
 MIN_POSITIONS = {"cpu": 128}  # at a time: enough to read the weight for; then fewer words
@@ -25,14 +27,34 @@ class LanguageModelHead(nn.Linear):
     def forward(
         self, hidden: Tensor, chosen: Tensor | None = None, temperature: float = 1.0
     ) -> Any:
-        """Logits, (…, D) -> (…, V).
+        """Logits, (…, D) -> (…, V), at least float32: bfloat16's would lie 1/8 apart at 16.
 
         With `chosen` (M,): its log probabilities under softmax(logits / temperature) and the
         entropies, (M, D) -> 2 x (M,), at least float32. The entropy has no gradient.
         """
         if chosen is None:
-            return super().forward(hidden)
+            if self.weight.dtype == accurate(self.weight.dtype):
+                return super().forward(hidden)
+            return _AccurateLogits.apply(hidden, self.weight)
         return _ChosenLogprobs.apply(hidden, self.weight, chosen, temperature)
+
+
+class _AccurateLogits(torch.autograd.Function):
+    """hidden W^T in float32 from half precision: (…, D) -> (…, V). Gradients in half precision."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        rows = hidden.flatten(0, -2)
+        words = max(1, CHUNK_LOGITS.get(hidden.device.type, weight.numel()) // weight.shape[1])
+        parts = [product(rows, weight[part].t()) for part in _slices(len(weight), words)]
+        return torch.cat(parts, dim=1).view(*hidden.shape[:-1], len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight = ctx.saved_tensors
+        down = grad.to(weight.dtype)
+        return down @ weight, down.flatten(0, -2).t() @ hidden.flatten(0, -2)
 
 
 class _ChosenLogprobs(torch.autograd.Function):
@@ -47,8 +69,8 @@ class _ChosenLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, chosen: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
-        accurate = torch.promote_types(hidden.dtype, torch.float32)
-        lse, logprobs, entropy = (hidden.new_empty(len(hidden), dtype=accurate) for _ in range(3))
+        dtype = accurate(hidden.dtype)
+        lse, logprobs, entropy = (hidden.new_empty(len(hidden), dtype=dtype) for _ in range(3))
         positions, words = _chunks(hidden, weight)
         for rows in _slices(len(hidden), positions):
             picked = lse.new_zeros(len(chosen[rows]))  # (C,), as the next three
@@ -122,11 +144,11 @@ def _add_product(into: Tensor, a: Tensor, b: Tensor) -> None:
     if into.dtype == a.dtype:
         into.addmm_(a, b)
     else:
-        into.add_(a @ b)
+        into.add_(product(a, b))
 
 
 def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
     """(C, D), (S, D) -> (C, S), at least float32."""
-    logits = nn.functional.linear(hidden, weight)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    exact = weight.dtype == accurate(weight.dtype)
+    logits = nn.functional.linear(hidden, weight) if exact else product(hidden, weight.t())
     return logits if temperature == 1.0 else logits.div_(temperature)

@@ -1,8 +1,10 @@
 """The shards of features that earlier runs finished, found again by the keys of their rows."""
 
 import hashlib
+import json
+import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -35,8 +37,27 @@ class KeptShards:
         return self._folder / f"{name}.safetensors"
 
     def holds(self, keys: Sequence[str]) -> bool:
-        """Whether the shard of exactly these rows is there."""
-        return self.path(keys).is_file()
+        """Whether these rows are done: in their shard, or told what could not be decoded."""
+        return self.path(keys).is_file() or self._rejects(keys).is_file()
+
+    def reject(self, keys: Sequence[str], reasons: Mapping[str, str]) -> None:
+        """Keep why some of these rows have no features; the others' shard must be there already."""
+        path = self._rejects(keys)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(json.dumps(dict(reasons)), encoding="utf-8")
+        partial.replace(path)
+
+    def rejected(self, keys: Sequence[str]) -> dict[str, str]:
+        """Which of these rows have no features, and why."""
+        path = self._rejects(keys)
+        if self.path(keys).is_file() or not path.is_file():
+            return {}
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+
+    def forget_rejects(self) -> None:
+        """Have the next run try again what could not be decoded."""
+        for path in self._folder.glob("*.rejects.json"):
+            path.unlink(missing_ok=True)
 
     def add(self, keys: Sequence[str], new: Shard | None) -> None:
         """Keep the shard of these rows: those in `new`, and the others from earlier shards."""
@@ -69,6 +90,9 @@ class KeptShards:
         for path in self._folder.iterdir():
             if path not in keep:
                 path.unlink(missing_ok=True)
+
+    def _rejects(self, keys: Sequence[str]) -> Path:
+        return self.path(keys).with_suffix(".rejects.json")
 
     def _remember(self, path: Path, keys: Sequence[str]) -> None:
         self._places.update({key: (path, row) for row, key in enumerate(keys)})

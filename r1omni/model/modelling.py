@@ -14,58 +14,36 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     BertModel,
+    GenerationConfig,
     GenerationMixin,
     PreTrainedModel,
-    SiglipVisionModel,
     initialization,
 )
+from transformers.generation.utils import GenerateOutput
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from r1omni.model.configuration import HumanOmniConfig
 from r1omni.model.conversion import Checkpoint, check_tensors, read_checkpoint
 from r1omni.model.head import LanguageModelHead
 from r1omni.model.projector import HumanOmniProjector, mlp
 from r1omni.model.splicing import splice
+from r1omni.model.towers import TOWERS, AudioTower, VisionTower, are_half
+from r1omni.model.weights import GENERATION_FILE, read_end_tokens
 
-
-class VisionTower(nn.Module):
-    """SigLIP up to the selected hidden state: (M, 3, H, W) -> (M, N, Dv).
-
-    Only the layers below it run; the others and the pooling head are kept, for the checkpoint.
-    """
-
-    def __init__(self, config: HumanOmniConfig) -> None:
-        super().__init__()
-        self.n_layers = config.vision_layers
-        self.vision_tower = nn.ModuleDict({"vision_model": SiglipVisionModel(config.vision_config)})
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        siglip: Any = self.vision_tower["vision_model"]
-        hidden: Tensor = siglip.embeddings(pixels)
-        for layer in siglip.encoder.layers[: self.n_layers]:
-            hidden = layer(hidden, None)
-        return hidden
-
-
-class AudioTower(nn.Module):
-    """Whisper's encoder, its last state averaged over `pool` positions: (B, M, T) -> (B, A, Da)."""
-
-    def __init__(self, config: HumanOmniConfig) -> None:
-        super().__init__()
-        self.pool = config.audio_pool
-        self.audio_tower = nn.ModuleDict({"encoder": WhisperEncoder(config.audio_config)})
-
-    def forward(self, mel: Tensor) -> Tensor:
-        encoder: Any = self.audio_tower["encoder"]
-        hidden = encoder(mel.to(encoder.conv1.weight.dtype)).last_hidden_state
-        return functional.avg_pool1d(hidden.transpose(1, 2), self.pool).transpose(1, 2)
+_PROMPT = (  # what `embed_prompt` takes besides the ids
+    "attention_mask",
+    "pixel_values_videos",
+    "vision_features",
+    "input_features",
+    "audio_features",
+    "gate_input_ids",
+    "gate_attention_mask",
+)
 
 
 class HumanOmniModel(Qwen2Model):  # type: ignore[misc]
@@ -104,6 +82,7 @@ class HumanOmniForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+    _keep_in_fp32_modules_strict = set(TOWERS)  # noqa: RUF012 (transformers' name)
     _can_compile_fullgraph = False
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 (transformers' name)
 
@@ -116,6 +95,7 @@ class HumanOmniForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
             config.text_config.hidden_size, config.text_config.vocab_size, bias=False
         )
         self.post_init()
+        self.generation_config.eos_token_id = config.end_token_ids or None
 
     def encode_vision(self, pixel_values_videos: Tensor) -> Tensor:
         """SigLIP's hidden state at `vision_select_layer`: (B, F, 3, H, W) -> (B, F, N, Dv)."""
@@ -159,19 +139,27 @@ class HumanOmniForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         *,
+        pixel_values_videos: Tensor | None = None,
         vision_features: Tensor | None = None,
+        input_features: Tensor | None = None,
         audio_features: Tensor | None = None,
         gate_input_ids: Tensor | None = None,
         gate_attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The prompt with each sentinel replaced by its tokens: (B, L) -> (B, L', D), (B, L') bool.
 
+        Media come raw (`pixel_values_videos` (B, F, 3, H, W), `input_features` (B, M, T)) or as
+        cached tower outputs (`vision_features`, `audio_features`).
         Rows may hold a sentinel or not; the result is left-padded with zeros. A branch that no row
         uses still runs, on zeros and with weight 0, so that ranks of a distributed run agree on
         which parameters take part.
 
         Raises ValueError for a sentinel without its features and for features without a gate.
         """
+        if pixel_values_videos is not None:
+            vision_features = self.encode_vision(pixel_values_videos)
+        if input_features is not None:
+            audio_features = self.encode_audio(input_features)
         text = self.model.embed_tokens(input_ids.clamp(min=0))  # (B, L, D); no sentinel is taken
         visual = self._visual_tokens(vision_features, gate_input_ids, gate_attention_mask)
         audio = self._audio_tokens(audio_features)
@@ -209,22 +197,19 @@ class HumanOmniForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
     ) -> CausalLMOutputWithPast:
         """Logits over the expanded prompt, (B, L', V); with a cache, over the new tokens.
 
-        Media come raw (`pixel_values_videos` (B, F, 3, H, W), `input_features` (B, M, T)) or as
-        cached tower outputs (`vision_features`, `audio_features`). Losses are in training/losses.
+        The prompt and its media are named as in `embed_prompt`. Losses are in training/losses.
         """
-        if pixel_values_videos is not None:
-            vision_features = self.encode_vision(pixel_values_videos)
-        if input_features is not None:
-            audio_features = self.encode_audio(input_features)
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("forward needs input_ids or inputs_embeds")
-            if past_key_values is not None and past_key_values.get_seq_length():
+            if _is_filled(past_key_values):
                 inputs_embeds = self.model.embed_tokens(input_ids)
             else:
                 inputs_embeds, attention_mask = self.embed_prompt(
                     input_ids,
                     attention_mask,
+                    pixel_values_videos=pixel_values_videos,
+                    input_features=input_features,
                     vision_features=vision_features,
                     audio_features=audio_features,
                     gate_input_ids=gate_input_ids,
@@ -246,6 +231,24 @@ class HumanOmniForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
         )
+
+    def generate(
+        self, inputs: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> GenerateOutput | Tensor:
+        """The new tokens alone, (B, T), of the processor's inputs or of `inputs_embeds`.
+
+        Everything else is as in transformers. The prompt is not given back: its sentinels are
+        outside of the vocabulary, and no tokenizer decodes them. It is embedded once, before the
+        first step, since every later one counts the positions of the expanded prompt.
+        """
+        ids = kwargs.pop("input_ids", inputs)
+        given = kwargs.get("inputs_embeds") is not None
+        if ids is not None and not given and not _is_filled(kwargs.get("past_key_values")):
+            prompt = {name: kwargs.pop(name) for name in _PROMPT if name in kwargs}
+            with torch.no_grad():
+                embeds, mask = self.embed_prompt(ids, **prompt)
+            ids, kwargs = None, {**kwargs, "inputs_embeds": embeds, "attention_mask": mask.long()}
+        return super().generate(ids, *args, **kwargs)
 
     @classmethod
     def from_pretrained(
@@ -272,14 +275,26 @@ class HumanOmniForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
     def from_checkpoint(cls, checkpoint: Checkpoint, *args: Any, **kwargs: Any) -> Any:
         """The model of a checkpoint that was read, in eval mode; its report is completed.
 
+        The towers are float32 in a model of half precision, or float16 where they were saved so.
         Raises ValueError, naming every tensor that is missing, unexpected or of another shape.
         """
         with torch.device("meta"), initialization.no_init_weights():
             expected = {k: tuple(v.shape) for k, v in cls(checkpoint.config).state_dict().items()}
         check_tensors(checkpoint, expected)
-        return super().from_pretrained(
+        loaded = super().from_pretrained(
             None, *args, config=checkpoint.config, state_dict=dict(checkpoint.tensors), **kwargs
         )
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if kwargs.get("dtype", kwargs.get("torch_dtype")) in (None, "auto"):
+            for tower in TOWERS:
+                if are_half(checkpoint.tensors, tower):
+                    getattr(model.model, tower).half()
+        checkpoint.report.note_casts(checkpoint.tensors, model.state_dict())
+        if (checkpoint.directory / GENERATION_FILE).is_file():
+            ends = [*read_end_tokens(checkpoint.directory), *checkpoint.config.end_token_ids]
+            model.generation_config = GenerationConfig.from_pretrained(checkpoint.directory)
+            model.generation_config.eos_token_id = list(dict.fromkeys(ends)) or None
+        return loaded
 
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
         """Writes config.json and model.safetensors, with exactly the names of `state_dict`.
@@ -308,6 +323,10 @@ class HumanOmniForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
             width = self.config.audio_config.d_model
             features = torch.zeros(1, 1, width, device=self.lm_head.weight.device)
         return self.project_audio(features)
+
+
+def _is_filled(past_key_values: Any) -> bool:
+    return past_key_values is not None and bool(past_key_values.get_seq_length())
 
 
 AutoConfig.register(HumanOmniConfig.model_type, HumanOmniConfig, exist_ok=True)

@@ -31,7 +31,7 @@ from r1omni.media import (
 from r1omni.model.configuration import HumanOmniConfig
 from r1omni.model.conversion import tower_directory
 from r1omni.model.tokenizers import train_gate_tokenizer, train_tokenizer
-from r1omni.model.weights import find_directory, read_json
+from r1omni.model.weights import find_directory, read_end_tokens, read_json
 
 __all__ = ["HumanOmniProcessor", "build_processor", "train_gate_tokenizer", "train_tokenizer"]
 
@@ -47,7 +47,9 @@ class HumanOmniProcessor:
     """Clips and texts to what the model takes, and its tokens back to text.
 
     `tokenizer` is the language model's, `gate_tokenizer` the one of the BERT that reads the
-    instruction. Raises ValueError where `tokenizer` lacks the end-of-turn or the padding token.
+    instruction. `eos_token_ids` end a completion: the end of turn, which the model is trained to
+    write, the padding token, the tokenizer's own end token and those of `more_end_tokens`.
+    Raises ValueError where `tokenizer` lacks the end-of-turn or the padding token.
     """
 
     def __init__(
@@ -55,15 +57,23 @@ class HumanOmniProcessor:
         tokenizer: PreTrainedTokenizerFast,
         gate_tokenizer: BertTokenizerFast,
         media: MediaSettings,
+        more_end_tokens: Sequence[int] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.gate_tokenizer = gate_tokenizer
         self.media = media
         self.eos_token_id = self._token_id(prompts.END_OF_TURN)
         self.pad_token_id = self._token_id(prompts.PAD)
+        own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+        ends = (self.eos_token_id, self.pad_token_id, *own, *more_end_tokens)
+        self.eos_token_ids = tuple(dict.fromkeys(ends))
 
     def __call__(self, instruction: str, media: Media) -> dict[str, torch.Tensor]:
-        """The model's inputs for one clip, as a batch of one."""
+        """The model's inputs for one clip, as a batch of one.
+
+        `processor.decode(model.generate(**processor(instruction, media))[0].tolist())` is the
+        answer: generate gives the new tokens alone.
+        """
         prompt = self.encode_prompt(instruction)
         gate_ids, gate_mask = self.encode_gate(instruction)
         return {
@@ -114,14 +124,24 @@ class HumanOmniProcessor:
         return list(encoded["input_ids"]), list(encoded["attention_mask"])
 
     def encode_completion(self, text: str) -> list[int]:
-        """The completion's ids and the end-of-turn id, which it is trained to finish with."""
-        return [*self._encode(text), self.eos_token_id]
+        """The completion's ids and the end-of-turn id, which it is trained to finish with.
+
+        A control token in the text is spelt out: no text can end a turn.
+        """
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return [*ids, self.eos_token_id]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of a completion's ids, special tokens left out and nothing else changed."""
+        """The text of a completion's ids, without the one end token that it ends with.
+
+        Other special tokens are part of what the model wrote, and rewards and judges see them.
+        """
+        ended = bool(ids) and ids[-1] in self.eos_token_ids
         return str(
             self.tokenizer.decode(
-                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+                list(ids[:-1] if ended else ids),
+                skip_special_tokens=False,
+                clean_up_tokenization_spaces=False,
             )
         )
 
@@ -158,14 +178,15 @@ class HumanOmniProcessor:
         except ValidationError as error:
             raise ValueError(f"{file}: not a HumanOmni processor's settings: {error}") from error
         gate_tokenizer = BertTokenizerFast.from_pretrained(directory / GATE_FOLDER)
-        return cls(_read_tokenizer(directory), gate_tokenizer, media)
+        return cls(_read_tokenizer(directory), gate_tokenizer, media, read_end_tokens(directory))
 
     @classmethod
     def _from_original(cls, directory: Path) -> "HumanOmniProcessor":
         config = read_json(directory / "config.json")
         gate_folder = tower_directory(directory, config, "gate", weights=False)
         gate_tokenizer = BertTokenizerFast.from_pretrained(gate_folder)
-        return cls(_read_tokenizer(directory), gate_tokenizer, read_original_media(directory))
+        media = read_original_media(directory)
+        return cls(_read_tokenizer(directory), gate_tokenizer, media, read_end_tokens(directory))
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

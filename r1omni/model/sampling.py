@@ -20,12 +20,12 @@ CROWDED = 0.75  # of the rows decode something: below, the finished leave the ba
 
 @dataclass(frozen=True)
 class Decoded:
-    """Completions of P prompts, G each; padded with the end token where `mask` is 0."""
+    """Completions of P prompts, G each; padded with an end token where `mask` is 0."""
 
     token_ids: Tensor  # (P, G, T)
     logprobs: Tensor  # (P, G, T) float32, at the sampling temperature
-    mask: Tensor  # (P, G, T) 1 up to and including the end token
-    finished: Tensor  # (P, G) True where the end token came in time
+    mask: Tensor  # (P, G, T) 1 up to and including the first end token
+    finished: Tensor  # (P, G) True where an end token came in time
 
 
 def uniform_draws(generators: Sequence[torch.Generator], group_size: int, length: int) -> Tensor:
@@ -49,19 +49,22 @@ def decode(
     *,
     group_size: int,
     max_new_tokens: int,
-    eos_token_id: int,
+    eos_token_id: int | Sequence[int],
     temperature: float = 0.0,
     draws: Tensor | None = None,
 ) -> Decoded:
     """G completions per prompt, all prompts together, until every one ended or hit the limit.
 
+    A completion ends at the first of `eos_token_id`; padding is the first one that is named.
     Temperature 0 is greedy; otherwise tokens are drawn from the full softmax(logits / temperature),
     no top-k, no top-p, by `draws` (P, G, max_new_tokens) of `uniform_draws`.
     """
     prefix = prefix.detach()
     P, G, device = prefix.lengths.shape[0], group_size, prefix.last_hidden.device
     shape = (P, G, max_new_tokens)
-    token_ids = torch.full(shape, eos_token_id, device=device)
+    end_ids = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
+    pad, ends = end_ids[0], torch.tensor(end_ids, device=device)
+    token_ids = torch.full(shape, pad, device=device)
     logprobs = torch.zeros(shape, device=device)
     mask = torch.zeros(shape, dtype=torch.long, device=device)
     cache = CompletionCache(model.model, prefix, G, max_new_tokens)
@@ -75,11 +78,11 @@ def decode(
         for step in range(max_new_tokens):
             draw = None if draws is None else draws[prompts, rows, step]
             token, logprob = _choose(model.lm_head(hidden).float(), temperature, draw)
-            token = torch.where(ended, eos_token_id, token)
+            token = torch.where(ended, pad, token)
             token_ids[prompts, rows, step] = token
             logprobs[prompts, rows, step] = torch.where(ended, 0.0, logprob)
             mask[prompts, rows, step] = (~ended).long()
-            ended = ended | (token == eos_token_id)
+            ended = ended | torch.isin(token, ends)
             if step + 1 == max_new_tokens or bool(ended.all()):
                 break
             places = _still_running(ended)
@@ -91,7 +94,7 @@ def decode(
             hidden = cache.step(model.model.embed_tokens(token))
     length = step + 1
     mask = mask[:, :, :length]
-    finished = (token_ids[:, :, :length] == eos_token_id).logical_and(mask.bool()).any(dim=2)
+    finished = torch.isin(token_ids[:, :, :length], ends).logical_and(mask.bool()).any(dim=2)
     return Decoded(token_ids[:, :, :length], logprobs[:, :, :length], mask, finished)
 
 

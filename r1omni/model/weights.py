@@ -19,6 +19,7 @@ from torch import Tensor
 
 SAFETENSORS = ("model.safetensors.index.json", "model.safetensors")
 PICKLED = ("pytorch_model.bin.index.json", "pytorch_model.bin")
+GENERATION_FILE = "generation_config.json"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 
@@ -59,6 +60,21 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{file}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def read_end_tokens(directory: Path) -> list[int]:
+    """The end tokens in a checkpoint's generation_config.json: none, one or some.
+
+    Raises ValueError, naming the file, for anything else.
+    """
+    file = directory / GENERATION_FILE
+    if not file.is_file():
+        return []
+    value = read_json(file).get("eos_token_id")
+    found = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(token) is int for token in found):
+        raise ValueError(f"{file}: eos_token_id: expected a number or a list of them, got {value}")
+    return found
 
 
 def read_weights(directory: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

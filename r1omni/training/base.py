@@ -8,7 +8,8 @@ noisily answered emotion questions among the captions (a generalist has seen suc
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from copy import deepcopy
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +21,18 @@ from r1omni import completions, prompts
 from r1omni.config import BaseParams, EngineParams, MediaParams, ModelParams
 from r1omni.corpora.clip import read_manifest
 from r1omni.corpora.origin import origin_of_root
-from r1omni.decoding import decode_clips, usable_cores
+from r1omni.decoding import Undecoded, decode_clips, usable_cores
 from r1omni.emotions import EMOTIONS
+from r1omni.limits import Limits
 from r1omni.lineage import UNKNOWN, read_lineage
-from r1omni.media import MediaSettings, TowerInputs
+from r1omni.media import MediaSettings, Sampling, TowerInputs
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.configuration import build_config
 from r1omni.model.conversion import read_checkpoint
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.model.processor import build_processor, train_gate_tokenizer, train_tokenizer
 from r1omni.model.tower_inputs import stack_inputs
+from r1omni.model.towers import TOWERS
 from r1omni.model.weights import is_hub_id
 from r1omni.training.checkpoints import freeze, save_checkpoint
 from r1omni.training.connector import train_connector
@@ -50,6 +53,7 @@ def run_base(
     model: ModelParams,
     media: MediaParams,
     engine: EngineParams,
+    limits: Limits,
     log: Log,
 ) -> None:
     """Convert the checkpoint in `source`, or train a tiny base on the generic corpus there.
@@ -59,7 +63,7 @@ def run_base(
     """
     join_ranks(engine)
     if (source / "config.json").is_file() or is_hub_id(source):
-        _convert(source, paths, base=base)
+        _convert(source, paths, base=base, sampling=media.sampling)
         return
     clips = read_generic(source)
     recipe = fingerprint([base, model, media, engine], [source, reasoning])
@@ -68,7 +72,7 @@ def run_base(
     spoken = [c.rationale for c in read_manifest(reasoning) if c.rationale is not None]
     captions = [clip.caption for clip in clips]
     built, processor = build_untrained(captions, spoken, model=model, media=media)
-    decoded = _decode(source, clips, processor.media, base.workers)
+    decoded = _decode(source, clips, processor.media, base.workers, limits)
     pairs = [(decoded[clip.clip_id], clip.targets) for clip in clips]
     _kept(
         {"vision": built.model.vision_tower, "audio": built.model.audio_tower},
@@ -84,6 +88,7 @@ def run_base(
             built, processor, clips, load, base=base, log=_curves(paths.state / "connector.jsonl")
         ),
     )
+    towers = {name: deepcopy(getattr(built.model, name)) for name in TOWERS}
     train_supervised(
         built,
         processor,
@@ -95,6 +100,8 @@ def run_base(
         log=log,
         recipe=recipe,
     )
+    for name, tower in towers.items():  # an engine in bfloat16 casts them too
+        setattr(built.model, name, tower)
     save_checkpoint(
         built,
         processor,
@@ -108,8 +115,11 @@ def run_base(
     )
 
 
-def _convert(source: Path, paths: TrainingPaths, *, base: BaseParams) -> None:
-    """Convert, say what became of the tensors, and keep the whole account beside the curves."""
+def _convert(source: Path, paths: TrainingPaths, *, base: BaseParams, sampling: Sampling) -> None:
+    """Convert, say what became of the tensors, and keep the whole account beside the curves.
+
+    How frames are sampled is the one media setting that no original checkpoint tells.
+    """
     paths = open_state(paths, fingerprint([base], []))
     if not is_first():
         barrier()  # which save_checkpoint ends with
@@ -117,6 +127,8 @@ def _convert(source: Path, paths: TrainingPaths, *, base: BaseParams) -> None:
     checkpoint = read_checkpoint(source, allow=base.allow)
     model = HumanOmniForConditionalGeneration.from_checkpoint(checkpoint)
     processor = HumanOmniProcessor.from_pretrained(source)
+    processor.media = replace(processor.media, sampling=sampling)
+    model.generation_config.eos_token_id = list(processor.eos_token_ids)
     Console(stderr=True).print(
         f"{source}: {checkpoint.report.render()}", soft_wrap=True, markup=False
     )
@@ -187,14 +199,25 @@ def _curves(path: Path) -> Log:
 
 
 def _decode(
-    source: Path, clips: Sequence[GenericClip], media: MediaSettings, workers: int
+    source: Path,
+    clips: Sequence[GenericClip],
+    media: MediaSettings,
+    workers: int,
+    limits: Limits,
 ) -> dict[str, TowerInputs]:
-    """Every clip's tower inputs by its id; each rank decodes its share for all."""
+    """Every clip's tower inputs by its id; each rank decodes its share for all.
+
+    Raises ValueError naming the file where one does not decode: the corpus is our own.
+    """
     own = [clips[place] for part in shares(len(clips)) for place in part]
     files = [source / clip.path for clip in own]
     workers = workers or max(1, usable_cores() // world_size())
-    inputs = decode_clips(files, media, workers)
-    return joined({clip.clip_id: read for clip, read in zip(own, inputs, strict=True)})
+    decoded = {}
+    for clip, read in zip(own, decode_clips(files, media, workers, limits), strict=True):
+        if isinstance(read, Undecoded):
+            raise ValueError(f"{read.path}: {read.reason}; render the generic corpus again")
+        decoded[clip.clip_id] = read
+    return joined(decoded)
 
 
 def _kept(parts: dict[str, torch.nn.Module], path: Path, train: Callable[[], None]) -> None:

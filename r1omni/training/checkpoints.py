@@ -11,6 +11,8 @@ from r1omni.config import Section
 from r1omni.corpora.clip import Clip
 from r1omni.lineage import UNKNOWN, Origin, joint_origins, origin_record, read_lineage
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.model.towers import tower_tensors
+from r1omni.model.weights import read_weights
 from r1omni.own_code import changed_code, code_hash
 from r1omni.prompts import AnswerMode
 from r1omni.training.journal import (
@@ -45,15 +47,17 @@ def freeze(model: HumanOmniForConditionalGeneration) -> None:
 
 
 def one_fold(clips: Sequence[Clip], parent: Path | None) -> int | None:
-    """The fold of all clips and of the parent; None where no corpus has folds.
+    """The fold of all clips and of all ancestors; None where no corpus has folds.
 
     Raises ValueError where folds are mixed: every test clip of one fold is a training clip of the
     others (facts/datasets.md).
     """
     folds = {clip.fold for clip in clips if clip.fold is not None}
-    inherited = read_provenance(parent).get("fold") if parent is not None else None
-    if inherited is not None:
-        folds.add(int(inherited))
+    record = read_provenance(parent) if parent is not None else {}
+    while record:
+        if record.get("fold") is not None:
+            folds.add(int(record["fold"]))
+        record = record.get("parent") or {}
     if len(folds) > 1:
         raise ValueError(
             f"folds {sorted(folds)} are mixed (parent checkpoint: {parent}); a test clip of one "
@@ -130,7 +134,7 @@ def _write_checkpoint(
     model.config.answer_mode = mode
     partial = paths.state / "checkpoint"
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
+    model.save_pretrained(partial, **_state_with_towers(model, parent))
     processor.save_pretrained(partial)
     write_provenance(partial, record)
     training = paths.state / "training"
@@ -143,6 +147,21 @@ def _write_checkpoint(
     commit_folder(training, paths.training)
     commit_folder(partial, paths.checkpoint)
     (paths.state / FINISHED).touch()
+
+
+def _state_with_towers(
+    model: HumanOmniForConditionalGeneration, parent: Path | None
+) -> dict[str, Any]:
+    """What `save_pretrained` is to write where the engine cast the towers: them as the parent has
+    them. They are frozen, and DeepSpeed casts them with what is trained.
+    """
+    if parent is None:
+        return {}
+    state = model.state_dict()
+    own = tower_tensors(read_weights(parent)[0])
+    if all(state[name].dtype == tensor.dtype for name, tensor in own.items()):
+        return {}
+    return {"state_dict": state | own}
 
 
 def _params_hash(sections: Sequence[Section], parent: Path | None) -> str:

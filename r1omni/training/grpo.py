@@ -18,6 +18,7 @@ from r1omni.config import EngineParams, GRPOParams, HeldOutParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.corpora.origin import read_origins
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import INDEX, FeatureBatch, FeatureStore
 from r1omni.model.prompting import encode_prompts, prefill_batch
 from r1omni.training.batches import balanced_shares, batch_at
@@ -72,7 +73,8 @@ def run_grpo(
     log: Log,
 ) -> None:
     """Train the cold start by GRPO on the labelled training clips of the manifests."""
-    every_clip = [clip for path in manifests for clip in read_manifest(path)]
+    listed = [clip for path in manifests for clip in read_manifest(path)]
+    every_clip = without_rejects(listed, features)
     one_fold(every_clip, cold_start)
     join_ranks(engine)
     rest, watched = set_aside(every_clip, held_out)

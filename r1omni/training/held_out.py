@@ -1,6 +1,7 @@
 """A slice of the training clips that no training sees: what settings are chosen by."""
 
 import hashlib
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -20,14 +21,18 @@ from r1omni.training.ranks import gather, shares
 
 _BATCH = 64
 
+logger = logging.getLogger(__name__)
+
 
 def set_aside(
     clips: Sequence[Clip], held_out: HeldOutParams | None
 ) -> tuple[list[Clip], list[Clip]]:
-    """All other clips, and those held out: `held_out.clips` labelled training clips a corpus.
+    """The clips to learn from, and those held out: `held_out.clips` labelled ones a corpus.
 
-    Which ones depends on the seed and their ids alone. Raises ValueError naming the corpus of
-    which less than half would be left to learn from.
+    Which ones depends on the seed and their ids alone, but clips of one subject, or of the same
+    bytes, are held out together, so that a corpus may give some more. A clip of another corpus with
+    the bytes of one that is held out is in neither list, which is logged. Raises ValueError naming
+    the corpus of which less than half would be left to learn from.
     """
     if held_out is None or held_out.clips == 0:
         return list(clips), []
@@ -43,8 +48,48 @@ def set_aside(
                 f"{len(own)} labelled training clips"
             )
         own.sort(key=lambda clip: _rank(clip, held_out.seed))
-        held.update(clip.clip_id for clip in own[: held_out.clips])
-    return [c for c in clips if c.clip_id not in held], [c for c in clips if c.clip_id in held]
+        chosen = _whole_groups(own, held_out.clips)
+        if 2 * len(chosen) > len(own):
+            raise ValueError(
+                f"{corpus}: {len(chosen)} of {len(own)} labelled training clips would be held out, "
+                "as clips of one subject or of the same bytes stay together: lower held_out.clips"
+            )
+        held.update(clip.clip_id for clip in chosen)
+    watched = [clip for clip in clips if clip.clip_id in held]
+    bytes_held = {clip.sha256 for clip in watched}
+    others = [clip for clip in clips if clip.clip_id not in held]
+    learned = [c for c in others if c.split != "train" or c.sha256 not in bytes_held]
+    if len(learned) < len(others):
+        logger.warning(
+            "%d training clips are left out: they have the bytes of held-out clips of another "
+            "corpus",
+            len(others) - len(learned),
+        )
+    return learned, watched
+
+
+def _whole_groups(ranked: Sequence[Clip], n: int) -> list[Clip]:
+    """The first `n` clips, and every other that shares a subject or its bytes with one of them."""
+    members: dict[tuple[str, str], list[Clip]] = defaultdict(list)
+    for clip in ranked:
+        for key in _group_keys(clip):
+            members[key].append(clip)
+    chosen: dict[str, Clip] = {}
+    for clip in ranked:
+        if len(chosen) >= n:
+            break
+        waiting = [clip]
+        while waiting:
+            found = waiting.pop()
+            if found.clip_id not in chosen:
+                chosen[found.clip_id] = found
+                waiting += [c for key in _group_keys(found) for c in members[key]]
+    return list(chosen.values())
+
+
+def _group_keys(clip: Clip) -> list[tuple[str, str]]:
+    subject = [] if clip.subject is None else [("subject", clip.subject)]
+    return [("bytes", clip.sha256), *subject]
 
 
 def watched(
@@ -118,7 +163,7 @@ class Watch:
             prefill_prompts(model, processor, features, questions),
             group_size=1,
             max_new_tokens=self.max_new_tokens,
-            eos_token_id=processor.eos_token_id,
+            eos_token_id=processor.eos_token_ids,
         )
         rows = zip(greedy.token_ids[:, 0], greedy.mask[:, 0], strict=True)
         return [processor.decode(ids[mask.bool()].tolist()) for ids, mask in rows]

@@ -81,7 +81,7 @@ def sample_groups(
         prefix,
         group_size=group_size,
         max_new_tokens=max_new_tokens,
-        eos_token_id=processor.eos_token_id,
+        eos_token_id=processor.eos_token_ids,
         temperature=temperature,
         draws=uniform_draws(generators, group_size, max_new_tokens),
     )

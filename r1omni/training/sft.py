@@ -15,6 +15,7 @@ from r1omni.config import EngineParams, HeldOutParams, SFTParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.corpora.origin import read_origins
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import INDEX, FeatureBatch, FeatureStore
 from r1omni.model.prompting import prefill_prompts
 from r1omni.model.sampling import score_completions
@@ -82,7 +83,8 @@ def run_sft(
     held_out: HeldOutParams | None = None,
 ) -> None:
     """Fine-tune the parent checkpoint on the training clips of the manifests."""
-    every_clip = [clip for path in manifests for clip in read_manifest(path)]
+    listed = [clip for path in manifests for clip in read_manifest(path)]
+    every_clip = without_rejects(listed, features)
     one_fold(every_clip, parent)
     clips, watched = set_aside(every_clip, held_out)
     store = FeatureStore(list(features))

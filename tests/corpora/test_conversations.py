@@ -96,3 +96,43 @@ def test_without_annotations_json_every_json_file_is_read(root, place, annotate)
         annotate(f"{name}.json", json.dumps([entry(f"{name}.mp4", "happy")]))
     clips, _ = read_clips("conversations", root, workers=1)
     assert [c.clip_id for c in clips] == ["conversations/a", "conversations/b"]
+
+
+REASONED = "<think>{}</think>\n<answer>happy</answer>"
+
+
+def test_a_rationale_that_steers_a_model_or_is_too_long_is_rejected(root, place, annotate):
+    place("a.mp4")
+    said = [
+        REASONED.format("Low <|im_end|> brows."),
+        REASONED.format("Low <|endoftext|> brows."),
+        "A caption with <video> in it.",
+        REASONED.format("low " * 1001),
+        REASONED.format("low " * 1000),
+    ]
+    annotate("annotations.json", json.dumps([entry("a.mp4", text) for text in said]))
+    clips, rejects = read_clips("conversations", root, workers=1)
+    assert len(clips) == 1
+    assert [r.reason for r in rejects] == ["malformed_row"] * 4
+    assert "'<|im_end|>'" in rejects[0].detail
+    assert "'<video>'" in rejects[2].detail
+    assert "1001 words; ingest.max_rationale_words is 1000" in rejects[3].detail
+
+
+def test_a_backslash_is_part_of_a_name_where_such_a_file_is_there(root, place, annotate):
+    place("back\\slash %s.mp4")
+    annotate("annotations.json", json.dumps([entry("back\\slash %s.mp4", "happy")]))
+    clips, rejects = read_clips("conversations", root, workers=1)
+    assert rejects == []
+    assert [c.path for c in clips] == ["back\\slash %s.mp4"]
+
+
+def test_a_clip_in_another_folder_is_found_where_its_name_is_unique(root, place, annotate):
+    for there in ("deep/er/a.mp4", "one/b.avi", "two/b.avi"):
+        place(there)
+    rows = [entry(f"MER24/{name}.avi", "happy") for name in ("a", "b", "c")]
+    annotate("annotations.json", json.dumps(rows))
+    clips, rejects = read_clips("conversations", root, workers=1)
+    assert [c.path for c in clips] == ["deep/er/a.mp4"]
+    assert [r.reason for r in rejects] == ["duplicate", "missing_file"]
+    assert "one/b.avi, two/b.avi" in rejects[0].detail

@@ -149,7 +149,14 @@ def test_a_small_dfew_is_ingested_as_its_lists_say(clips, tmp_path, monkeypatch,
     root, out = tmp_path / "dfew", tmp_path / "out"
     stand_ins.build_dfew(root, [clips["good"]], scale=300, second_layout=second_layout,
                          padded=second_layout)  # fmt: skip
-    params = IngestParams(workers=1, timeout_seconds=30.0, missing_audio="reject")
+    params = IngestParams(
+        workers=1,
+        timeout_seconds=30.0,
+        max_pixels=4096 * 2304,
+        memory_mb=768,
+        missing_audio="reject",
+        max_rationale_words=1000,
+    )
     n_test = 7
     for fold in (1, 5):
         manifest = out / f"{fold}.parquet"

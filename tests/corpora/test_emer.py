@@ -83,3 +83,12 @@ def test_missing_tables_are_named_with_their_columns(root, annotate, files, mess
         annotate(name, content)
     with pytest.raises(CorpusError, match=message):
         read_clips("emer", root)
+
+
+def test_clips_in_a_folder_of_another_name_are_found(root, place, annotate):
+    annotate("final-EMER-reason.csv", "name,chinese,english\nsample_1,,He sighs.\n")
+    annotate("openset-english.csv", "name,openset\nsample_1,\"['sad']\"\n")
+    place("MER24/sample_1.avi")
+    clips, rejects = read_clips("emer", root, workers=1)
+    assert rejects == []
+    assert [c.path for c in clips] == ["MER24/sample_1.avi"]

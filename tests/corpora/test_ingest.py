@@ -7,9 +7,11 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 
 import psutil
 import pytest
+from clip_files import LIMITS
 
 from r1omni.config import IngestParams
 from r1omni.corpora import read_clips
@@ -18,7 +20,14 @@ from r1omni.corpora.ingest import run_ingest
 from r1omni.corpora.lists import CorpusError
 from r1omni.corpora.probing import Finding, Unreadable, probe_clips
 
-PARAMS = IngestParams(workers=2, timeout_seconds=30.0, missing_audio="reject")
+PARAMS = IngestParams(
+    workers=2,
+    timeout_seconds=30.0,
+    max_pixels=4096 * 2304,
+    memory_mb=768,
+    missing_audio="reject",
+    max_rationale_words=1000,
+)
 
 
 @pytest.fixture
@@ -80,7 +89,7 @@ def test_a_decoder_that_dies_costs_one_clip(clips, tmp_path):
                 child.kill()
 
     killer = threading.Timer(1.0, kill_worker)
-    found = probe_clips(enumerate(paths), workers=1, timeout_seconds=20.0)
+    found = probe_clips(enumerate(paths), workers=1, limits=replace(LIMITS, timeout_seconds=20.0))
     results = dict([next(found)])
     killer.start()
     results.update(found)
@@ -91,14 +100,14 @@ def test_a_decoder_that_dies_costs_one_clip(clips, tmp_path):
 
 
 def test_nothing_to_probe_is_no_work():
-    assert list(probe_clips([], workers=2, timeout_seconds=1.0)) == []
+    assert list(probe_clips([], workers=2, limits=replace(LIMITS, timeout_seconds=1.0))) == []
 
 
 @pytest.mark.parametrize(
     ("corpus", "fold", "message"),
     [
         ("dfwe", 1, r"unknown corpus .dfwe.; known: dfew, mafw, .*ravdess, conversations, emer"),
-        ("dfew", 6, "fold 6 of dfew; expected 1 to 5"),
+        ("dfew", 6, "there is no fold 6 of dfew: 1 to 5"),
     ],
 )
 def test_a_wrong_corpus_or_fold_is_named(root, corpus, fold, message):

@@ -8,10 +8,12 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from clip_files import LIMITS
 
 from r1omni.config import IngestParams
 from r1omni.corpora import probing
@@ -20,7 +22,14 @@ from r1omni.corpora.ingest import run_ingest
 from r1omni.corpora.journal import Journal
 from r1omni.corpora.probing import Finding, Unreadable, probe_clips
 
-PARAMS = IngestParams(workers=1, timeout_seconds=60.0, missing_audio="reject")
+PARAMS = IngestParams(
+    workers=1,
+    timeout_seconds=60.0,
+    max_pixels=4096 * 2304,
+    memory_mb=768,
+    missing_audio="reject",
+    max_rationale_words=1000,
+)
 STATE = Path(".state/ingest/m.sqlite")
 N_CLIPS = 60
 
@@ -138,7 +147,7 @@ def test_a_worker_that_its_alarm_cannot_end_is_left_behind(clips, tmp_path, monk
             if "r1omni.corpora.probe_worker" in child.cmdline():
                 child.send_signal(signal.SIGSTOP)
 
-    found = probe_clips(enumerate(paths), workers=1, timeout_seconds=2.0)
+    found = probe_clips(enumerate(paths), workers=1, limits=replace(LIMITS, timeout_seconds=2.0))
     results = dict([next(found)])
     stopper = threading.Timer(0.5, stop_worker)
     stopper.start()

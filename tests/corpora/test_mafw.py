@@ -78,3 +78,13 @@ def test_a_path_that_climbs_out_is_rejected(root, place, annotate):
     clips, rejects = read_clips("mafw", root, workers=1)
     assert [r.reason for r in rejects] == ["escapes_root"] * 3
     assert [c.clip_id for c in clips] == ["mafw/00028"]  # a link that stays inside is a clip
+
+
+def test_a_number_of_5000_digits_is_one_malformed_row(root, place, annotate):
+    annotate(LIST.format("train"), f"{'1' * 5000}.mp4 anger\n00025.mp4 anger\n")
+    annotate(LIST.format("test"), "00026.mp4 fear\n")
+    for number in (25, 26):
+        place(f"data/clips/{number:05d}.mp4")
+    clips, rejects = read_clips("mafw", root, workers=1)
+    assert len(clips) == 2
+    assert [r.reason for r in rejects] == ["malformed_row"]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -225,3 +226,24 @@ def test_a_manifest_without_a_column_is_named(tmp_path):
             [tmp_path / "dfew.parquet"], tmp_path / "s.json", tmp_path / "docs",
             validation=PARAMS, missing_audio="reject",
         )  # fmt: skip
+
+
+def test_data_docs_need_no_network_and_are_equal_bytes_for_equal_results(tmp_path):
+    pages = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        validate(tmp_path / name, dfew=dfew())
+        (page,) = (tmp_path / name / "docs").rglob("*")
+        pages.append(page.read_text())
+    assert pages[0] == pages[1]
+    assert "no clip stands twice" in pages[0]
+    assert "<script" not in pages[0]
+    assert not re.search(r"<(link|img|iframe)[^>]*https?:", pages[0])
+
+
+def test_of_corpora_that_name_no_subjects_it_is_not_known_whether_they_are_apart(tmp_path):
+    validate(tmp_path, dfew=[replace(clip, subject=None) for clip in dfew()])
+    rules = {r["rule"]: r for r in json.loads((tmp_path / "summary.json").read_text())["rules"]}
+    assert rules["subject_in_one_split"]["success"] == "not known"
+    assert "not known for dfew" in rules["subject_in_one_split"]["says"]
+    assert rules["content_in_one_split"]["success"] is True

@@ -132,3 +132,19 @@ def test_soft_labels_survive_the_manifest_and_a_plain_manifest_has_none(
     table.assign(soft_label="{").to_parquet(tmp_path / "m.parquet")
     with pytest.raises(ValueError, match=r"m.parquet: clip 'dfew/1': soft_label is '{'; expected"):
         read_manifest(tmp_path / "m.parquet")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('<row><c r="ZZZ1"><v>1</v></c></row>' * 600, "more than 512 columns"),
+        ("<row>" + "<c><v>1</v></c>" * 600 + "</row>", "more than 512 columns"),
+        ('<row><c r="SR1"><v>1</v></c></row>' * 20_000, "more than 10000000 cells"),
+    ],
+)
+def test_a_sheet_of_too_many_cells_is_refused(tmp_path, rows, message):
+    path = tmp_path / "annotation.xlsx"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/worksheets/sheet1.xml", f"<worksheet>{rows}</worksheet>")
+    with pytest.raises(CorpusError, match=rf"annotation.xlsx:\d+: .*{message}"):
+        list(read_xlsx(path))

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from clip_files import write_clip
+from clip_files import LIMITS, write_clip
 from typer.testing import CliRunner
 
 from r1omni import completions
@@ -93,9 +93,7 @@ def files(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def outcomes(files, tiny) -> dict[str, Answer | Refusal]:
     """What comes back for the folder, by file name."""
-    found = answer_files(
-        [str(files)], *tiny, labels=EMOTIONS, predict=PREDICT, timeout_seconds=60.0
-    )
+    found = answer_files([str(files)], *tiny, labels=EMOTIONS, predict=PREDICT, limits=LIMITS)
     return {Path(o.name).name if isinstance(o, Refusal) else o.path.name: o for o in found}
 
 
@@ -165,7 +163,7 @@ def test_predict_sees_exactly_what_training_sees(files, tiny, tmp_path, monkeypa
 
     run_features(
         tmp_path / "m.parquet", files, tmp_path / "c", tmp_path / "out/dfew",
-        features=FeaturesParams(batch_size=1, workers=1, min_free_gb=0.0),
+        features=FeaturesParams(batch_size=1, workers=1, min_free_gb=0.0), limits=LIMITS,
     )  # fmt: skip
     cached = FeatureStore([tmp_path / "out/dfew"]).load(["dfew/1"])
     read = read_file(files / "plain.mp4", processor.media)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from clip_files import write_clip
+from media_cases import damage_packet, write_media
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -47,6 +48,28 @@ def record(checkpoint: Path, provenance: dict) -> None:
 def evaluate(repo: Path, *arguments: object):
     command = ["evaluate", *map(str, arguments), "--params", str(repo / "params.yaml")]
     return CliRunner().invoke(app, command)
+
+
+def test_silence_long_sound_and_lost_packets_are_counted(checkpoint, repo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "ravdess/Actor_01"
+    folder.mkdir(parents=True)
+    name = "01-01-0{}-01-01-01-01.mp4"
+    write_media(folder / name.format(3), silent=True)
+    write_media(folder / name.format(4), seconds=3.0)
+    damage_packet(folder / name.format(5), write_media(tmp_path / "whole.mp4"), [40])
+    done = evaluate(repo, "--model", checkpoint, "--corpus", "ravdess", "--root", folder.parent)
+    assert done.exit_code == 0, (done.output, done.exception)
+    out = tmp_path / "data/evaluations/tiny-ravdess"
+    metrics = json.loads((out / "metrics.json").read_text())["tiny"]["ravdess"]
+    assert (metrics["silent"], metrics["digital_silence"], metrics["cut"]) == (0, 1, 1)
+    assert "(1 clips whose sound is digital silence)" in done.output
+    assert "(1 clips cut: the model heard the first 2 s of sound)" in done.output
+    assert "(1 clips with packets of sound that could not be decoded" in done.output
+    manifest = pd.read_parquet(out / "manifest.parquet")
+    assert manifest.digital_silence.tolist() == [True, False, False]
+    assert manifest.audio_duration.round(1).tolist() == [2.0, 3.0, 2.0]
+    assert manifest.lost_packets.tolist() == [0, 0, 1]
 
 
 def test_one_command_measures_a_checkpoint_on_a_corpus(
@@ -193,7 +216,7 @@ def clip(corpus: str, fold: int | None) -> Clip:
 def test_the_checkpoints_own_test_clips_and_corpora_it_never_saw_may_be_evaluated(checkpoint):
     record(checkpoint, FOLD_1)
     refuse_training_clips(checkpoint, [clip("dfew", 1), clip("mafw", 1), clip("ravdess", None)])
-    with pytest.raises(ValueError, match="fold 1 of mafw, so the test clips of fold 3"):
+    with pytest.raises(ValueError, match="fold 1 of mafw, so test clips of fold 3"):
         refuse_training_clips(checkpoint, [clip("dfew", 1), clip("mafw", 3)])
 
 
@@ -222,3 +245,11 @@ def test_wilsons_interval_of_a_share():
     low, high = wilson_interval(1.0, 100, 0.95)
     assert round(low, 4) == 0.963
     assert high == 1.0
+
+
+def test_the_folds_of_all_ancestors_count(tmp_path):
+    parent = {"fold": 2, "trained_on": {"dfew": 9}, "parent": None}
+    record(tmp_path, {"fold": 1, "trained_on": {"dfew": 9}, "parent": parent})
+    for fold in (1, 2, 3):
+        with pytest.raises(ValueError, match=r"trained on fold 1 and 2 of dfew, so test clips"):
+            refuse_training_clips(tmp_path, [clip("dfew", fold)])

@@ -2,11 +2,12 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from clip_files import write_clip
+from clip_files import LIMITS, write_clip
 
 from r1omni.evaluation.files import ReadFile, Refusal, read_file
 from r1omni.evaluation.reading import read_files
@@ -15,7 +16,7 @@ from r1omni.media import MediaSettings, TowerInputs, UnreadableMedia
 SETTINGS = MediaSettings(2, 16, "pad", 16000, 1600, 400, 160, 10)
 
 
-def troubled(path: Path, settings: MediaSettings) -> ReadFile:
+def troubled(path: Path, settings: MediaSettings, max_pixels: int) -> ReadFile:
     """A reader that fails as the file's name says."""
     if path.name == "dies":
         os._exit(1)
@@ -30,8 +31,15 @@ def troubled(path: Path, settings: MediaSettings) -> ReadFile:
 @pytest.mark.parametrize("trouble", ["dies", "hangs"])
 def test_a_reader_that_dies_or_hangs_costs_one_file(trouble):
     names = ["1", "bad", "2", trouble, *map(str, range(3, 30)), "dies", "30"]
-    found = list(read_files([Path(n) for n in names], SETTINGS, 5.0, troubled))
-    reasons = {"dies": "the decoder died of it", "hangs": "reading took longer than 5 s"}
+    found = list(
+        read_files(
+            [Path(n) for n in names], SETTINGS, replace(LIMITS, timeout_seconds=5.0), troubled
+        )
+    )
+    reasons = {
+        "dies": "the decoding process died of it (exit code 1)",
+        "hangs": "not decoded within 5 s",
+    }
     expected = {"bad": "is bad", **reasons}
     for name, outcome in zip(names, found, strict=True):
         if name in expected:
@@ -44,16 +52,21 @@ def test_a_reader_that_dies_or_hangs_costs_one_file(trouble):
 
 @pytest.mark.parametrize(
     ("trouble", "reason"),
-    [("dies", "the decoder died of it"), ("hangs", "reading took longer than 0.5 s")],
+    [
+        ("dies", "the decoding process died of it (exit code 1)"),
+        ("hangs", "not decoded within 0.5 s"),
+    ],
 )
 def test_a_single_file_that_kills_its_reader_or_hangs_is_refused_too(trouble, reason):
-    found = list(read_files([Path(trouble)], SETTINGS, 0.5, troubled))
+    found = list(
+        read_files([Path(trouble)], SETTINGS, replace(LIMITS, timeout_seconds=0.5), troubled)
+    )
     assert found == [Refusal(trouble, reason)]
 
 
 def test_what_another_process_reads_is_what_this_one_reads(tmp_path):
     paths = [write_clip(tmp_path / f"{i}.mp4", seed=i) for i in range(2)]
-    for path, outcome in zip(paths, read_files(paths, SETTINGS, 60.0), strict=True):
+    for path, outcome in zip(paths, read_files(paths, SETTINGS, LIMITS), strict=True):
         here = read_file(path, SETTINGS)
         assert isinstance(outcome, ReadFile)
         assert np.array_equal(outcome.inputs.pixels, here.inputs.pixels)

@@ -38,6 +38,7 @@ def convert(source: Path, folder: Path, params: Any, **changes: Any) -> Path:
         model=params.model,
         media=params.media,
         engine=params.engine,
+        limits=params.ingest.limits,
         log=lambda _step, _metrics: None,
     )
     return paths.checkpoint

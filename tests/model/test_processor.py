@@ -14,6 +14,7 @@ from transformers import AutoProcessor
 
 from r1omni import completions, prompts
 from r1omni.config import read_params
+from r1omni.judging import Judged, judge
 from r1omni.media import Media, MediaSettings
 from r1omni.model.processor import (
     HumanOmniProcessor,
@@ -22,6 +23,7 @@ from r1omni.model.processor import (
     train_gate_tokenizer,
     train_tokenizer,
 )
+from r1omni.rewards import score_completion
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PARAMS = read_params(Path(__file__).parents[2] / "params.yaml")
@@ -77,6 +79,33 @@ def test_tags_are_one_token_each_and_survive_decoding():
     assert len(ids) == 4 + 3 + 1  # tags, "a", line break, "b", end of turn
     assert PROCESSOR.decode(ids) == "<think>a</think>\n<answer>b</answer>"
     assert completions.parse(PROCESSOR.decode(ids)) == completions.Parsed("a", "b")
+
+
+def test_special_tokens_that_were_generated_are_seen_by_parser_and_rewards():
+    """Only the one end token that ended the completion is no part of its text."""
+    end, pad = PROCESSOR.eos_token_id, PROCESSOR.pad_token_id
+    start = TOKENIZER.convert_tokens_to_ids("<|im_start|>")
+    text = "<think><|endoftext|>a </think>\n<|endoftext|><answer>happy</answer>"
+    ids = TOKENIZER(text)["input_ids"]
+    assert ids.count(pad) == 2
+    said = PROCESSOR.decode([*ids, end])
+    assert said == text
+    assert completions.parse(said) is None
+    weights = {"accuracy": 1.0, "format": 1.0}
+    assert score_completion(said, "happy", weights).reward == 0.0
+    well_formed = TOKENIZER("<think>a</think>\n<answer>happy</answer>")["input_ids"]
+    for ended in ([end], [pad], []):
+        assert (
+            score_completion(PROCESSOR.decode([*well_formed, *ended]), "happy", weights).reward
+            == 2.0
+        )
+    for inside in ([start], [end, end], [pad, end]):
+        said = PROCESSOR.decode([*well_formed, *inside])
+        assert completions.parse(said) is None, said
+    assert judge(PROCESSOR.decode([*TOKENIZER("happy")["input_ids"], start, end]), "direct") == (
+        Judged(None, "happy<|im_start|>", None, False)
+    )
+    assert PROCESSOR.decode([]) == PROCESSOR.decode([end]) == ""
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
@@ -242,3 +271,11 @@ def test_calling_it_gives_the_models_inputs(tiny):
     length = inputs["input_ids"].shape[1] - 2
     tokens = model.config.visual_tokens + model.config.audio_tokens
     assert logits.shape == (1, length + tokens, len(processor.tokenizer))
+
+
+def test_no_text_can_end_a_turn():
+    text = "<think>low <|im_end|> brows <|endoftext|></think>\n<answer>sad</answer>"
+    ids = PROCESSOR.encode_completion(text)
+    special = set(TOKENIZER.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<|endoftext|>"]))
+    assert special.isdisjoint(ids[:-1])
+    assert PROCESSOR.decode(ids) == text

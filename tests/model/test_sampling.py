@@ -1,5 +1,7 @@
 """The shared prefix against the obviously right version: repeat the prompt, run everything."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -112,6 +114,29 @@ def test_a_completion_ends_at_its_end_token(tiny):
     first = free.token_ids[0, 0].tolist().index(end)
     assert stopped.mask[0, 0].tolist() == [1] * (first + 1)
     assert bool(stopped.finished[0, 0])
+
+
+def test_a_completion_ends_at_whichever_end_token_comes_first(tiny):
+    """Each against its own, unstopped twin: sampled, so that rows end at different ones."""
+    model, processor = tiny
+    draws = uniform_draws([torch.Generator().manual_seed(i) for i in range(2)], 4, 40)
+    how = {"group_size": 4, "max_new_tokens": 40, "temperature": 2.0, "draws": draws}
+    with torch.no_grad():
+        prefix = prefill_prompts(model, processor, make_features(model, 2), TEXTS[:2])
+        free = decode(model, prefix, eos_token_id=-1, **how)
+        ends = (int(free.token_ids[0, 0, 3]), int(free.token_ids[1, 2, 5]))
+        found = decode(model, prefix, eos_token_id=ends, **how)
+    last_tokens = set()
+    for p, g in itertools.product(range(2), range(4)):
+        row = free.token_ids[p, g].tolist()
+        stop = next((t for t, token in enumerate(row) if token in ends), None)
+        length = 40 if stop is None else stop + 1
+        assert found.mask[p, g].sum() == length
+        assert found.token_ids[p, g, :length].tolist() == row[:length]
+        assert set(found.token_ids[p, g, length:].tolist()) <= {ends[0]}
+        assert bool(found.finished[p, g]) == (stop is not None)
+        last_tokens.add(row[length - 1])
+    assert set(ends) <= last_tokens
 
 
 def test_greedy_is_the_limit_of_low_temperature(tiny):

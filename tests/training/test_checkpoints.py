@@ -33,6 +33,13 @@ def test_a_parent_of_another_fold_is_refused(tmp_path):
         one_fold([clip(1)], tmp_path)
 
 
+def test_a_grandparent_of_another_fold_is_refused(tmp_path):
+    ancestors = {"fold": None, "parent": {"fold": 1, "parent": {"fold": 2, "parent": None}}}
+    (tmp_path / "provenance.json").write_text(json.dumps(ancestors))
+    with pytest.raises(ValueError, match=r"folds \[1, 2\] are mixed"):
+        one_fold([clip(1)], tmp_path)
+
+
 def save(tiny, folder, params, data, parent=None, **grpo) -> Lineage:
     """The lineage of the tiny model, saved as if GRPO had trained it on `data`."""
     paths = TrainingPaths(folder, folder.with_name("training"), folder.with_name("state"))
@@ -75,7 +82,8 @@ def test_a_checkpoint_records_data_size_seed_code_and_params_of_all_its_ancestor
 
 
 def test_a_parent_that_records_no_data_leaves_its_childs_unknown(tiny, params, tmp_path):
-    (tmp_path / "parent").mkdir()
+    save(tiny, tmp_path / "parent", params, {"generic": RENDERED})
+    (tmp_path / "parent/provenance.json").unlink()
     child = save(tiny, tmp_path / "child", params, {"dfew": RENDERED}, tmp_path / "parent")
     assert child.data == {"dfew": RENDERED, "parent": UNKNOWN}
     assert child.trained_on == "unknown"

@@ -25,7 +25,7 @@ def clip(corpus: str, number: int, split: str = "train", label: str | None = "sa
         fps=8.0,
         n_frames=8,
         has_audio=True,
-        sha256="",
+        sha256=f"{corpus}/{number}",
     )
 
 
@@ -72,3 +72,23 @@ def test_war_uar_and_format_are_those_worked_by_hand():
     assert seen == pytest.approx(
         {"held_out/war": 2 / 4, "held_out/uar": (2 / 3 + 0) / 2, "held_out/format": 3 / 4}
     )
+
+
+def test_clips_of_one_subject_or_of_the_same_bytes_are_held_out_together():
+    actors = [replace(c, subject=f"actor {i % 4}") for i, c in enumerate(CLIPS[:20])]
+    rest, held = set_aside(actors, HeldOutParams(clips=3, seed=1, every=1))
+    assert len(held) == 5  # the whole of one actor
+    assert {c.subject for c in held}.isdisjoint({c.subject for c in rest})
+    twins = [replace(c, sha256=str(i // 2)) for i, c in enumerate(CLIPS[:20])]
+    rest, held = set_aside(twins, HeldOutParams(clips=3, seed=1, every=1))
+    assert len(held) == 4
+    assert {c.sha256 for c in held}.isdisjoint({c.sha256 for c in rest})
+
+
+def test_another_corpus_does_not_teach_the_bytes_of_a_held_out_clip(caplog):
+    held_out = HeldOutParams(clips=3, seed=1, every=1)
+    first = set_aside(CLIPS, held_out)[1][0]
+    copy = replace(clip("mafw", 99), sha256=first.sha256, label=None)
+    rest, held = set_aside([*CLIPS, copy], held_out)
+    assert copy not in rest + held
+    assert "1 training clips are left out" in caplog.text

@@ -3,7 +3,7 @@
 from copy import deepcopy
 
 import pytest
-from clip_files import write_clip
+from clip_files import LIMITS, write_clip
 from test_learning import clip_named, features_of
 
 from r1omni.config import PredictParams
@@ -67,7 +67,7 @@ def by_predict(model, processor, params, folder):
         processor,
         labels=["happy", "sad"],
         predict=PredictParams(batch_size=1, max_new_tokens=2),
-        timeout_seconds=60.0,
+        limits=LIMITS,
     )
     assert all(isinstance(answer, Answer) for answer in said)
 

@@ -100,6 +100,7 @@ def whole_base(world: Path, folder: Path) -> None:
         model=params.model,
         media=params.media,
         engine=toy.engine_params(save_every=100),
+        limits=params.ingest.limits,
         log=lambda _step, _metrics: None,
     )
     (folder / f"decoded-{rank()}.json").write_text(json.dumps(decoded))

@@ -1,0 +1,74 @@
+"""Clip file -> frames and waveform -> pixels and log-mel. Only here decord is imported.
+
+decord reads the frames (bit-identical to PyAV's, and it seeks exactly). PyAV reads what decord
+cannot, large frames, and the sound, since decord's AudioReader leaks and lags by a millisecond.
+What is defined here serves ingestion, the feature cache, the processor and `predict` alike, so that
+training and inference see the same tensors. Shapes: `F` frames, `H` x `W` pixels, `S` audio
+samples, `M` mel bins, `T` mel frames.
+"""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from r1omni.media.clips import (
+    Media,
+    Probe,
+    ReadClip,
+    decode,
+    has_picture,
+    preprocess,
+    probe,
+    read_clip,
+    read_sound_alone,
+)
+from r1omni.media.containers import COMPLETE, UnreadableMedia
+from r1omni.media.inputs import (
+    Floats,
+    Frames,
+    MediaSettings,
+    Sampling,
+    TowerInputs,
+    frames_to_pixels,
+    log_mel,
+    pad_to_square,
+    waveform_to_mel,
+)
+from r1omni.media.pictures import sample_frame_indices, sample_frame_times
+from r1omni.media.sound import Sound
+
+__all__ = [
+    "COMPLETE",
+    "Floats",
+    "Frames",
+    "Media",
+    "MediaSettings",
+    "Probe",
+    "ReadClip",
+    "Sampling",
+    "Sound",
+    "TowerInputs",
+    "UnreadableMedia",
+    "code_hash",
+    "decode",
+    "frames_to_pixels",
+    "has_picture",
+    "log_mel",
+    "pad_to_square",
+    "preprocess",
+    "probe",
+    "read_clip",
+    "read_sound_alone",
+    "sample_frame_indices",
+    "sample_frame_times",
+    "waveform_to_mel",
+]
+
+
+@cache
+def code_hash() -> str:
+    """A hash of this package's code: what was decoded by other code is decoded again."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
