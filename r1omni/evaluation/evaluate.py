@@ -116,9 +116,6 @@ def run_evaluate(
             "the checkpoint does not record what it was trained on: whether these clips were among "
             "it cannot be told"
         )
-    notes += _sound_notes(metrics, clips, processor.media)
-    if undecoded := len(clips) - len(decoded):
-        notes.append(f"{undecoded} clips could not be decoded for features: they are left out")
     if metrics.recorded_mode is not None:
         notes.append(
             f"asked {metrics.mode}, but the checkpoint records {metrics.recorded_mode}: it was not "
@@ -126,6 +123,9 @@ def run_evaluate(
         )
     if metrics.format_rate == 0:
         notes.append(f"no answer has the form of mode {metrics.mode}, so none can be right")
+    notes += _sound_notes(metrics, clips, processor.media)
+    if undecoded := len(clips) - len(decoded):
+        notes.append(f"{undecoded} clips could not be decoded for features: they are left out")
     return Verdict(metrics, len(read_rejects(rejects)), tuple(notes))
 
 

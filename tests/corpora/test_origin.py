@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from r1omni.config import IngestParams
 from r1omni.corpora import read_clips
 from r1omni.corpora.clip import Clip, read_manifest, write_manifest
 from r1omni.corpora.ingest import run_ingest
@@ -14,9 +13,8 @@ from r1omni.lineage import UNKNOWN, Origin, joint_kind, origin_record
 RENDERED = Origin("synthetic", shortcut=0.5, seed=1)
 
 
-def ingest(root, folder) -> Origin:
+def ingest(root, folder, params) -> Origin:
     manifest = folder / "manifest.parquet"
-    params = IngestParams(workers=1, timeout_seconds=30.0, missing_audio="reject")
     run_ingest(root, manifest, folder / "r.parquet", corpus="ravdess", fold=1, ingest=params)
     assert len(read_manifest(manifest)) == 1
     return read_origin(manifest)
@@ -28,12 +26,12 @@ def clip(corpus: str, split: str = "train") -> Clip:
     )
 
 
-def test_a_manifest_says_whether_its_clips_are_rendered(root, place, tmp_path, monkeypatch):
+def test_a_manifest_says_whether_its_clips_are_rendered(root, place, params, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     place("Actor_01/01-01-03-01-01-01-01.mp4")
-    assert ingest(root, tmp_path) == Origin("real")
+    assert ingest(root, tmp_path, params.ingest) == Origin("real")
     write_mark(root, {"shortcut": 0.5, "seed": 1, "clips": 20})
-    assert ingest(root, tmp_path) == RENDERED
+    assert ingest(root, tmp_path, params.ingest) == RENDERED
     write_manifest(read_manifest(tmp_path / "manifest.parquet"), tmp_path / "without.parquet")
     assert read_origin(tmp_path / "without.parquet") == UNKNOWN
 

@@ -146,7 +146,7 @@ def test_a_training_in_bfloat16_leaves_the_parents_towers(
     clip = Clip("c", "dfew", "c.mp4", "sad", "train", 1, None, None, 1.0, 8.0, 8, True, "0")
     save_checkpoint(
         model, processor, paths, stage_params=params.base, mode="reasoned", parent=parent,
-        clips=[clip],
+        clips=[clip], data={},
     )  # fmt: skip
     before, after = (load_file(x / "model.safetensors") for x in (parent, paths.checkpoint))
     assert before.keys() == after.keys()

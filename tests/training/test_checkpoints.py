@@ -82,7 +82,8 @@ def test_a_checkpoint_records_data_size_seed_code_and_params_of_all_its_ancestor
 
 
 def test_a_parent_that_records_no_data_leaves_its_childs_unknown(tiny, params, tmp_path):
-    (tmp_path / "parent").mkdir()
+    save(tiny, tmp_path / "parent", params, {"generic": RENDERED})
+    (tmp_path / "parent/provenance.json").unlink()
     child = save(tiny, tmp_path / "child", params, {"dfew": RENDERED}, tmp_path / "parent")
     assert child.data == {"dfew": RENDERED, "parent": UNKNOWN}
     assert child.trained_on == "unknown"

@@ -239,6 +239,7 @@ def walk(world: Path, folder: Path, device: str = "cpu") -> None:
                 mode="reasoned",
                 parent=world / "parent",
                 clips=clips,
+                data={},
             )
             loaded = HumanOmniForConditionalGeneration.from_pretrained(paths.checkpoint)
             found[f"{zero_stage}-{dtype}"] = {
