@@ -139,12 +139,15 @@ def predict(
 
     start_forkserver()  # it imports while the model is loaded: the first answer need not wait
     from r1omni.evaluation.answer import VOCABULARIES, Answer, answer_batches
-    from r1omni.evaluation.files import Refusal, find_files
+    from r1omni.evaluation.files import Refusal
+    from r1omni.evaluation.finding import find_files
     from r1omni.evaluation.loading import find_checkpoint, load_checkpoint
     from r1omni.hub import explained
     from r1omni.lineage import caution, read_lineage
 
-    found = list(find_files(files))
+    found = find_files(files)
+    if account := found.account():
+        typer.echo(account, err=True)
     n_answered = n_refused = 0
     try:
         with explained(model):
@@ -152,7 +155,7 @@ def predict(
             if warning := caution(read_lineage(checkpoint)):
                 typer.echo(warning, err=True)
             loaded = load_checkpoint(checkpoint, mode, allow or (), options.device)
-        batches = answer_batches(found, *loaded, labels=VOCABULARIES[labels],
+        batches = answer_batches(found.items, *loaded, labels=VOCABULARIES[labels],
                                  predict=options.predict, limits=options.limits)  # fmt: skip
         with closing(batches):
             for batch in batches:
@@ -162,7 +165,7 @@ def predict(
                     text = outcome.as_json() if as_json else outcome.as_text()
                     typer.echo(text, err=isinstance(outcome, Refusal) and not as_json)
     except KeyboardInterrupt:
-        typer.echo(f"stopped: {n_answered} of {len(found)} answered", err=True)
+        typer.echo(f"stopped: {n_answered} of {len(found.items)} answered", err=True)
         raise typer.Exit(130) from None
     if n_refused:
         raise typer.Exit(1)

@@ -14,7 +14,8 @@ from rich.progress import Progress
 
 from r1omni.config import PredictParams
 from r1omni.emotions import EMOTIONS, LABELS
-from r1omni.evaluation.files import ReadFile, Refusal, find_files
+from r1omni.evaluation.files import ReadFile, Refusal
+from r1omni.evaluation.finding import find_files
 from r1omni.evaluation.predict import Answered, answer_batch
 from r1omni.evaluation.probabilities import label_probabilities
 from r1omni.evaluation.reading import read_files
@@ -82,7 +83,7 @@ def answer_files(
     limits: Limits,
 ) -> Iterator[Answer | Refusal]:
     """An answer or a refusal for every file that `names` stand for (see `find_files`), in order."""
-    files = list(find_files(names))
+    files = find_files(names).items
     batches = answer_batches(files, model, processor, labels=labels, predict=predict, limits=limits)
     with closing(batches):
         for batch in batches:
