@@ -248,7 +248,7 @@ def evaluate(
         raise typer.BadParameter(f"{params} has no corpora.{corpus}: pass --root")
     name = re.sub(r"[^\w.-]+", "-", model.removeprefix("models:/").rstrip("/").split("/")[-1])
     where, number = (known.root, known.fold) if known else (Path(), 1)
-    field = Field(corpus, root or where, fold or number)
+    field = Field(corpus, root or where, number if fold is None else fold)
     with explained(model):
         checkpoint = find_checkpoint(model, read.tracking)
         if warning := caution(read_lineage(checkpoint)):

@@ -7,7 +7,7 @@ with the corpus and a killed ingestion goes on where it was.
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -29,6 +29,7 @@ from r1omni.prompts import CONTROL
 _log = logging.getLogger(__name__)
 
 STATE: Final = Path(".state/ingest")
+LONGEST_WORD: Final = 10  # characters: a text without spaces has this many in a word
 _LOG_SECONDS: Final = 30.0  # between lines of progress where there is no terminal for a bar
 
 Adapter = Callable[[Path, int], Iterator[Listed | Reject]]
@@ -102,6 +103,11 @@ def check_request(corpus: str, root: Path, fold: int) -> None:
         raise CorpusError(f"unknown corpus {corpus!r}; known: {', '.join(ADAPTERS)}")
     if not root.is_dir():
         raise CorpusError(f"{root}: no such folder; expected the root of {corpus}")
+    check_fold(corpus, fold)
+
+
+def check_fold(corpus: str, fold: int) -> None:
+    """Raise CorpusError for a fold that there is not."""
     if not 1 <= fold <= 5:
         raise CorpusError(f"there is no fold {fold} of {corpus}: 1 to 5")
 
@@ -115,7 +121,7 @@ def _read_into(journal: Journal, corpus: str, root: Path, fold: int, ingest: Ing
         """The files that have to be opened; what is known without is put into the journal."""
         rows = ADAPTERS[corpus](root, fold)
         listed = (_checked(corpus, row, ingest.max_rationale_words) for row in rows)
-        for position, (row, path) in enumerate(_locate(corpus, root, listed, journal)):
+        for position, (row, path) in enumerate(_locate(corpus, root, fold, listed, journal)):
             if isinstance(row, Reject):
                 journal.put(position, row)
             elif known := journal.known(root / path):
@@ -138,10 +144,10 @@ def _read_into(journal: Journal, corpus: str, root: Path, fold: int, ingest: Ing
 
 
 def _locate(
-    corpus: str, root: Path, rows: Iterable[Listed | Reject], journal: Journal
+    corpus: str, root: Path, fold: int, rows: Iterable[Listed | Reject], journal: Journal
 ) -> Iterator[tuple[Listed | Reject, str]]:
     """Every row with its file, or as a reject: nothing there, elsewhere, or seen before."""
-    places: dict[str, list[str]] | None = None  # of all files below the root, once it is needed
+    places: dict[str, list[str]] | None = None  # of files that no row names, once it is needed
     for row in rows:
         if isinstance(row, Reject):
             yield row, ""
@@ -153,7 +159,7 @@ def _locate(
             yield reject(corpus, row.where, "escapes_root", str(error), named), ""
             continue
         if path is None and row.anywhere:
-            places = index_names(root) if places is None else places
+            places = _unlisted_places(corpus, root, fold) if places is None else places
             found = find_anywhere(places, row.candidates)
             if len(found) > 1:
                 detail = f"which of {', '.join(found[:6])} is meant cannot be told"
@@ -174,6 +180,23 @@ def _locate(
             yield row, path
 
 
+def _unlisted_places(corpus: str, root: Path, fold: int) -> dict[str, list[str]]:
+    """File name -> places below the root, without the files that a row names by their place.
+
+    Else a row whose own file is missing would take another row's file of the same name.
+    """
+    named: set[str] = set()
+    for row in ADAPTERS[corpus](root, fold):
+        if isinstance(row, Listed):
+            with suppress(EscapesRoot):
+                named.add(find_clip(root, row.candidates) or "")
+    return {
+        name: left
+        for name, found in index_names(root).items()
+        if (left := [place for place in found if place not in named])
+    }
+
+
 def _checked(corpus: str, row: Listed | Reject, max_words: int) -> Listed | Reject:
     """The row, or a reject where its rationale is no text that a model may learn from."""
     if isinstance(row, Reject) or row.rationale is None:
@@ -182,7 +205,7 @@ def _checked(corpus: str, row: Listed | Reject, max_words: int) -> Listed | Reje
     if control is not None:
         detail = f"the rationale holds {control[0]!r}, which steers a model and is no text"
         return reject(corpus, row.where, "malformed_row", detail, row.candidates[0])
-    n_words = len(row.rationale.split())
+    n_words = max(len(row.rationale.split()), len(row.rationale) // LONGEST_WORD)
     if n_words > max_words:
         detail = f"a rationale of {n_words} words; ingest.max_rationale_words is {max_words}"
         return reject(corpus, row.where, "malformed_row", detail, row.candidates[0])

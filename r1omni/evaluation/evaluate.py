@@ -7,7 +7,7 @@ from statistics import NormalDist
 
 from r1omni.config import FeaturesParams, IngestParams, PredictParams, ScoreParams
 from r1omni.corpora.clip import Clip, read_manifest, read_rejects, write_manifest
-from r1omni.corpora.ingest import run_ingest
+from r1omni.corpora.ingest import check_fold, run_ingest
 from r1omni.corpora.origin import read_origin
 from r1omni.evaluation.loading import (
     lineage_of,
@@ -75,6 +75,7 @@ def run_evaluate(
     Raises ValueError for a corpus without test clips, and where the checkpoint was trained on
     another fold of it; that is checked before anything is decoded.
     """
+    check_fold(field.corpus, field.fold)
     refuse_training_clips(subject.checkpoint, [_sample_clip(field)])
     model, processor = load_checkpoint(  # fails before the work
         subject.checkpoint, subject.mode, subject.allow, device

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from r1omni.lineage import Lineage, origin_record, read_lineage
 from r1omni.tracking.store import project_root
 
+WRITTEN = ("dvc.lock", "data")  # by the run itself
+
 
 def file_hash(path: Path) -> str:
     """The SHA-256 of the file's bytes, in hexadecimal."""
@@ -51,7 +53,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def code_tags() -> dict[str, str]:
     """The git commit, and the DVC stage and experiment, as far as they are known.
 
-    `git.dirty`: whether the working tree differs from the commit.
+    `git.dirty`: whether code or params differ from the commit. What a run itself writes does not
+    count: dvc.lock, and the numbers in data/.
     """
     names = {"dvc_stage": "DVC_STAGE", "dvc_experiment": "DVC_EXP_NAME"}
     tags = {tag: os.environ[name] for tag, name in names.items() if os.environ.get(name)}
@@ -59,7 +62,7 @@ def code_tags() -> dict[str, str]:
     if commit is None:
         return tags
     tags["mlflow.source.git.commit"] = commit
-    changes = _git("status", "--porcelain")
+    changes = _git("status", "--porcelain", "--", ".", *(f":(exclude){path}" for path in WRITTEN))
     if changes is not None:
         tags["git.dirty"] = "true" if changes else "false"
     return tags

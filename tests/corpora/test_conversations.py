@@ -136,3 +136,21 @@ def test_a_clip_in_another_folder_is_found_where_its_name_is_unique(root, place,
     assert [c.path for c in clips] == ["deep/er/a.mp4"]
     assert [r.reason for r in rejects] == ["duplicate", "missing_file"]
     assert "one/b.avi, two/b.avi" in rejects[0].detail
+
+
+def test_a_file_that_a_row_names_is_not_another_rows(root, place, annotate):
+    place("one/a.mp4")
+    rows = [entry("one/a.mp4", "happy"), entry("two/a.mp4", "sad"), {"video": int("9" * 4000)}]
+    text = json.dumps(rows).replace("9" * 4000, "9" * 5000)
+    annotate("annotations.json", text)
+    clips, rejects = read_clips("conversations", root, workers=1)
+    assert [(c.path, c.label) for c in clips] == [("one/a.mp4", "happy")]
+    assert [r.reason for r in rejects] == ["missing_file", "malformed_row"]
+
+
+def test_a_text_without_spaces_has_words_too(root, place, annotate):
+    place("a.mp4")
+    annotate("annotations.json", json.dumps([entry("a.mp4", REASONED.format("他" * 10_010))]))
+    clips, rejects = read_clips("conversations", root, workers=1)
+    assert clips == []
+    assert "1001 words" in rejects[0].detail

@@ -209,6 +209,15 @@ def test_another_fold_than_the_checkpoints_is_refused_before_anything_is_read(
     assert "evaluate it on fold 1" in str(done.exception)
 
 
+@pytest.mark.parametrize("fold", [0, 7])
+def test_a_fold_that_there_is_not_is_said_first(checkpoint, repo, tmp_path, fold):
+    record(checkpoint, FOLD_1)
+    arguments = ("--model", checkpoint, "--corpus", "dfew", "--fold", fold, "--root", tmp_path)
+    done = evaluate(repo, *arguments)
+    assert done.exit_code == 1
+    assert f"there is no fold {fold} of dfew: 1 to 5" in str(done.exception)
+
+
 def clip(corpus: str, fold: int | None) -> Clip:
     return Clip("x/1", corpus, "1.mp4", "sad", "test", fold, None, None, 1.0, 8.0, 8, True, "0")
 
