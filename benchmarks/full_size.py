@@ -209,11 +209,11 @@ def write_clips(folder: Path) -> None:
     audio = torch.randn(n, config.audio_tokens, config.audio_config.d_model)
     heard = torch.ones(n, dtype=torch.bool)
     (folder / "features").mkdir()
-    write_shard(
+    checksum = write_shard(
         Shard(tuple(names), vision.half(), audio.half(), heard), folder / "features/0.safetensors"
     )
     table = {"clip_id": names, "key": names, "shard": "0.safetensors", "row": range(n),
-             "has_audio": True, "towers": "noise"}  # fmt: skip
+             "has_audio": True, "towers": "noise", "sha256": checksum}  # fmt: skip
     pd.DataFrame(table).to_parquet(folder / "features" / INDEX)
     files = [folder / f"{name}.mp4" for name in names]
     for file in files:

@@ -5,8 +5,11 @@ The only reader of params.yaml. Imports late, so that `r1omni --help` answers at
 
 import logging
 import os
+import platform
 import re
 import sys
+from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +17,16 @@ import typer
 
 from r1omni.config import check_listed, read_params
 from r1omni.lifeline import LIFELINE, die_with_caller, die_with_input
+from r1omni.predict_options import (
+    BatchSize,
+    MaxNewTokens,
+    MaxPixels,
+    MemoryMb,
+    OnDevice,
+    Threads,
+    Timeout,
+    choose_options,
+)
 from r1omni.stages import PARAMS, ParamsFile, stages
 
 app = typer.Typer(
@@ -42,9 +55,21 @@ Allow = Annotated[
 ]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"r1omni {version('r1omni')} (Python {platform.python_version()})")
+        raise typer.Exit
+
+
 @app.callback()
 def _start(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
 ) -> None:
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
@@ -82,56 +107,119 @@ def predict(
         typer.Option(help="whose labels' probabilities to print"),
     ] = "all",
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object per line")] = False,
-    params: ParamsFile = PARAMS,
+    batch_size: BatchSize = None,
+    max_new_tokens: MaxNewTokens = None,
+    timeout_seconds: Timeout = None,
+    max_pixels: MaxPixels = None,
+    memory_mb: MemoryMb = None,
+    threads: Threads = None,
+    device: OnDevice = None,
+    params: Annotated[
+        Path | None, typer.Option(help="where the other options are from; ./params.yaml if there")
+    ] = None,
+    no_params: Annotated[
+        bool, typer.Option("--no-params", help="leave ./params.yaml unread")
+    ] = False,
 ) -> None:
     """Name the emotion in any media file, with the model's rationale and each label's probability.
 
-    Exit code: 0 if every file was answered, 1 if some were refused or the model could not be
-    loaded (standard error says why; a refused file is an object of --json too), 2 for a wrong
-    option.
+    Works in any folder: an option that is not given is params.yaml's if there is one here, and the
+    default in its help if not. Exit code: 0 if every file was answered, 1 if some were refused or
+    the model could not be loaded (standard error says why; a refused file is an object of --json
+    too), 2 for a wrong option, 130 after Ctrl-C.
     """
-    read = read_params(params)
-    os.environ.setdefault("OMP_NUM_THREADS", str(read.engine.threads))
-    from r1omni.evaluation.answer import VOCABULARIES, answer_files
+    if params is not None and no_params:
+        raise typer.BadParameter("--params and --no-params exclude each other")
+    given = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "device": device,
+             "timeout_seconds": timeout_seconds, "max_pixels": max_pixels, "memory_mb": memory_mb,
+             "threads": threads}  # fmt: skip
+    options = choose_options(params, no_params, given)
+    options.set_threads()
+    from r1omni.decoding import start_forkserver
+
+    start_forkserver()  # it imports while the model is loaded: the first answer need not wait
+    from r1omni.evaluation.answer import VOCABULARIES, Answer, answer_batches
     from r1omni.evaluation.files import Refusal
+    from r1omni.evaluation.finding import find_files
     from r1omni.evaluation.loading import find_checkpoint, load_checkpoint
     from r1omni.hub import explained
     from r1omni.lineage import caution, read_lineage
 
-    with explained(model):
-        checkpoint = find_checkpoint(model, read.tracking)
-        if warning := caution(read_lineage(checkpoint)):
-            typer.echo(warning, err=True)
-        loaded = load_checkpoint(checkpoint, mode, allow or (), read.engine.device)
-    vocabulary = VOCABULARIES[labels]
-    refused = False
-    for outcome in answer_files(
-        files, *loaded, labels=vocabulary, predict=read.predict, limits=read.ingest.limits
-    ):
-        is_refusal = isinstance(outcome, Refusal)
-        refused |= is_refusal
-        if as_json:
-            typer.echo(outcome.as_json())
-        else:
-            typer.echo(outcome.as_text(), err=is_refusal)
-    if refused:
+    found = find_files(files)
+    if account := found.account():
+        typer.echo(account, err=True)
+    n_answered = n_refused = 0
+    try:
+        with explained(model):
+            checkpoint = find_checkpoint(model, options.tracking)
+            if warning := caution(read_lineage(checkpoint)):
+                typer.echo(warning, err=True)
+            loaded = load_checkpoint(checkpoint, mode, allow or (), options.device)
+        batches = answer_batches(found.items, *loaded, labels=VOCABULARIES[labels],
+                                 predict=options.predict, limits=options.limits)  # fmt: skip
+        with closing(batches):
+            for batch in batches:
+                n_answered += sum(isinstance(outcome, Answer) for outcome in batch)
+                n_refused += sum(isinstance(outcome, Refusal) for outcome in batch)
+                for outcome in batch:
+                    text = outcome.as_json() if as_json else outcome.as_text()
+                    typer.echo(text, err=isinstance(outcome, Refusal) and not as_json)
+    except KeyboardInterrupt:
+        typer.echo(f"stopped: {n_answered} of {len(found.items)} answered", err=True)
+        raise typer.Exit(130) from None
+    if n_refused:
         raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=PEOPLE)
 def doctor(
-    corpus: Annotated[str, typer.Argument(help="dfew, mafw, ravdess, conversations or emer")],
-    root: Annotated[Path, typer.Argument(help="where your copy lies; it is only read")],
+    corpus: Annotated[
+        str | None, typer.Argument(help="dfew, mafw, ravdess, conversations or emer")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Argument(help="where your copy lies; it is only read")
+    ] = None,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="read DVC's whole cache and name damaged objects")
+    ] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="with --cache: remove the damaged objects from it")
+    ] = False,
 ) -> None:
-    """Look at a copy of a corpus: what is there, what is missing, where to ask for it."""
-    from r1omni.corpora.doctor import examine, is_whole
+    """Look at a copy of a corpus, or with --cache at DVC's cache: what is missing or damaged.
 
-    checks = examine(corpus, root)
-    for check in checks:
-        typer.echo(str(check))
-    whole = is_whole(checks)
-    typer.echo(f"{corpus} is whole" if whole else f"{corpus} is not whole: see the lines with ✗")
-    raise typer.Exit(0 if whole else 1)
+    `r1omni doctor CORPUS ROOT` says what is there, what is missing and where to ask for it.
+    `r1omni doctor --cache` hashes every object of DVC's cache, checkpoints and features included,
+    and names the outputs that a damaged one belongs to. Exit code: 0 if all is well, 1 if not.
+    """
+    if (corpus is None) != (root is None) or (corpus is None and not cache):
+        raise typer.BadParameter("pass CORPUS and ROOT, or --cache")
+    if remove and not cache:
+        raise typer.BadParameter("--remove goes with --cache")
+    well = True
+    if corpus is not None and root is not None:
+        from r1omni.corpora.doctor import examine, is_whole
+
+        checks = examine(corpus, root)
+        for check in checks:
+            typer.echo(str(check))
+        well = is_whole(checks)
+        typer.echo(f"{corpus} is whole" if well else f"{corpus} is not whole: see the lines with ✗")
+    if cache:
+        well &= _examine_cache(remove)
+    raise typer.Exit(0 if well else 1)
+
+
+def _examine_cache(remove: bool) -> bool:
+    """Whether no object of DVC's cache is damaged; prints what is."""
+    from r1omni import dvc_cache
+
+    folder = dvc_cache.find_cache(Path.cwd())
+    examined = dvc_cache.examine_cache(Path.cwd(), folder)
+    if remove:
+        dvc_cache.remove_damaged(examined)
+    typer.echo(dvc_cache.render_examination(folder, examined, remove))
+    return not examined.damaged
 
 
 @app.command(rich_help_panel=PEOPLE)

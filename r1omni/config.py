@@ -186,6 +186,7 @@ class ValidationParams(Section):
     max_seconds: Annotated[Positive, _at_least("min_seconds")]
     min_clips_per_label: Annotated[int, Field(ge=0)]
     min_clips: Annotated[int, Field(ge=0)]
+    max_copies: Annotated[int, Field(ge=0)]
 
 
 class MediaParams(Section):

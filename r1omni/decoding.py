@@ -8,11 +8,12 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -39,6 +40,12 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def start_forkserver() -> None:
+    """Have the server that decoding processes are forked from import what they need, meanwhile."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
+    forkserver.ensure_running()
+
+
 def decode_clips(
     paths: Sequence[Path], settings: MediaSettings, workers: int, limits: Limits
 ) -> Iterator[TowerInputs | Undecoded]:
@@ -54,7 +61,7 @@ def read_each(
     workers: int,
     limits: Limits,
     ahead: int = _AHEAD,
-) -> Iterator[T | Undecoded]:
+) -> Generator[T | Undecoded, None, None]:
     """What `read` makes of each file, in order, or why it makes nothing.
 
     `read` runs in other processes. A file that raises UnreadableMedia, takes longer or more memory
@@ -138,6 +145,7 @@ class _Worker(Generic[T]):
 
 def _serve(connection: Connection, read: Callable[[Path], Any], memory_mb: int) -> None:
     """Answer every path until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this one
     import torch
 
     torch.set_num_threads(1)

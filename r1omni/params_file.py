@@ -17,6 +17,11 @@ def read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ParamsError(
+            f"{path}: cannot be read: {error.strerror}; run this in the project's folder, or pass "
+            "--params FILE"
+        ) from error
     except OSError as error:
         raise ParamsError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

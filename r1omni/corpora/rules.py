@@ -85,6 +85,11 @@ def build_rules(
              f"a corpus{_unknown_subjects(table)}", "bounds", high=1),
         Rule("content_in_one_split", "splits_of_content", "no file's bytes in two splits, of one "
              "corpus or of two", "bounds", high=1),
+        Rule("content_has_one_label", "labels_of_content", "no file's bytes under two labels in a "
+             "split of a corpus", "bounds", high=1),
+        Rule("content_once", "copies_in_split", f"at most {validation.max_copies} clips in a split "
+             "of a corpus have the bytes of another one (validation.max_copies)", "bounds",
+             high=validation.max_copies),
         Rule("one_fold", "fold_is_usual", "a corpus comes from one fold", "allowed", (True,)),
         Rule("enough_clips_per_label", "clips_of_label", f"labels have at least "
              f"{validation.min_clips_per_label} clips in each split of a corpus with a closed set "
@@ -140,6 +145,8 @@ def _counted(table: pd.DataFrame) -> pd.DataFrame:
     splits = table["split"].fillna("")
     by_class = table["manifest"] + "/" + splits.astype(str) + "/" + labels.astype(str)
     usual = table.groupby("corpus")["fold"].transform(_most_common)
+    in_split = [table["corpus"].fillna(""), splits, table["sha256"]]
+    copies = table.groupby(in_split)["sha256"]
     return table.assign(
         gaps=[", ".join(c for c in needed if pd.isna(row[c])) for _, row in table.iterrows()],
         label_is_known=[
@@ -149,11 +156,19 @@ def _counted(table: pd.DataFrame) -> pd.DataFrame:
         path_is_inside=[_is_inside(path) for path in table["path"]],
         splits_of_subject=table.groupby(["corpus", "subject"])["split"].transform("nunique"),
         splits_of_content=table.groupby("sha256")["split"].transform("nunique"),
+        labels_of_content=table.groupby(in_split)["label"].transform("nunique"),
+        copies_in_split=_surplus(copies.transform("size"), copies.cumcount(), in_split[:2]),
         fold_is_usual=table["fold"].fillna(0).eq(usual.fillna(0)),
         label_class=by_class,
         clips_of_label=by_class.groupby(by_class).transform("size").where(closed),
         clips_of_manifest=table.groupby("manifest")["manifest"].transform("size"),
     )
+
+
+def _surplus(sizes: pd.Series, places: pd.Series, split: list[pd.Series]) -> pd.Series:
+    """For a clip that has copies: how many copies its split has in all; 0 for any other clip."""
+    surplus = places.gt(0).groupby(split).transform("sum")
+    return surplus.where(sizes > 1, 0).astype("int64")
 
 
 def _is_known(corpus: str, label: str | None, soft_label: SoftLabel | None) -> bool:

@@ -1,7 +1,8 @@
 """Answers for any media file: the same preprocessing and decoding as the pipeline's."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,8 @@ from rich.progress import Progress
 
 from r1omni.config import PredictParams
 from r1omni.emotions import EMOTIONS, LABELS
-from r1omni.evaluation.files import ReadFile, Refusal, find_files
+from r1omni.evaluation.files import ReadFile, Refusal
+from r1omni.evaluation.finding import find_files
 from r1omni.evaluation.predict import Answered, answer_batch
 from r1omni.evaluation.probabilities import label_probabilities
 from r1omni.evaluation.reading import read_files
@@ -80,24 +82,54 @@ def answer_files(
     predict: PredictParams,
     limits: Limits,
 ) -> Iterator[Answer | Refusal]:
-    """An answer or a refusal for every file that `names` stand for (see `find_files`), in order.
+    """An answer or a refusal for every file that `names` stand for (see `find_files`), in order."""
+    files = find_files(names).items
+    batches = answer_batches(files, model, processor, labels=labels, predict=predict, limits=limits)
+    with closing(batches):
+        for batch in batches:
+            yield from batch
 
-    A file that takes more than the limits is refused. A bar shows the progress where
-    standard error is a terminal.
+
+def answer_batches(
+    files: Sequence[Path | Refusal],
+    model: HumanOmniForConditionalGeneration,
+    processor: HumanOmniProcessor,
+    *,
+    labels: Sequence[str],
+    predict: PredictParams,
+    limits: Limits,
+) -> Generator[list[Answer | Refusal], None, None]:
+    """An answer or a refusal for every file, in order, as soon as each batch is answered.
+
+    Batches grow from one file to `predict.batch_size`: the first answer waits for no other, and no
+    later one for more files than were answered before. A file that takes more than the limits is
+    refused. A bar shows the progress where standard error is a terminal. Closing the generator
+    ends the process that reads.
     """
-    files = list(find_files(names))
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("predict", total=len(files))
-        paths = [file for file in files if isinstance(file, Path)]
-        read = read_files(paths, processor.media, limits)
+    # redirected, what is printed to a file would go to the terminal instead
+    progress = Progress(
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    task = progress.add_task("predict", total=len(files))
+    paths = [file for file in files if isinstance(file, Path)]
+    with closing(read_files(paths, processor.media, limits)) as read:
         outcomes = (next(read) if isinstance(file, Path) else file for file in files)
-        for batch in _groups(outcomes, predict.batch_size):
-            known = [item for item in batch if isinstance(item, ReadFile)]
-            answers = iter(_answers(known, model, processor, labels, predict.max_new_tokens))
-            for item in batch:
-                yield item if isinstance(item, Refusal) else next(answers)
-                progress.advance(task)
+        progress.start()
+        try:
+            for batch in _growing_groups(outcomes, predict.batch_size):
+                known = [item for item in batch if isinstance(item, ReadFile)]
+                answers = iter(_answers(known, model, processor, labels, predict.max_new_tokens))
+                progress.advance(task, len(batch))
+                progress.stop()  # no bar between the lines that are printed now
+                yield [item if isinstance(item, Refusal) else next(answers) for item in batch]
+                progress.start()
+        finally:
+            progress.stop()
 
 
 @torch.no_grad()
@@ -145,7 +177,9 @@ def _remarks(said: Answered, probabilities: dict[str, float] | None) -> Iterator
         yield "not well formed: without an answer's place, labels have no probability"
 
 
-def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    iterator = iter(items)
+def _growing_groups(items: Iterable[Item], largest: int) -> Iterator[list[Item]]:
+    """The items in groups of 1, 2, 4 and so on up to `largest`."""
+    iterator, size = iter(items), 1
     while group := list(islice(iterator, size)):
         yield group
+        size = min(2 * size, largest)

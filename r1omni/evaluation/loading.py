@@ -16,12 +16,17 @@ from r1omni.model.weights import find_directory, read_json
 from r1omni.prompts import AnswerMode
 
 
-def find_checkpoint(model: str, tracking: TrackingParams) -> Path:
+def find_checkpoint(model: str, tracking: TrackingParams | None) -> Path:
     """The local folder of `model`: a folder, a hub id, or "models:/name@alias" of the registry.
 
     Raises ValueError for what is none of them; tracking.StoreUnreachable.
     """
     if model.startswith("models:/"):
+        if tracking is None:
+            raise ValueError(
+                f"{model}: no params.yaml here says where MLflow's registry is; run this in the "
+                "project's folder, pass --params FILE, or pass the checkpoint's folder as --model"
+            )
         from r1omni.tracking.registry import model_directory
 
         return model_directory(model, tracking)
@@ -29,8 +34,8 @@ def find_checkpoint(model: str, tracking: TrackingParams) -> Path:
         return find_directory(model, {})
     except ValueError as error:
         raise ValueError(
-            f"{error}, nor models:/NAME@ALIAS; `r1omni repro` trains a checkpoint into "
-            "data/checkpoints/grpo"
+            f"{error}, nor models:/NAME@ALIAS. Pass one of them as --model; in the project's "
+            "folder `r1omni repro` trains a checkpoint into data/checkpoints/grpo"
         ) from error
 
 

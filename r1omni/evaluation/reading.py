@@ -1,6 +1,7 @@
 """Files read ahead of the model in another process: a decoder that dies or hangs costs one file."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -16,11 +17,15 @@ _AHEAD: Final = 16  # files that may have been read ahead: what bounds the memor
 
 def read_files(
     paths: Sequence[Path], settings: MediaSettings, limits: Limits, read: Read = read_file
-) -> Iterator[ReadFile | Refusal]:
-    """Each file or why it is refused, in order: also one that takes more than the limits."""
+) -> Generator[ReadFile | Refusal, None, None]:
+    """Each file or why it is refused, in order: also one that takes more than the limits.
+
+    Closing the generator ends the process that reads.
+    """
     reading = partial(read, settings=settings, max_pixels=limits.max_pixels)
-    for outcome in read_each(paths, reading, workers=1, limits=limits, ahead=_AHEAD):
-        if isinstance(outcome, Undecoded):
-            yield Refusal(str(outcome.path), outcome.reason)
-        else:
-            yield outcome
+    with closing(read_each(paths, reading, workers=1, limits=limits, ahead=_AHEAD)) as outcomes:
+        for outcome in outcomes:
+            if isinstance(outcome, Undecoded):
+                yield Refusal(str(outcome.path), outcome.reason)
+            else:
+                yield outcome

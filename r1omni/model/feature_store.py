@@ -1,12 +1,14 @@
 """Tower outputs on disk: shards of half-precision tensors, and the index that finds a clip's row.
 
-A folder holds `index.parquet` (clip_id, key, shard, row, has_audio, towers) and the shards that it
-names. Shapes: `B` clips, `F` frames, `N` patches, `A` audio tokens, `Dv`/`Da` tower widths.
+A folder holds `index.parquet` (clip_id, key, shard, row, has_audio, towers, sha256) and the shards
+that it names; `sha256` is the checksum of the row's shard. Shapes: `B` clips, `F` frames,
+`N` patches, `A` audio tokens, `Dv`/`Da` tower widths.
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,7 +20,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 INDEX: Final = "index.parquet"
-COLUMNS: Final = ("clip_id", "key", "shard", "row", "has_audio", "towers")
+COLUMNS: Final = ("clip_id", "key", "shard", "row", "has_audio", "towers", "sha256")
+
+_HEAL: Final = (
+    "DVC would put the same bytes back from its cache, so first remove them there: `r1omni doctor "
+    "--cache --remove`, then `r1omni repro` (or `dvc pull`) makes them anew"
+)
 
 
 @dataclass(frozen=True)
@@ -44,19 +51,31 @@ class Shard:
     has_audio: Tensor  # bool (K,)
 
 
-def write_shard(shard: Shard, path: Path) -> None:
-    """Write a shard atomically; equal shards become equal bytes.
+def write_shard(
+    shard: Shard, path: Path, before: Callable[[str], object] = lambda checksum: None
+) -> str:
+    """The checksum of the shard that is written, atomically; equal shards become equal bytes.
 
-    Raises ValueError, leaving nothing behind, where it cannot be written (a full disk).
+    `before` is called with the checksum just before the shard appears at `path`. Raises ValueError,
+    leaving nothing behind, if the shard cannot be written (a full disk).
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     tensors = {"vision": shard.vision, "audio": shard.audio, "has_audio": shard.has_audio}
     try:
         save_file(tensors, partial, metadata={"keys": json.dumps(shard.keys)})
+        checksum = shard_checksum(partial)
+        before(checksum)
         partial.replace(path)
     except (SafetensorError, OSError) as error:
         partial.unlink(missing_ok=True)
         raise ValueError(f"{path}: cannot be written: {error}") from error
+    return checksum
+
+
+def shard_checksum(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_shard(path: Path) -> Shard:
@@ -78,13 +97,16 @@ class FeatureStore:
 
     Shards are opened at first use and stay mapped, so that the operating system's page cache is the
     only cache: a small corpus is served from memory, and a large one takes no more than there is.
+    A shard's checksum is verified when it is opened: one inode may be the pipeline's state, its
+    data and DVC's cache, and DVC does not read again what it has linked.
     Raises ValueError, naming the folder, for one without features, for a clip in two folders and
-    for folders made by different towers.
+    for folders made by different towers; naming the shard, for one that is damaged.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = [str(folder) for folder in folders]
         self._places: dict[str, tuple[Path, int]] = {}
+        self._checksums: dict[Path, str] = {}
         self._shards: dict[Path, Shard] = {}
         towers: dict[str, Path] = {}
         for folder in folders:
@@ -94,6 +116,10 @@ class FeatureStore:
                     first = self._places[clip_id][0].parent
                     raise ValueError(f"{folder}: clip {clip_id!r} has features in {first} too")
                 self._places[clip_id] = (folder / shard, int(row))
+            self._checksums |= {
+                folder / shard: sha256
+                for shard, sha256 in zip(index["shard"], index.sha256, strict=True)
+            }
             for fingerprint in index.towers.unique():
                 towers.setdefault(fingerprint, folder)
         if len(towers) > 1:
@@ -125,8 +151,21 @@ class FeatureStore:
             raise KeyError(f"clip {clip_id!r} has no features in {', '.join(self._folders)}")
         path, row = self._places[clip_id]
         if path not in self._shards:
+            _verify(path, self._checksums[path])
             self._shards[path] = read_shard(path)
         return self._shards[path], row
+
+
+def _verify(path: Path, expected: str) -> None:
+    try:
+        found = shard_checksum(path)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}; {_HEAL}") from error
+    if found != expected:
+        raise ValueError(
+            f"{path}: is damaged: its SHA-256 is {found[:12]}..., {INDEX} beside it says "
+            f"{expected[:12]}...; {_HEAL}"
+        )
 
 
 def _read_index(folder: Path) -> pd.DataFrame:

@@ -151,8 +151,9 @@ def _hand_out(
     """Put shards, index and rejects of the clips at `out`, and drop all other shards."""
     shards = {kept.path(group): group for group in groups}
     places = {key: (path.name, i) for path, group in shards.items() for i, key in enumerate(group)}
+    checksums = {path.name: kept.checksum(group) for path, group in shards.items()}
     rows = [
-        (clip.clip_id, key, *places[key], clip.has_audio, towers)
+        (clip.clip_id, key, *places[key], clip.has_audio, towers, checksums[places[key][0]])
         for clip, key in zip(clips, keys, strict=True)
         if key in places
     ]

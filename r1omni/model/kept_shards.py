@@ -1,7 +1,12 @@
-"""The shards of features that earlier runs finished, found again by the keys of their rows."""
+"""The shards of features that earlier runs finished, found again by the keys of their rows.
+
+Beside each shard stands a file with its checksum, written before the shard appears. A shard is used
+only if its bytes have that checksum: the clips of any other are computed again.
+"""
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +14,9 @@ from pathlib import Path
 
 import torch
 
-from r1omni.model.feature_store import Shard, read_shard, write_shard
+from r1omni.model.feature_store import Shard, read_shard, shard_checksum, write_shard
+
+_log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.2  # how often the first process looks for the shards of the others
 
@@ -21,10 +28,16 @@ class KeptShards:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._places: dict[str, tuple[Path, int]] = {}
+        self._unusable: set[tuple[Path, int]] = set()  # with the inode: others may replace the file
         for path in sorted(folder.glob("*.safetensors")):
             try:
-                self._remember(path, read_shard(path).keys)
-            except ValueError:
+                inode = path.stat().st_ino
+                if _is_sound(path):
+                    self._remember(path, read_shard(path).keys)
+                else:
+                    self._unusable.add((path, inode))
+                    _log.warning("%s: is damaged or has no checksum: it is made again", path)
+            except (ValueError, FileNotFoundError):
                 if path.exists():  # else another process has just dropped it
                     raise
 
@@ -37,8 +50,16 @@ class KeptShards:
         return self._folder / f"{name}.safetensors"
 
     def holds(self, keys: Sequence[str]) -> bool:
-        """Whether these rows are done: in their shard, or told what could not be decoded."""
-        return self.path(keys).is_file() or self._rejects(keys).is_file()
+        """Whether these rows are done: sound in their shard, or told what could not be decoded."""
+        if self._has_shard(keys):
+            return True
+        rejected = self.rejected(keys)
+        rest = [key for key in keys if key not in rejected]
+        return bool(rejected) and (not rest or self._has_shard(rest))
+
+    def checksum(self, keys: Sequence[str]) -> str:
+        """The checksum of the shard of exactly these rows."""
+        return _checksum_file(self.path(keys)).read_text(encoding="utf-8").strip()
 
     def reject(self, keys: Sequence[str], reasons: Mapping[str, str]) -> None:
         """Keep why some of these rows have no features; the others' shard must be there already."""
@@ -50,7 +71,7 @@ class KeptShards:
     def rejected(self, keys: Sequence[str]) -> dict[str, str]:
         """Which of these rows have no features, and why."""
         path = self._rejects(keys)
-        if self.path(keys).is_file() or not path.is_file():
+        if self._has_shard(keys) or not path.is_file():
             return {}
         return dict(json.loads(path.read_text(encoding="utf-8")))
 
@@ -76,7 +97,8 @@ class KeptShards:
             torch.stack([source.audio[row] for source, row in rows]),
             torch.stack([source.has_audio[row] for source, row in rows]),
         )
-        write_shard(shard, self.path(keys))
+        sums = _checksum_file(self.path(keys))
+        write_shard(shard, self.path(keys), lambda checksum: _write_line(sums, checksum))
         self._remember(self.path(keys), keys)
 
     def wait_for(self, groups: Sequence[Sequence[str]]) -> None:
@@ -86,13 +108,32 @@ class KeptShards:
 
     def drop_all_but(self, paths: Iterable[Path]) -> None:
         """Remove the other shards, and what killed runs left half written."""
-        keep = set(paths)
+        keep = {file for path in paths for file in (path, _checksum_file(path))}
         for path in self._folder.iterdir():
             if path not in keep:
                 path.unlink(missing_ok=True)
+
+    def _has_shard(self, keys: Sequence[str]) -> bool:
+        path = self.path(keys)
+        return path.is_file() and (path, path.stat().st_ino) not in self._unusable
 
     def _rejects(self, keys: Sequence[str]) -> Path:
         return self.path(keys).with_suffix(".rejects.json")
 
     def _remember(self, path: Path, keys: Sequence[str]) -> None:
         self._places.update({key: (path, row) for row, key in enumerate(keys)})
+
+
+def _checksum_file(shard: Path) -> Path:
+    return shard.with_suffix(".sha256")
+
+
+def _write_line(path: Path, line: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(f"{line}\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _is_sound(shard: Path) -> bool:
+    sums = _checksum_file(shard)
+    return sums.is_file() and sums.read_text(encoding="utf-8").strip() == shard_checksum(shard)

@@ -14,7 +14,9 @@ from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.corpora.validation import ValidationFailed, run_validate
 from r1omni.emotions import LABELS
 
-PARAMS = ValidationParams(min_seconds=0.5, max_seconds=60.0, min_clips_per_label=2, min_clips=3)
+PARAMS = ValidationParams(
+    min_seconds=0.5, max_seconds=60.0, min_clips_per_label=2, min_clips=3, max_copies=0
+)
 GOOD = Clip(
     clip_id="dfew/0", corpus="dfew", path="clip/0.mp4", label="happy", split="train", fold=1,
     subject=None, rationale=None, duration=1.5, fps=8.0, n_frames=12, has_audio=True, sha256="0",
@@ -64,6 +66,7 @@ def test_clean_manifests_pass_with_summary_docs_and_an_empty_list_of_failures(tm
         "unique_clip_id": 31, "complete": 31, "known_label": 31, "known_split": 31,
         "path_in_root": 31, "duration": 31, "has_frames": 31, "frame_rate": 31, "has_audio": 31,
         "subject_in_one_split": 0, "content_in_one_split": 31, "one_fold": 31,
+        "content_has_one_label": 28, "content_once": 31,
         "enough_clips_per_label": 28, "enough_clips": 31, "no_empty_manifest": 2,
         "every_label_occurs": 14,
     }  # fmt: skip
@@ -105,7 +108,7 @@ def test_clean_manifests_pass_with_summary_docs_and_an_empty_list_of_failures(tm
             {("subject_in_one_split", "dfew/3"), ("subject_in_one_split", "dfew/20")},
         ),
         (
-            {n: {"sha256": "same" if n in (3, 20) else "too"} for n in (3, 20, 4, 5)},
+            {n: {"sha256": "same"} for n in (3, 20)},
             {("content_in_one_split", "dfew/3"), ("content_in_one_split", "dfew/20")},
         ),
     ],
@@ -247,3 +250,17 @@ def test_of_corpora_that_name_no_subjects_it_is_not_known_whether_they_are_apart
     assert rules["subject_in_one_split"]["success"] == "not known"
     assert "not known for dfew" in rules["subject_in_one_split"]["says"]
     assert rules["content_in_one_split"]["success"] is True
+
+
+def test_many_names_or_two_labels_for_the_same_bytes_are_named(tmp_path):
+    """In dfew, clips 2 and 3 are two of one label and split, 4 has another label."""
+    clips = [replace(c, sha256="same") if n in (2, 3, 4) else c for n, c in enumerate(dfew())]
+    with pytest.raises(ValidationFailed, match=r"validation\.max_copies|content_once"):
+        validate(tmp_path, dfew=clips)
+    assert failures(tmp_path) == {
+        (rule, f"dfew/{n}") for rule in ("content_has_one_label", "content_once") for n in (2, 3, 4)
+    }
+    with pytest.raises(ValidationFailed, match="content_once 2"):
+        validate(
+            tmp_path, dfew=[replace(c, sha256="a") if n < 2 else c for n, c in enumerate(dfew())]
+        )

@@ -171,7 +171,8 @@ def test_only_new_clips_are_computed(tiny, raw, checkpoint, computed, tmp_path, 
     run_features(manifest, new_root, checkpoint, out, features=FEATURES, limits=LIMITS)
     assert _files(out) == _files(computed / "out/dfew")  # no trace of the history
     kept = sorted(path.name for path in (tmp_path / ".state/features/dfew").iterdir())
-    assert kept == sorted(path.name for path in out.glob("*.safetensors"))
+    shards = sorted(path.name for path in out.glob("*.safetensors"))
+    assert kept == sorted([*shards, *(f"{Path(name).stem}.sha256" for name in shards)])
 
 
 def test_other_towers_mean_other_features(tiny, raw, checkpoint, computed, tmp_path, monkeypatch):
@@ -378,6 +379,57 @@ def test_a_shard_comes_back_as_it_was_and_a_broken_one_is_named(tmp_path):
         read_shard(tmp_path / "s.safetensors")
 
 
+def _flip_a_byte(path: Path) -> None:
+    """One bit of damage in place: every hard link to the file sees it."""
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        byte = file.read(1)[0]
+        file.seek(-100, os.SEEK_END)
+        file.write(bytes([byte ^ 1]))
+
+
+def test_a_flipped_byte_in_a_shard_is_refused_by_its_name_with_the_way_to_heal_it(
+    computed, tmp_path
+):
+    out = Path(shutil.copytree(computed / "out/dfew", tmp_path / "dfew"))
+    (shard,) = out.glob("*.safetensors")
+    sound = FeatureStore([out])
+    sound.load(["dfew/1"])  # opened once, before the damage
+    _flip_a_byte(shard)
+    with pytest.raises(ValueError, match=rf"{shard.name}: is damaged: .*doctor --cache --remove"):
+        FeatureStore([out]).load(["dfew/1"])
+    shard.unlink()
+    with pytest.raises(ValueError, match=rf"{shard.name}: cannot be read: No such file"):
+        FeatureStore([out]).load(["dfew/1"])
+
+
+def test_a_damaged_kept_shard_is_made_again_to_the_same_bytes(
+    raw, checkpoint, computed, tmp_path, monkeypatch, caplog
+):
+    """The kept shard, the stage's output and DVC's cache are one inode."""
+    root, clips = raw
+    shutil.copytree(computed / ".state", tmp_path / ".state")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(features, "SHARD_CLIPS", 4)
+    write_manifest(clips, tmp_path / "m.parquet")
+    (old,) = (tmp_path / ".state/features/dfew").glob("*.safetensors")
+    _flip_a_byte(old)
+    arguments = (tmp_path / "m.parquet", root, checkpoint, tmp_path / "out/dfew")
+    run_features(*arguments, features=FEATURES, limits=LIMITS)
+    assert f"{old.name}: is damaged" in caplog.text
+    whole = _files(tmp_path / "out/dfew")
+    first, *_ = sorted((tmp_path / "out/dfew").glob("*.safetensors"))
+    inode = first.stat().st_ino
+    _flip_a_byte(first)
+    run_features(*arguments, features=FEATURES, limits=LIMITS)
+    assert _files(tmp_path / "out/dfew") == whole
+    assert first.stat().st_ino != inode
+    (tmp_path / f".state/features/dfew/{first.stem}.sha256").unlink()
+    run_features(*arguments, features=FEATURES, limits=LIMITS)
+    assert _files(tmp_path / "out/dfew") == whole
+
+
 def test_a_full_disk_is_told_before_the_start(raw, checkpoint, clip_bytes, tmp_path, monkeypatch):
     root, clips = raw
     monkeypatch.chdir(tmp_path)
@@ -415,7 +467,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_what_is_finished_is_kept(
             tmp_path / "m.parquet", root, checkpoint, tmp_path / "out", features=FEATURES,
             limits=LIMITS, free_bytes=quota,
         )  # fmt: skip
-    assert len(list(state.iterdir())) == 1 and not (tmp_path / "out").exists()
+    assert len(list(state.glob("*.safetensors"))) == 1 and not (tmp_path / "out").exists()
     run_features(
         tmp_path / "m.parquet", root, checkpoint, tmp_path / "out", features=FEATURES, limits=LIMITS
     )
@@ -442,7 +494,7 @@ def test_two_processes_make_the_same_bytes_as_one(raw, checkpoint, tmp_path, mon
                 limits=LIMITS,
             )
             if rank == "1":
-                assert len(list(Path(".state/features/out").iterdir())) == 2
+                assert len(list(Path(".state/features/out").glob("*.safetensors"))) == 2
                 assert not Path("out").exists()
     assert _files(tmp_path / "one/out") == _files(tmp_path / "two/out")
 

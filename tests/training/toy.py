@@ -92,7 +92,7 @@ def build_world(root: Path) -> Path:
     (root / "parent" / "provenance.json").write_text(json.dumps({"fold": 1, "mode": "reasoned"}))
     (root / "features").mkdir()
     shard = Shard(tuple(names), vision.half(), audio.half(), has_audio)
-    write_shard(shard, root / "features" / "0.safetensors")
+    checksum = write_shard(shard, root / "features" / "0.safetensors")
     pd.DataFrame(
         {
             "clip_id": names,
@@ -101,6 +101,7 @@ def build_world(root: Path) -> Path:
             "row": range(CLIPS),
             "has_audio": has_audio.tolist(),
             "towers": "toy",
+            "sha256": checksum,
         }
     ).to_parquet(root / "features" / INDEX)
     return root

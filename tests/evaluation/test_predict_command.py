@@ -1,0 +1,174 @@
+"""`r1omni predict` as it is typed: in any folder, answers as they come, stopped by Ctrl-C."""
+
+import copy
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from clip_files import LIMITS, write_clip
+from typer.testing import CliRunner
+
+from r1omni.cli import app
+from r1omni.config import PredictParams
+from r1omni.emotions import EMOTIONS
+from r1omni.evaluation.answer import answer_batches
+from r1omni.evaluation.files import Refusal
+from r1omni.evaluation.predict import answer_batch
+from r1omni.evaluation.probabilities import label_probabilities
+from r1omni.model.feature_store import FeatureBatch
+from r1omni.params_file import ParamsError
+from r1omni.predict_options import DEFAULTS, choose_options
+
+N_FILES = 200
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny[0].save_pretrained(folder)
+    tiny[1].save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """A folder of 200 short clips: copies of one, lest writing them takes longer than the test."""
+    folder = tmp_path_factory.mktemp("many")
+    first = write_clip(folder / "000.mp4", seconds=0.5)
+    for i in range(1, N_FILES):
+        shutil.copy(first, folder / f"{i:03}.mp4")
+    return folder
+
+
+def test_the_first_answer_waits_for_no_other_and_batches_grow(tiny, many):
+    files = [*sorted(many.iterdir())[:17], Refusal("x", "is no file"), many / "nowhere.mp4"]
+    predict = PredictParams(batch_size=8, max_new_tokens=2)
+    batches = list(answer_batches(files, *tiny, labels=EMOTIONS, predict=predict, limits=LIMITS))
+    assert [len(batch) for batch in batches] == [1, 2, 4, 8, 4]
+    outcomes = [outcome for batch in batches for outcome in batch]
+    assert [getattr(o, "path", None) for o in outcomes[:17]] == files[:17]
+    assert [o.reason for o in outcomes[17:]] == ["is no file", "no such file"]
+
+
+@torch.no_grad()
+def test_an_answer_does_not_depend_on_the_batch_that_it_is_in(tiny):
+    """Rationales of many lengths, so that the rows of a batch are padded differently."""
+    model, processor = copy.deepcopy(tiny[0]), tiny[1]
+    model.config.answer_mode = "reasoned"
+    for name, parameter in model.named_parameters():
+        if parameter.ndim >= 2 and "tower" not in name:
+            parameter.mul_(3.0)  # a random model says the same of every clip
+    config = model.config
+    torch.manual_seed(4)
+    vision = torch.randn(
+        9, config.num_frames, config.patch_grid**2, config.vision_config.hidden_size
+    )
+    audio = torch.randn(9, config.audio_tokens, config.audio_config.d_model)
+    heard = torch.ones(9, dtype=torch.bool)
+
+    def asked(rows: list[int]) -> tuple[list[str], list[dict[str, float]]]:
+        features = FeatureBatch(vision[rows], audio[rows], heard[rows])
+        said = [a.completion for a in answer_batch(model, processor, features, 24)]
+        texts = [f"<think>{'it smiles ' * (i + 1)}</think>\n<answer>sad</answer>" for i in rows]
+        return said, label_probabilities(model, processor, features, texts, EMOTIONS)
+
+    alone = [asked([i]) for i in range(9)]
+    assert len({said for (said,), _ in alone}) > 4
+    for rows in (list(range(9)), [8, 2], [3, 1, 7, 0]):
+        said, probabilities = asked(rows)
+        for i, text, chances in zip(rows, said, probabilities, strict=True):
+            assert text == alone[i][0][0]
+            assert chances == pytest.approx(alone[i][1][0], abs=1e-5)
+
+
+def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "r1omni.cli", "predict", *map(str, arguments)],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+
+
+def test_ctrl_c_leaves_what_was_answered_no_process_and_code_130(checkpoint, many, tmp_path):
+    """In a folder without params.yaml. A terminal sends SIGINT to the workers too."""
+    process = start(many, "--model", checkpoint, "--json", "--max-new-tokens", 40, cwd=tmp_path)
+    assert process.stdout is not None
+    first = json.loads(process.stdout.readline())
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    rest, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    answered = [first, *map(json.loads, rest.splitlines())]
+    assert [Path(a["file"]).name for a in answered] == [f"{i:03}.mp4" for i in range(len(answered))]
+    assert len(answered) < N_FILES
+    assert said.splitlines()[-1] == f"stopped: {len(answered)} of {N_FILES} answered"
+    assert "Traceback" not in said
+    assert children
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
+
+
+def test_without_params_the_options_have_defaults_and_params_yaml_is_used_if_there(
+    repo, params, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert choose_options(None, False, {"threads": None}) == DEFAULTS
+    assert choose_options(None, False, {"device": "cpu"}).device == "cpu"
+    with pytest.raises(ParamsError, match=r"nowhere\.yaml: cannot be read: .*pass --params FILE"):
+        choose_options(Path("nowhere.yaml"), False, {})
+    shutil.copy(repo / "params.yaml", tmp_path)
+    ours = choose_options(None, False, {"batch_size": 3})
+    assert (ours.batch_size, ours.predict.max_new_tokens) == (3, params.predict.max_new_tokens)
+    assert (ours.limits, ours.threads) == (params.ingest.limits, params.engine.threads)
+    assert ours.tracking == params.tracking
+    (tmp_path / "params.yaml").write_text("train: {lr: 0.1}\n")  # another program's
+    with pytest.raises(ParamsError, match=r"train: unknown key.*\n(.*\n)*.*pass --no-params"):
+        choose_options(None, False, {})
+    assert choose_options(None, True, {}) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["predict", "a.mp4"],
+            "data/checkpoints/grpo: no such folder.*Pass one of them as --model",
+        ),
+        (["predict", "a.mp4", "--model", "models:/r1-omni@champion"], "no params.yaml here says"),
+        (["evaluate", "--model", "x", "--corpus", "dfew"], "run this in the project's folder"),
+    ],
+)
+def test_what_is_missing_in_another_folder_is_said_with_what_to_pass(
+    arguments, said, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, arguments)
+    with pytest.raises(ValueError, match=said):
+        raise done.exception
+
+
+def test_the_version_is_printed_in_any_folder_without_torch(tmp_path):
+    script = (
+        "import sys; sys.argv = ['r1omni', '--version']\n"
+        "from r1omni.cli import app\n"
+        "try: app()\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert not {'torch', 'av', 'dvc', 'transformers'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("r1omni 0.") and "(Python 3." in done.stdout
