@@ -126,7 +126,7 @@ def gains(measured: dict, there: list[tuple[float, int]]) -> list[str]:
     """What each step added, in WAR / UAR points, ± half the interval of each."""
     lines = [
         "Gains, WAR / UAR ± half the paired bootstrap interval; **bold** where both intervals "
-        "exclude 0, ▼ where both lie below it:",
+        "exclude 0, ▼ where both lie below it (never for a row that was kept without intervals):",
         "",
         "| shortcut | seed | step | DFEW | MAFW | RAVDESS |",
         "|--:|--:|---|---|---|---|",
@@ -146,8 +146,10 @@ def gains(measured: dict, there: list[tuple[float, int]]) -> list[str]:
 def gain(step: dict) -> str:
     """One gain, bold where the intervals of WAR and UAR both exclude 0 on the same side."""
     parts = [f"{100 * step[m]:+.1f} ± {100 * step[f'{m}_half_width']:.1f}" for m in ("war", "uar")]
-    intervals = [step[f"{m}_ci"] for m in ("war", "uar")]
     text = " / ".join(parts)
+    if "war_ci" not in step or "uar_ci" not in step:  # kept from before there were intervals
+        return text
+    intervals = [step[f"{m}_ci"] for m in ("war", "uar")]
     if all(high < 0 for _, high in intervals):
         return f"**{text}** ▼"
     return f"**{text}**" if all(low > 0 for low, _ in intervals) else text

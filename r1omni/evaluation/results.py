@@ -57,18 +57,23 @@ class SceneFollowing(Result):
 
 
 class GainOver(Result):
-    """How much WAR and UAR rose over another model, with paired bootstrap intervals."""
+    """How much WAR and UAR rose over another model, with paired bootstrap intervals.
+
+    The intervals are None in files from before they were kept: those have half-widths only.
+    """
 
     war: float
-    war_ci: Interval
+    war_ci: Interval | None = None
     war_half_width: float
     uar: float
-    uar_ci: Interval
+    uar_ci: Interval | None = None
     uar_half_width: float
 
     @property
     def direction(self) -> Literal["gain", "loss"] | None:
         """A gain or a loss where the intervals of both WAR and UAR exclude 0 on the same side."""
+        if self.war_ci is None or self.uar_ci is None:
+            return None
         if self.war_ci[0] > 0 and self.uar_ci[0] > 0:
             return "gain"
         return "loss" if self.war_ci[1] < 0 and self.uar_ci[1] < 0 else None

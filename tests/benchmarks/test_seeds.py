@@ -1,7 +1,11 @@
 """The seeds table: bold only where both intervals exclude 0; the README keeps its text."""
 
+import json
+from pathlib import Path
+
 import pytest
 
+from benchmarks import seeds
 from benchmarks.seeds import BEGIN, END, between_markers, gain, render
 
 GAIN = {
@@ -37,6 +41,15 @@ def test_a_loss_is_bold_and_marked():
         "uar": -0.06, "uar_ci": [-0.11, -0.01], "uar_half_width": 0.05,
     }  # fmt: skip
     assert gain(lost) == "**-5.0 ± 4.0 / -6.0 ± 5.0** ▼"
+
+
+def test_the_kept_rows_are_readable_and_a_gain_without_intervals_is_never_bold():
+    kept = json.loads((Path(seeds.__file__).parent / "seeds.json").read_text())
+    table = render(kept, [0.0, 0.5, 0.9], [1, 2, 3])
+    assert "Not run" not in table
+    assert gain({k: v for k, v in GAIN.items() if not k.endswith("_ci")}) == (
+        "+5.0 ± 4.0 / +6.0 ± 5.0"
+    )
 
 
 def test_means_and_spread_are_over_the_seeds_and_absent_rows_are_named():

@@ -176,6 +176,19 @@ def test_a_model_in_two_files_is_refused(tmp_path: Path):
         score([one, two], tmp_path)
 
 
+def test_gains_from_before_intervals_were_kept_are_read_and_claim_nothing(tmp_path: Path, run: Run):
+    tree = score(run.predictions, tmp_path, run.truth)
+    assert set(tree["grpo"]["dfew"]["gain_over"]["cold_start"]) >= {"war_ci", "uar_ci"}
+    for corpora in tree.values():
+        for values in corpora.values():
+            for gain in values["gain_over"].values():
+                del gain["war_ci"], gain["uar_ci"]
+    (tmp_path / "metrics.json").write_text(json.dumps(tree))
+    gain = read_metrics(tmp_path / "metrics.json")["grpo"]["dfew"].gain_over["cold_start"]
+    assert (gain.war_ci, gain.direction) == (None, None)
+    assert gain.war_half_width > 0
+
+
 def test_a_metrics_file_with_an_unknown_key_is_named(tmp_path: Path):
     score([write(tmp_path / "a.parquet", [("happy", "happy")])], tmp_path)
     path = tmp_path / "metrics.json"
