@@ -58,7 +58,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "DO_NOT_TRACK": "true"}
 
 
-def run(folder: Path, *command: str, timeout: float = 480) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *command: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
         cwd=folder,
@@ -81,7 +81,7 @@ def kill_when(folder: Path, happened) -> None:
             stdout=log,
             stderr=log,
         )
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 900
         while not happened():
             assert process.poll() is None, (folder / "killed.log").read_text()[-3000:]
             assert time.monotonic() < deadline, (folder / "killed.log").read_text()[-3000:]
