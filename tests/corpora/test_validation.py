@@ -66,7 +66,7 @@ def test_clean_manifests_pass_with_summary_docs_and_an_empty_list_of_failures(tm
         "unique_clip_id": 31, "complete": 31, "known_label": 31, "known_split": 31,
         "path_in_root": 31, "duration": 31, "has_frames": 31, "frame_rate": 31, "has_audio": 31,
         "subject_in_one_split": 0, "content_in_one_split": 31, "one_fold": 31,
-        "content_has_one_label": 28, "content_once": 31,
+        "content_has_one_label": 31, "content_once": 31,
         "enough_clips_per_label": 28, "enough_clips": 31, "no_empty_manifest": 2,
         "every_label_occurs": 14,
     }  # fmt: skip
