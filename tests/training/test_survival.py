@@ -1,5 +1,6 @@
 """Killed, stopped, starved of its store or fed nonsense: a training loses nothing and says so."""
 
+import hashlib
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import pytest
 import toy
 from forked import Ranks, stage, train
 
+from r1omni.model.feature_store import INDEX
 from r1omni.training.engine import Engine, NonFiniteLoss
 from r1omni.training.held_out import Watch
 from r1omni.training.interruption import Stopped
@@ -113,7 +115,7 @@ def test_a_training_killed_between_its_end_and_dvcs_note_of_it_repeats_only_the_
 
 
 def poisoned(world: Path, folder: Path, where: int) -> Path:
-    """The world with one clip whose features are not numbers."""
+    """The world with one clip whose features are not numbers, as a tower would have made them."""
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(world, folder)
@@ -122,6 +124,9 @@ def poisoned(world: Path, folder: Path, where: int) -> Path:
     tensors["audio"][where] = float("nan")
     names = json.dumps([toy.clip_at(i).clip_id for i in range(toy.CLIPS)])
     save_file(tensors, path, metadata={"keys": names})
+    index = pd.read_parquet(path.with_name(INDEX))
+    index["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    index.to_parquet(path.with_name(INDEX))
     return folder
 
 
