@@ -5,11 +5,11 @@ from unittest.mock import patch
 
 import kills
 import pytest
-import rich
 from forked import train
 from rich.console import Console
 from rich.text import Text
 
+from r1omni.training import progress
 from r1omni.training.progress import steps_bar
 
 
@@ -21,7 +21,7 @@ def terminal(shown):
 @pytest.mark.parametrize("kind", ["grpo", "sft"])
 def test_a_live_bar_shows_the_stage_the_step_and_its_numbers(world, tmp_path, kind):
     shown = io.StringIO()
-    with patch.object(rich, "_console", terminal(shown)):
+    with patch.object(progress, "Console", lambda **_: terminal(shown)):
         train(kind, world, tmp_path, {}, {})
     text = Text.from_ansi(shown.getvalue()).plain
     rows = kills.curves(tmp_path)
@@ -36,7 +36,7 @@ def test_a_live_bar_shows_the_stage_the_step_and_its_numbers(world, tmp_path, ki
 
 def test_a_rank_that_does_not_write_shows_nothing(monkeypatch):
     shown = io.StringIO()
-    monkeypatch.setattr(rich, "_console", terminal(shown))
+    monkeypatch.setattr(progress, "Console", lambda **_: terminal(shown))
     for rank, seen in (("1", False), ("0", True)):
         monkeypatch.setenv("RANK", rank)
         with steps_bar() as bar:

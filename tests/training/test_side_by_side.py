@@ -77,7 +77,7 @@ def whole_base(world: Path, folder: Path) -> None:
     from r1omni.training import base
     from r1omni.training.ranks import rank
 
-    def decode(files, media, workers):
+    def decode(files, media, workers, limits):
         decoded.extend(file.stem for file in files)
         for file in files:
             rng = np.random.default_rng(int(file.stem))
