@@ -107,14 +107,7 @@ def answer_batches(
     ends the process that reads.
     """
     console = Console(stderr=True)
-    # redirected, what is printed to a file would go to the terminal instead
-    progress = Progress(
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )
+    progress = Progress(console=console, transient=True, disable=not console.is_terminal)
     task = progress.add_task("predict", total=len(files))
     paths = [file for file in files if isinstance(file, Path)]
     with closing(read_files(paths, processor.media, limits)) as read:
