@@ -120,7 +120,7 @@ def main() -> None:
 def render(found: dict[bool, Saved]) -> str:
     """The section: per token, per clip, and of the paper profile's micro-batch."""
     paper = read_params(ROOT / "params/paper.yaml")
-    size = paper.engine.micro_batch_size or paper.grpo.clips_per_step
+    size = paper.machine.micro_batch_size or paper.grpo.clips_per_step
     longest = paper.grpo.max_new_tokens
     lines = [
         "## Memory for the backward pass at the real size",
@@ -130,7 +130,7 @@ def render(found: dict[bool, Saved]) -> str:
         f"{T} tokens. "
         "`python -m benchmarks.activations` counted this on the CPU.",
         "",
-        "| engine.gradient_checkpointing | MB a prompt position | MB a completion token "
+        "| machine.gradient_checkpointing | MB a prompt position | MB a completion token "
         f"| GB a clip | GB of {size} clips (params/paper.yaml) "
         f"| GB of {size} with every completion of {longest} |",
         "|---|--:|--:|--:|--:|--:|",

@@ -63,7 +63,7 @@ def measure(step: str, folder: Path) -> dict[str, object]:
     """What the step did, with its wall and CPU seconds (imports left out) and its peak memory."""
     import torch
 
-    import r1omni.training.base  # noqa: F401  what all steps import
+    import r1omni.base_model.stage  # noqa: F401  what all steps import
 
     torch.set_num_threads(1)
     imported = peak()
@@ -115,9 +115,9 @@ def write(folder: Path) -> dict[str, object]:
 
 def convert(folder: Path) -> dict[str, object]:
     """Stage `base`: the original directory -> our checkpoint."""
+    from r1omni.base_model.stage import run_base
     from r1omni.config import read_params
-    from r1omni.training.base import run_base
-    from r1omni.training.journal import TrainingPaths
+    from r1omni.machine.state_folders import TrainingPaths
 
     params = read_params(ROOT / "params/paper.yaml")
     run_base(
@@ -127,8 +127,9 @@ def convert(folder: Path) -> dict[str, object]:
         base=params.base,
         model=params.model,
         media=params.media,
-        engine=params.engine.model_copy(update={"device": "cpu"}),
-        limits=params.ingest.limits,
+        engine=params.engine,
+        machine=params.machine.model_copy(update={"device": "cpu"}),
+        limits=params.limits,
         log=lambda _step, _metrics: None,
     )
     account = json.loads((folder / "training/conversion.json").read_text())
@@ -140,7 +141,7 @@ def predict(folder: Path) -> dict[str, object]:
     sys.path.insert(0, str(ROOT / "tests"))
     from clip_files import write_clip
 
-    from r1omni.config import PredictParams, read_params
+    from r1omni.config import read_params
     from r1omni.emotions import LABELS
     from r1omni.evaluation.answer import Answer, answer_files
     from r1omni.evaluation.loading import load_checkpoint
@@ -149,14 +150,14 @@ def predict(folder: Path) -> dict[str, object]:
     start = time.perf_counter()
     model, processor = load_checkpoint(folder / "base", device="cpu")
     loaded = time.perf_counter()
-    params = PredictParams(batch_size=1, max_new_tokens=NEW_TOKENS)
     (answer,) = answer_files(
         [str(clip)],
         model,
         processor,
         labels=LABELS["dfew"],
-        predict=params,
-        limits=read_params(ROOT / "params.yaml").ingest.limits,
+        batch_size=1,
+        max_new_tokens=NEW_TOKENS,
+        limits=read_params(ROOT / "params.yaml").limits,
     )
     if not isinstance(answer, Answer):
         raise SystemExit(answer.as_text())
@@ -224,9 +225,10 @@ def write_clips(folder: Path) -> None:
 def train(folder: Path) -> list[dict[str, float]]:
     """The stage's curves, with the seconds."""
     from r1omni.config import HeldOutParams, read_params
+    from r1omni.machine.curves import read_curves
+    from r1omni.machine.state_folders import TrainingPaths
     from r1omni.training import grpo as stage
     from r1omni.training.checkpoints import CURVES, TIMES
-    from r1omni.training.journal import TrainingPaths, read_curves
 
     params = read_params(ROOT / "params/paper.yaml")
     small = {"steps": 2, "clips_per_step": TRAINED_CLIPS, "group_size": TRAINED_GROUP,
@@ -240,7 +242,8 @@ def train(folder: Path) -> list[dict[str, float]]:
         paths,
         grpo=params.grpo.model_copy(update=small),
         held_out=HeldOutParams(clips=0, seed=1, every=1),
-        engine=params.engine.model_copy(update={"device": "cpu", "save_every": 1}),
+        engine=params.engine,
+        machine=params.machine.model_copy(update={"device": "cpu", "save_every": 1}),
         log=lambda _step, _metrics: None,
     )
     curves = read_curves(paths.training / CURVES), read_curves(paths.state / TIMES)

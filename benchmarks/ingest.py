@@ -33,6 +33,7 @@ from mutations import slow_video  # noqa: E402
 from r1omni.config import IngestParams  # noqa: E402
 from r1omni.corpora.clip import read_manifest, read_rejects  # noqa: E402
 from r1omni.corpora.ingest import run_ingest  # noqa: E402
+from r1omni.limits import Limits  # noqa: E402
 from r1omni.media import decode, probe  # noqa: E402
 
 SECTION = ROOT / "benchmarks/sections/ingest"
@@ -192,15 +193,21 @@ def ingest_here(corpus: str, root: Path, fold: int, workers: int) -> str:
     if root.name.startswith("rate"):  # every run opens every clip
         Path(".state/ingest/m.sqlite").unlink(missing_ok=True)
     params = IngestParams(
-        workers=workers,
-        timeout_seconds=60.0,
         max_pixels=4096 * 2304,
-        memory_mb=768,
         missing_audio="reject",
         max_rationale_words=1000,
     )
     start = time.monotonic()
-    run_ingest(root, Path("m.parquet"), Path("r.parquet"), corpus=corpus, fold=fold, ingest=params)
+    run_ingest(
+        root,
+        Path("m.parquet"),
+        Path("r.parquet"),
+        corpus=corpus,
+        fold=fold,
+        ingest=params,
+        limits=Limits(60.0, 4096 * 2304, 768),
+        workers=workers,
+    )
     seconds = time.monotonic() - start
     own, worker = (resource.getrusage(who).ru_maxrss / 1024
                    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))  # fmt: skip

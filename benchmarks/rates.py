@@ -23,11 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measuring import Clock, matmul_rate
 from benchmarks.one_step import NO_END
 from benchmarks.workload import as_batch, build_workload, midsize_config
-from r1omni.config import FeaturesParams
 from r1omni.corpora.clip import Clip, write_manifest
-from r1omni.decoding import decode_clips
 from r1omni.limits import Limits
 from r1omni.media import MediaSettings
+from r1omni.media.pool import decode_clips
 from r1omni.model import HumanOmniConfig, HumanOmniProcessor
 from r1omni.model.features import run_features
 from r1omni.model.processor import train_gate_tokenizer, train_tokenizer
@@ -189,9 +188,9 @@ def measure_features(config: HumanOmniConfig, n_clips: int, turns: int) -> dict[
 
 
 def _run_features(root: Path, manifest: str, out: str) -> None:
-    params = FeaturesParams(batch_size=N_CLIPS, workers=1, min_free_gb=0.0)
     inputs = root / f"{manifest}.parquet", root, root / "checkpoint", root / out
-    run_features(*inputs, features=params, limits=LIMITS, device="cpu")
+    how = {"batch_size": N_CLIPS, "workers": 1, "min_free_gb": 0.0}
+    run_features(*inputs, **how, limits=LIMITS, device="cpu")
 
 
 def made_up_clip(path: Path) -> Clip:

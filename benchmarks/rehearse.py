@@ -24,14 +24,12 @@ LEFT_OUT = (".git", ".venv", ".sweep", ".state", ".prefect", "data", "mlartifact
             "mlflow.db*", "__pycache__", "tmp", "cache", ".*_cache", "dvc.lock")  # fmt: skip
 CLIPS = {"reasoning": 40, "dfew": 105, "mafw": 165, "ravdess": 48}
 SMALL: dict[str, Any] = {
-    "ingest": {"workers": 2},
     "validation": {"min_clips_per_label": 0, "min_clips": 10},
-    "features": {"batch_size": 16, "workers": 1},
     "cold_start": {"epochs": 40, "lr": 3.0e-3},  # a random model must learn to speak first
     "label_sft": {"epochs": 1},
     "grpo": {"steps": 3, "clips_per_step": 4, "group_size": 4, "max_new_tokens": 48},
-    "engine": {"device": "cpu", "processes": 2, "zero_stage": 2, "save_every": 2},
-    "predict": {"batch_size": 32, "max_new_tokens": 48},
+    "machine": {"device": "cpu", "processes": 2, "zero_stage": 2, "save_every": 2, "workers": 2},
+    "predict": {"max_new_tokens": 48},
     "score": {"bootstrap_samples": 100},
     "tracking": {"system_metrics": False},
 }
@@ -99,8 +97,8 @@ def write_checkpoint(folder: Path, reasoning: Path) -> None:
     import torch
 
     from benchmarks.original_layout import write_original
+    from r1omni.base_model.stage import build_untrained
     from r1omni.config import read_params
-    from r1omni.training.base import build_untrained
 
     params = read_params(ROOT / "params.yaml")
     torch.manual_seed(0)

@@ -218,8 +218,8 @@ def _growth_table(rows: list[Row]) -> list[str]:
     lines.append("")
     lines.append(
         "128 new tokens and a prompt of 999 with G; 32 and 500 with P; 32 with prompt; G = 8 where "
-        "it is not named. One at a time: engine.micro_batch_size 1; decoded together: that with "
-        "grpo.prefix recompute; checkpointing: engine.gradient_checkpointing."
+        "it is not named. One at a time: machine.micro_batch_size 1; decoded together: that with "
+        "machine.prefix recompute; checkpointing: machine.gradient_checkpointing."
     )
     return ["\n".join(lines)]
 

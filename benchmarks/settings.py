@@ -25,10 +25,10 @@ from r1omni.config import Params, read_params
 from r1omni.corpora.clip import read_manifest
 from r1omni.evaluation import metrics
 from r1omni.evaluation.predict import predict_clips
+from r1omni.machine.state_folders import TrainingPaths
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureStore
 from r1omni.training.grpo import run_grpo
-from r1omni.training.journal import TrainingPaths
 from r1omni.training.sft import run_sft
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,7 +73,12 @@ def judge(tried: dict[str, dict[str, Any]]) -> Row:
         checkpoint = DATA / "checkpoints/base"
         for stage in tried:
             paths = TrainingPaths(*(Path(folder) / stage / part for part in ("c", "t", "s")))
-            sft = {"paths": paths, "engine": params.engine, "log": silent}
+            sft = {
+                "paths": paths,
+                "engine": params.engine,
+                "machine": params.machine,
+                "log": silent,
+            }
             if stage == "grpo":
                 run_grpo(
                     checkpoint, manifests, features, grpo=params.grpo,
@@ -97,7 +102,7 @@ def silent(_step: int, _metrics: dict[str, float]) -> None:
 def params_with(tried: dict[str, dict[str, Any]]) -> Params:
     """params.yaml with a try's values, one process, and no clips set aside but ours."""
     values = read_params(ROOT / "params.yaml").model_dump(mode="json")
-    changes = {**tried, "engine": {"processes": 1}, "held_out": {"clips": 0}}
+    changes = {**tried, "machine": {"processes": 1}, "held_out": {"clips": 0}}
     for section, change in changes.items():
         unknown = change.keys() - values[section].keys()
         if unknown:
@@ -127,7 +132,9 @@ def answers(
     store, found = FeatureStore(features), {}
     for manifest in manifests:
         clips = [clip for clip in read_manifest(manifest) if clip.split == "test"]
-        said = predict_clips("tried", model, processor, clips, store, predict=params.predict)
+        said = predict_clips(
+            "tried", model, processor, clips, store, predict=params.predict, batch_size=64
+        )
         told, given = [row.label for row in said], [row.prediction for row in said]
         rates = {"war": metrics.war(told, given), "uar": metrics.uar(told, given)}
         found[manifest.stem] = {name: round(100 * rate, 1) for name, rate in rates.items()}

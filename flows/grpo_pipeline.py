@@ -21,7 +21,7 @@ from prefect.tasks import Task
 
 from flows.processes import Finished, run_streaming
 from flows.stages import Stage, read_stages
-from r1omni.lifeline import die_with_parent
+from r1omni.machine.lifeline import die_with_parent
 
 LOCKED = ("is busy", "Unable to acquire lock")
 SKIPPED = ("didn't change, skipping", "is cached - skipping run")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from r1omni.lifeline import die_with_parent
+from r1omni.machine.lifeline import die_with_parent
 
 TAIL = 25
 

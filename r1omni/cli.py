@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import typer
 
 from r1omni.config import check_listed, read_params
-from r1omni.lifeline import LIFELINE, die_with_caller, die_with_input
+from r1omni.machine.lifeline import LIFELINE, die_with_caller, die_with_input
 from r1omni.predict_options import (
     BatchSize,
     MaxNewTokens,
@@ -135,7 +135,7 @@ def predict(
              "threads": threads}  # fmt: skip
     options = choose_options(params, no_params, given)
     options.set_threads()
-    from r1omni.decoding import start_forkserver
+    from r1omni.media.pool import start_forkserver
 
     start_forkserver()  # it imports while the model is loaded: the first answer need not wait
     from r1omni.evaluation.answer import VOCABULARIES, Answer, answer_batches
@@ -155,8 +155,14 @@ def predict(
             if warning := caution(read_lineage(checkpoint)):
                 typer.echo(warning, err=True)
             loaded = load_checkpoint(checkpoint, mode, allow or (), options.device)
-        batches = answer_batches(found.items, *loaded, labels=VOCABULARIES[labels],
-                                 predict=options.predict, limits=options.limits)  # fmt: skip
+        batches = answer_batches(
+            found.items,
+            *loaded,
+            labels=VOCABULARIES[labels],
+            batch_size=options.batch_size,
+            max_new_tokens=options.max_new_tokens,
+            limits=options.limits,
+        )
         with closing(batches):
             for batch in batches:
                 n_answered += sum(isinstance(outcome, Answer) for outcome in batch)
@@ -237,7 +243,7 @@ def evaluate(
 ) -> None:
     """Measure one checkpoint on one corpus: ingest, features, predict and score in one command."""
     read = read_params(params)
-    os.environ.setdefault("OMP_NUM_THREADS", str(read.engine.threads))
+    os.environ.setdefault("OMP_NUM_THREADS", str(read.machine.threads))
     from r1omni.evaluation.evaluate import Field, Subject, render_verdict, run_evaluate
     from r1omni.evaluation.loading import find_checkpoint
     from r1omni.hub import explained
@@ -258,11 +264,7 @@ def evaluate(
             subject,
             field,
             out or Path("data/evaluations") / f"{name}-{corpus}",
-            ingest=read.ingest,
-            features=read.features,
-            predict=read.predict,
-            score=read.score,
-            device=read.engine.device,
+            params=read,
         )
     typer.echo(render_verdict(subject, field, verdict))
 

@@ -36,21 +36,17 @@ HUB_REPO, HUB_REVISION = r"[\w-][\w.-]*/[\w.-]+", r"\w[\w./-]*"
 class Section(BaseModel):
     """A frozen section of params.yaml that forbids unknown keys.
 
-    `KNOBS` are its keys that change time, memory and rounding alone: what a training is to give
-    does not depend on them. All others are its recipe.
+    `WATCHING` are its keys that decide only how often a training is looked at. A training goes on
+    after a change of them; all others are its recipe.
     """
 
-    KNOBS: ClassVar[frozenset[str]] = frozenset()
+    WATCHING: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
     def recipe(self) -> dict[str, Any]:
         """The values that decide a result: a training goes on only where they are the same."""
-        return self.model_dump(mode="json", exclude=set(self.KNOBS))
-
-    def knobs(self) -> dict[str, Any]:
-        """The other values."""
-        return self.model_dump(mode="json", include=set(self.KNOBS))
+        return self.model_dump(mode="json", exclude=set(self.WATCHING))
 
     @field_validator("*", mode="before")
     @classmethod
@@ -158,7 +154,6 @@ class SyntheticParams(Section):
     """The synthetic corpora; an empty `corpora` means that real files are used."""
 
     seed: Seed
-    workers: Workers
     render: RenderParams
     corpora: dict[SyntheticCorpus, SyntheticCorpusParams]
 
@@ -166,17 +161,9 @@ class SyntheticParams(Section):
 class IngestParams(Section):
     """How corpora are read."""
 
-    workers: Workers
-    timeout_seconds: Positive
     max_pixels: Annotated[int, Field(ge=1, lt=2**31)]
-    memory_mb: Annotated[int, Field(ge=64)]
     missing_audio: Literal["reject", "silence"]
     max_rationale_words: Count
-
-    @property
-    def limits(self) -> Limits:
-        """What one clip may cost, wherever clips are decoded."""
-        return Limits(self.timeout_seconds, self.max_pixels, self.memory_mb)
 
 
 class ValidationParams(Section):
@@ -251,14 +238,6 @@ class ModelParams(Section):
     max_vocab_size: Annotated[int, Field(ge=300)]
 
 
-class FeaturesParams(Section):
-    """The cache of tower outputs."""
-
-    batch_size: Count
-    workers: Workers
-    min_free_gb: Annotated[float, Field(ge=0.0)]
-
-
 class SFTParams(Section):
     """Supervised fine-tuning: `cold_start` on rationales, `label_sft` on bare labels."""
 
@@ -275,12 +254,9 @@ class SFTParams(Section):
 class BaseParams(Section):
     """The base model: convert a public checkpoint, or train tiny towers and align them."""
 
-    KNOBS = frozenset({"workers"})
-
     source: Path
     allow: tuple[str, ...]
     seed: Seed
-    workers: Workers
     tower_steps: Count
     tower_batch_size: Count
     tower_lr: Positive
@@ -293,14 +269,10 @@ class BaseParams(Section):
 class GRPOParams(Section):
     """Group relative policy optimisation (arXiv 2402.03300; R1-Omni: arXiv 2503.05379)."""
 
-    KNOBS = frozenset({"prefix", "reference_cache_gb"})
-
     seed: Seed
     steps: Count
     clips_per_step: Count
     group_size: Annotated[int, Field(ge=2)]
-    prefix: Literal["reuse", "recompute"]
-    reference_cache_gb: Annotated[float, Field(ge=0.0)]
     temperature: Positive
     max_new_tokens: Count
     lr: Positive
@@ -325,7 +297,7 @@ class GRPOParams(Section):
 class HeldOutParams(Section):
     """Training clips that label SFT and GRPO never see: what settings are chosen by."""
 
-    KNOBS = frozenset({"every"})
+    WATCHING = frozenset({"every"})
 
     clips: Annotated[int, Field(ge=0)]
     seed: Seed
@@ -333,24 +305,32 @@ class HeldOutParams(Section):
 
 
 class EngineParams(Section):
-    """The DeepSpeed engine that base, SFT and GRPO train in."""
+    """The numbers that base, SFT and GRPO are trained in."""
 
-    KNOBS = frozenset(
-        {
-            *("device", "zero_stage", "processes", "hostfile", "threads"),
-            *("micro_batch_size", "gradient_checkpointing"),
-            *("save_every", "keep_last", "restarts"),
-        }
-    )
+    dtype: Literal["fp32", "bf16"]
+
+
+class MachineParams(Section):
+    """Where and how the stages run: time and memory, no result beyond rounding.
+
+    dvc.yaml and a training's fingerprint know none of these keys: after a change of any of them
+    nothing that is finished runs again, and a training that was stopped goes on.
+    """
 
     device: Literal["auto", "cpu", "cuda"]
-    dtype: Literal["fp32", "bf16"]
-    zero_stage: Annotated[int, Field(ge=0, le=3)]
     processes: Count
     hostfile: Path | None
+    zero_stage: Annotated[int, Field(ge=0, le=3)]
     micro_batch_size: Count | None
     gradient_checkpointing: bool
+    prefix: Literal["reuse", "recompute"]
+    features_batch_size: Count
+    predict_batch_size: Count
     threads: Count
+    workers: Workers
+    clip_timeout_seconds: Positive
+    clip_memory_mb: Annotated[int, Field(ge=64)]
+    min_free_gb: Annotated[float, Field(ge=0.0)]
     save_every: Count
     keep_last: Count
     restarts: Annotated[int, Field(ge=0)]
@@ -359,7 +339,6 @@ class EngineParams(Section):
 class PredictParams(Section):
     """Greedy decoding for evaluation."""
 
-    batch_size: Count
     max_new_tokens: Count
 
 
@@ -398,16 +377,22 @@ class Params(Section):
     media: MediaParams
     model: ModelParams
     base: BaseParams
-    features: FeaturesParams
     cold_start: SFTParams
     label_sft: SFTParams
     grpo: GRPOParams
     held_out: HeldOutParams
     engine: EngineParams
+    machine: MachineParams
     predict: PredictParams
     score: ScoreParams
     report: ReportParams
     tracking: TrackingParams
+
+    @property
+    def limits(self) -> Limits:
+        """What one clip may cost, wherever clips are decoded."""
+        machine = self.machine
+        return Limits(machine.clip_timeout_seconds, self.ingest.max_pixels, machine.clip_memory_mb)
 
     @field_validator("corpora")
     @classmethod

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 Data = Literal["synthetic", "real", "mixed", "unknown"]
+PROVENANCE: Final = "provenance.json"
 
 # What a table or a page calls each kind of data.
 WORDS: Final[Mapping[Data, str]] = {
@@ -92,11 +93,10 @@ def read_lineage(checkpoint: Path) -> Lineage | None:
 
     Raises ValueError, naming the file, for one that is no such record.
     """
-    path = checkpoint / "provenance.json"
-    if not path.is_file():
+    record = read_provenance(checkpoint)
+    if record is None:
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
         size = record.get("parameters") or {}
         return Lineage(
             data=origins_from(record.get("data") or {}),
@@ -107,8 +107,36 @@ def read_lineage(checkpoint: Path) -> Lineage | None:
             code=record.get("code"),
             params_hash=record.get("params_hash"),
         )
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: expected a checkpoint's provenance: {error}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(_no_provenance(checkpoint, error)) from error
+
+
+def read_provenance(checkpoint: Path) -> dict[str, Any] | None:
+    """A checkpoint's provenance.json: which stage, params, data, code and parent made it.
+
+    None for a checkpoint that another program made. Raises ValueError, naming the file, for one
+    that is no JSON object.
+    """
+    path = checkpoint / PROVENANCE
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(_no_provenance(checkpoint, error)) from error
+    if not isinstance(record, dict):
+        raise ValueError(_no_provenance(checkpoint, TypeError(f"got {record!r}")))
+    return record
+
+
+def write_provenance(checkpoint: Path, record: Mapping[str, Any]) -> None:
+    """Write provenance.json into the folder of a checkpoint."""
+    text = json.dumps(record, indent=2, sort_keys=True) + "\n"
+    (checkpoint / PROVENANCE).write_text(text, encoding="utf-8")
+
+
+def _no_provenance(checkpoint: Path, error: Exception) -> str:
+    return f"{checkpoint / PROVENANCE}: expected a checkpoint's provenance: {error}"
 
 
 def origins_from(record: Mapping[str, Any]) -> dict[str, Origin]:

@@ -12,17 +12,17 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent
 # What can change a training's result; not the commands, nor evaluation and tracking.
 RECIPE_CODE = (
+    "base_model/*.py",
+    "media/*.py",
     "model/*.py",
     "training/*.py",
     "corpora/clip.py",
     "corpora/origin.py",
     "corpora/synthetic/attributes.py",
     "completions.py",
-    "decoding.py",
     "emotions.py",
     "judging.py",
     "lineage.py",
-    "media/*.py",
     "prompts.py",
     "rewards.py",
 )
@@ -34,19 +34,15 @@ PLUMBING = (
     "config.py",
     "corpora/__init__.py",
     "evaluation/__init__.py",
-    "lifeline.py",
     "limits.py",  # what a clip may cost
     "loopback.py",
+    "machine/*.py",
     "own_code.py",
     "params_file.py",
     "pipeline.py",
     "stages.py",
     "tracking/*.py",
     "training/__init__.py",
-    "training/hosts.py",
-    "training/interruption.py",
-    "training/launch.py",
-    "training/progress.py",
 )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import yaml
 
-from r1omni.lifeline import SHELLS, die_with_parent
+from r1omni.machine.lifeline import SHELLS, die_with_parent
 
 METRICS = Path("data/reports/metrics.json")
 MANIFESTS = Path("data/manifests")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 import typer
 
-from r1omni.config import PredictParams, TrackingParams, read_params
+from r1omni.config import TrackingParams, read_params
 from r1omni.limits import Limits
 from r1omni.params_file import ParamsError
 
@@ -37,11 +37,6 @@ class PredictOptions:
     def limits(self) -> Limits:
         """What one file may cost the process that reads it."""
         return Limits(self.timeout_seconds, self.max_pixels, self.memory_mb)
-
-    @property
-    def predict(self) -> PredictParams:
-        """The decoding's section."""
-        return PredictParams(batch_size=self.batch_size, max_new_tokens=self.max_new_tokens)
 
     def set_threads(self) -> None:
         """Tell torch, which must not be imported yet, unless OMP_NUM_THREADS is set already."""
@@ -114,13 +109,13 @@ def choose_options(
         hint = "if it is another program's, pass --no-params: predict has defaults of its own"
         raise ParamsError(f"{error}\n{hint}") from error
     written = PredictOptions(
-        batch_size=read.predict.batch_size,
+        batch_size=read.machine.predict_batch_size,
         max_new_tokens=read.predict.max_new_tokens,
-        timeout_seconds=read.ingest.timeout_seconds,
+        timeout_seconds=read.machine.clip_timeout_seconds,
         max_pixels=read.ingest.max_pixels,
-        memory_mb=read.ingest.memory_mb,
-        threads=read.engine.threads,
-        device=read.engine.device,
+        memory_mb=read.machine.clip_memory_mb,
+        threads=read.machine.threads,
+        device=read.machine.device,
         tracking=read.tracking,
     )
     return replace(written, **chosen)

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand
 
 from r1omni.config import (
-    EngineParams,
+    MachineParams,
     Params,
     Section,
     SyntheticCorpus,
@@ -18,8 +18,8 @@ from r1omni.config import (
 from r1omni.own_code import changed_code, code_at_start, code_hash, refuse_changed_code
 
 if TYPE_CHECKING:
+    from r1omni.machine.state_folders import TrainingPaths
     from r1omni.prompts import AnswerMode
-    from r1omni.training.journal import TrainingPaths
 
 
 class StageCommand(TyperCommand):
@@ -30,7 +30,7 @@ class StageCommand(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """What the command returns. Raises CodeChanged, or SystemExit where another rank ended."""
-        from r1omni.training.launch import PEER_LOST, RENDEZVOUS, lost_peer
+        from r1omni.machine.launch import PEER_LOST, RENDEZVOUS, lost_peer
 
         code_at_start()
         try:
@@ -61,7 +61,9 @@ def synthesize(
     """Render a synthetic corpus as mp4 files in the real corpus's layout."""
     from r1omni.corpora.synthetic.synthesize import run_synthesize
 
-    run_synthesize(out, truth, corpus=corpus, synthetic=read_params(params).synthetic)
+    read = read_params(params)
+    workers = read.machine.workers
+    run_synthesize(out, truth, corpus=corpus, synthetic=read.synthetic, workers=workers)
 
 
 Tower = Annotated[
@@ -101,7 +103,17 @@ def ingest(
     """Read a corpus in its own layout: clips to the manifest, the rest to the rejects."""
     from r1omni.corpora.ingest import run_ingest
 
-    run_ingest(root, manifest, rejects, corpus=corpus, fold=fold, ingest=read_params(params).ingest)
+    read = read_params(params)
+    run_ingest(
+        root,
+        manifest,
+        rejects,
+        corpus=corpus,
+        fold=fold,
+        ingest=read.ingest,
+        limits=read.limits,
+        workers=read.machine.workers,
+    )
 
 
 @stages.command(rich_help_panel=STAGES)
@@ -135,17 +147,19 @@ def base(
     """Make the base model from `base.source`: convert a checkpoint, or train on generic clips."""
     read = _training_params(params)
     source = read.base.source
-    _launch(read.engine)
+    _launch(read.machine)
+    from r1omni.base_model.stage import run_base
     from r1omni.hub import explained
+    from r1omni.machine.state_folders import drop_state
     from r1omni.tracking.runs import open_run
-    from r1omni.training.base import run_base
-    from r1omni.training.journal import drop_state
 
     paths = _training_paths(checkpoint, training)
     with open_run(
         "base",
         tracking=read.tracking,
-        **_described(base=read.base, model=read.model, media=read.media, engine=read.engine),
+        **_described(
+            read.machine, base=read.base, model=read.model, media=read.media, engine=read.engine
+        ),
         datasets=[reasoning, *source.glob("annotations.json")],
         tags={"training_code": code_hash()[:32]},
         state=paths.state.with_suffix(".run.json"),
@@ -159,7 +173,8 @@ def base(
                 model=read.model,
                 media=read.media,
                 engine=read.engine,
-                limits=read.ingest.limits,
+                machine=read.machine,
+                limits=read.limits,
                 log=run.log,
             )
         run.finish(checkpoint, training)
@@ -182,7 +197,7 @@ def features(
         if manifest.stem not in read.corpora:
             raise typer.BadParameter(f"{params} has no corpora.{manifest.stem}: pass --root")
         root = read.corpora[manifest.stem].root
-    _launch(read.engine)
+    _launch(read.machine)
     from r1omni.model.features import run_features
 
     run_features(
@@ -190,9 +205,11 @@ def features(
         root,
         checkpoint,
         out,
-        features=read.features,
-        limits=read.ingest.limits,
-        device=read.engine.device,
+        batch_size=read.machine.features_batch_size,
+        workers=read.machine.workers,
+        min_free_gb=read.machine.min_free_gb,
+        limits=read.limits,
+        device=read.machine.device,
     )
 
 
@@ -242,16 +259,16 @@ def grpo(
 ) -> None:
     """Train the cold start by GRPO with verifiable rewards (R1-Omni)."""
     read = _training_params(params)
-    _launch(read.engine)
+    _launch(read.machine)
+    from r1omni.machine.state_folders import drop_state
     from r1omni.tracking.runs import open_run
     from r1omni.training.grpo import run_grpo
-    from r1omni.training.journal import drop_state
 
     paths = _training_paths(checkpoint, training)
     with open_run(
         "grpo",
         tracking=read.tracking,
-        **_described(grpo=read.grpo, held_out=read.held_out, engine=read.engine),
+        **_described(read.machine, grpo=read.grpo, held_out=read.held_out, engine=read.engine),
         datasets=manifest,
         tags=_origin(parent, features),
         state=paths.state.with_suffix(".run.json"),
@@ -264,6 +281,7 @@ def grpo(
             grpo=read.grpo,
             held_out=read.held_out,
             engine=read.engine,
+            machine=read.machine,
             log=run.log,
         )
         run.finish(checkpoint, training)
@@ -283,7 +301,13 @@ def predict_corpora(
     from r1omni.evaluation.predict import run_predict
 
     run_predict(
-        checkpoint, manifest, features, out, predict=read.predict, device=read.engine.device
+        checkpoint,
+        manifest,
+        features,
+        out,
+        predict=read.predict,
+        batch_size=read.machine.predict_batch_size,
+        device=read.machine.device,
     )
 
 
@@ -373,9 +397,9 @@ def _sft(
     params: Path,
 ) -> None:
     read = _training_params(params)
-    _launch(read.engine)
+    _launch(read.machine)
+    from r1omni.machine.state_folders import drop_state
     from r1omni.tracking.runs import open_run
-    from r1omni.training.journal import drop_state
     from r1omni.training.sft import run_sft
 
     paths = _training_paths(checkpoint, training)
@@ -385,7 +409,7 @@ def _sft(
     with open_run(
         stage,
         tracking=read.tracking,
-        **_described(**{stage: sft}, engine=read.engine, **watched),
+        **_described(read.machine, **{stage: sft}, engine=read.engine, **watched),
         datasets=manifests,
         tags=_origin(parent, features),
         state=paths.state.with_suffix(".run.json"),
@@ -398,6 +422,7 @@ def _sft(
             mode=mode,
             sft=sft,
             engine=read.engine,
+            machine=read.machine,
             log=run.log,
             held_out=held_out,
         )
@@ -409,7 +434,7 @@ def _origin(parent: Path, features: list[Path]) -> dict[str, str]:
     """Tags of what a training starts from; where one is another, MLflow's run is another too."""
     from r1omni.model.feature_store import INDEX
     from r1omni.tracking.provenance import content_hash
-    from r1omni.training.journal import fingerprint
+    from r1omni.training.recipe import fingerprint
 
     return {
         "parent": content_hash(parent),
@@ -421,30 +446,32 @@ def _origin(parent: Path, features: list[Path]) -> dict[str, str]:
 def _training_params(path: Path) -> Params:
     """The params, with the thread count set before torch is first imported."""
     params = read_params(path)
-    os.environ.setdefault("OMP_NUM_THREADS", str(params.engine.threads))
+    os.environ.setdefault("OMP_NUM_THREADS", str(params.machine.threads))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return params
 
 
-def _launch(engine: EngineParams) -> None:
-    """Run this command in engine.processes ranks and leave, unless this is one of them."""
-    from r1omni.training.launch import launch_ranks
+def _launch(machine: MachineParams) -> None:
+    """Run this command in machine.processes ranks and leave, unless this is one of them."""
+    from r1omni.machine.launch import launch_ranks
 
-    code = launch_ranks(engine)
+    code = launch_ranks(machine)
     if code is not None:
         raise typer.Exit(code)
 
 
-def _described(**sections: Section) -> dict[str, dict[str, dict[str, object]]]:
+def _described(
+    machine: MachineParams, **sections: Section
+) -> dict[str, dict[str, dict[str, object]]]:
     """What MLflow notes of the params: the recipe, and apart what changes only time and memory."""
     return {
         "params": {name: section.recipe() for name, section in sections.items()},
-        "knobs": {name: section.knobs() for name, section in sections.items()},
+        "machine": {"machine": machine.recipe()},
     }
 
 
 def _training_paths(checkpoint: Path, training: Path) -> "TrainingPaths":
-    from r1omni.training.journal import TrainingPaths
+    from r1omni.machine.state_folders import TrainingPaths
 
     return TrainingPaths(checkpoint, training, Path(".state") / checkpoint.name)
 

@@ -31,7 +31,7 @@ def tiny(params):
     """A random HumanOmni of the default's size with its processor; tests must not change it."""
     import torch
 
-    from r1omni.training.base import build_untrained
+    from r1omni.base_model.stage import build_untrained
 
     torch.manual_seed(0)
     captions = ["The brows are raised, the mouth smiling; the voice is loud."]

@@ -48,7 +48,7 @@ def test_the_rehearsal_changes_sizes_and_places_only(repo, tmp_path: Path):
     rehearsed = profile(tmp_path)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(rehearsed))
     read = read_params(tmp_path / "params.yaml")  # every key is known, every value in range
-    assert (read.engine.processes, read.engine.zero_stage) == (2, 2)
+    assert (read.machine.processes, read.machine.zero_stage) == (2, 2)
     paper = leaves(yaml.safe_load((repo / "params/paper.yaml").read_text()))
     changed = {key for key, value in leaves(rehearsed).items() if paper.get(key) != value}
     places = {f"corpora.{name}.root" for name in read.corpora} | {"base.source"}

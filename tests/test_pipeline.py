@@ -25,7 +25,6 @@ pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
 TOY = {
     "synthetic": {
-        "workers": 1,
         "corpora": {
             "generic": {"clips": 48},
             "reasoning": {"clips": 33},
@@ -35,12 +34,16 @@ TOY = {
         },
     },
     "validation": {"min_clips_per_label": 0},
-    "base": {"workers": 1, "tower_steps": 4, "connector_steps": 4, "align": {"epochs": 6}},
+    "base": {"tower_steps": 4, "connector_steps": 4, "align": {"epochs": 6}},
     "cold_start": {"epochs": 40, "lr": 3.0e-3},
     "label_sft": {"epochs": 1, "batch_size": 64},
     "grpo": {"steps": 6, "clips_per_step": 4, "group_size": 4, "max_new_tokens": 48},
     "held_out": {"clips": 8, "every": 4},
-    "engine": {"save_every": 2, "processes": 1},  # two: tests/training/test_side_by_side.py
+    "machine": {
+        "save_every": 2,
+        "processes": 1,
+        "workers": 1,
+    },  # two: tests/training/test_side_by_side.py
     "predict": {"max_new_tokens": 48},
     "score": {"bootstrap_samples": 50},
     "tracking": {"system_metrics": False},

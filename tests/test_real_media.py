@@ -15,7 +15,6 @@ from clip_files import LIMITS, write_clip
 from media_cases import damage_packet, variable_rate, write_media
 
 from r1omni.corpora.probing import Finding, Unreadable, probe_clips
-from r1omni.decoding import Undecoded, decode_clips
 from r1omni.evaluation.files import DIGITAL_SILENCE, NO_VIDEO, read_file
 from r1omni.media import (
     MediaSettings,
@@ -25,6 +24,7 @@ from r1omni.media import (
     probe,
     read_clip,
 )
+from r1omni.media.pool import Undecoded, decode_clips
 
 M3U8 = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1.0,\n"
 SETTINGS = MediaSettings(4, 48, "pad", 16000, 32000, 400, 320, 40)

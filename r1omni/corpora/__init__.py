@@ -31,9 +31,12 @@ def read_clips(
     """
     from r1omni.config import IngestParams
     from r1omni.corpora.ingest import read_corpus  # late: the worker processes import this package
+    from r1omni.limits import Limits
 
     ingest = IngestParams(
-        workers=workers, timeout_seconds=timeout_seconds, max_pixels=max_pixels,
-        memory_mb=memory_mb, missing_audio=missing_audio, max_rationale_words=max_rationale_words,
-    )  # fmt: skip
-    return read_corpus(corpus, root, fold, ingest=ingest)
+        max_pixels=max_pixels,
+        missing_audio=missing_audio,
+        max_rationale_words=max_rationale_words,
+    )
+    limits = Limits(timeout_seconds, max_pixels, memory_mb)
+    return read_corpus(corpus, root, fold, ingest=ingest, limits=limits, workers=workers)

@@ -23,6 +23,7 @@ from r1omni.corpora.lists import CorpusError, Listed, reject
 from r1omni.corpora.origin import origin_of_root
 from r1omni.corpora.paths import EscapesRoot, find_anywhere, find_clip, index_names
 from r1omni.corpora.probing import Finding, Unreadable, probe_clips
+from r1omni.limits import Limits
 from r1omni.lineage import origin_record
 from r1omni.prompts import CONTROL
 
@@ -44,7 +45,15 @@ ADAPTERS: Final[dict[str, Adapter]] = {
 
 
 def run_ingest(
-    root: Path, manifest: Path, rejects: Path, *, corpus: str, fold: int, ingest: IngestParams
+    root: Path,
+    manifest: Path,
+    rejects: Path,
+    *,
+    corpus: str,
+    fold: int,
+    ingest: IngestParams,
+    limits: Limits,
+    workers: int,
 ) -> None:
     """Write the manifest and the rejects of the corpus at `root`; log a line per reason.
 
@@ -55,7 +64,7 @@ def run_ingest(
     note = origin_record(origin_of_root(root))
     journal = Journal(STATE / f"{manifest.stem}.sqlite")
     try:
-        _read_into(journal, corpus, root, fold, ingest)
+        _read_into(journal, corpus, root, fold, ingest, limits, workers)
         write_rejects(journal.rejects(), rejects)
         soft = journal.has_soft_labels()
         write_sorted_manifest(journal.clips(), manifest, soft=soft, note=note)
@@ -86,12 +95,14 @@ def read_corpus(
     fold: int,
     *,
     ingest: IngestParams,
+    limits: Limits,
+    workers: int,
 ) -> tuple[list[Clip], list[Reject]]:
     """The clips and rejects of a corpus; see `r1omni.corpora.read_clips`."""
     check_request(corpus, root, fold)
     journal = Journal(None)
     try:
-        _read_into(journal, corpus, root, fold, ingest)
+        _read_into(journal, corpus, root, fold, ingest, limits, workers)
         return list(journal.clips(order="position")), list(journal.rejects())
     finally:
         journal.close()
@@ -112,7 +123,15 @@ def check_fold(corpus: str, fold: int) -> None:
         raise CorpusError(f"there is no fold {fold} of {corpus}: 1 to 5")
 
 
-def _read_into(journal: Journal, corpus: str, root: Path, fold: int, ingest: IngestParams) -> None:
+def _read_into(
+    journal: Journal,
+    corpus: str,
+    root: Path,
+    fold: int,
+    ingest: IngestParams,
+    limits: Limits,
+    workers: int,
+) -> None:
     """Put every row of the corpus into the journal, as a clip or as a reject."""
     total = sum(1 for _ in ADAPTERS[corpus](root, fold))
     waiting: dict[int, tuple[Listed, str]] = {}  # what the workers are at
@@ -133,9 +152,7 @@ def _read_into(journal: Journal, corpus: str, root: Path, fold: int, ingest: Ing
             advance()
 
     with _progress(corpus, total) as advance:
-        for position, found in probe_clips(
-            unopened(), workers=ingest.workers, limits=ingest.limits
-        ):
+        for position, found in probe_clips(unopened(), workers=workers, limits=limits):
             row, path = waiting.pop(position)
             if isinstance(found, Finding):
                 journal.remember(root / path, found)

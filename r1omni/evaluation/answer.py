@@ -12,7 +12,6 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from r1omni.config import PredictParams
 from r1omni.emotions import EMOTIONS, LABELS
 from r1omni.evaluation.files import ReadFile, Refusal
 from r1omni.evaluation.finding import find_files
@@ -79,12 +78,21 @@ def answer_files(
     processor: HumanOmniProcessor,
     *,
     labels: Sequence[str],
-    predict: PredictParams,
+    batch_size: int,
+    max_new_tokens: int,
     limits: Limits,
 ) -> Iterator[Answer | Refusal]:
     """An answer or a refusal for every file that `names` stand for (see `find_files`), in order."""
     files = find_files(names).items
-    batches = answer_batches(files, model, processor, labels=labels, predict=predict, limits=limits)
+    batches = answer_batches(
+        files,
+        model,
+        processor,
+        labels=labels,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        limits=limits,
+    )
     with closing(batches):
         for batch in batches:
             yield from batch
@@ -96,12 +104,13 @@ def answer_batches(
     processor: HumanOmniProcessor,
     *,
     labels: Sequence[str],
-    predict: PredictParams,
+    batch_size: int,
+    max_new_tokens: int,
     limits: Limits,
 ) -> Generator[list[Answer | Refusal], None, None]:
     """An answer or a refusal for every file, in order, as soon as each batch is answered.
 
-    Batches grow from one file to `predict.batch_size`: the first answer waits for no other, and no
+    Batches grow from one file to `batch_size`: the first answer waits for no other, and no
     later one for more files than were answered before. A file that takes more than the limits is
     refused. A bar shows the progress where standard error is a terminal. Closing the generator
     ends the process that reads.
@@ -114,9 +123,9 @@ def answer_batches(
         outcomes = (next(read) if isinstance(file, Path) else file for file in files)
         progress.start()
         try:
-            for batch in _growing_groups(outcomes, predict.batch_size):
+            for batch in _growing_groups(outcomes, batch_size):
                 known = [item for item in batch if isinstance(item, ReadFile)]
-                answers = iter(_answers(known, model, processor, labels, predict.max_new_tokens))
+                answers = iter(_answers(known, model, processor, labels, max_new_tokens))
                 progress.advance(task, len(batch))
                 progress.stop()  # no bar between the lines that are printed now
                 yield [item if isinstance(item, Refusal) else next(answers) for item in batch]

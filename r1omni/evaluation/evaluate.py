@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 
-from r1omni.config import FeaturesParams, IngestParams, PredictParams, ScoreParams
+from r1omni.config import Params
 from r1omni.corpora.clip import Clip, read_manifest, read_rejects, write_manifest
 from r1omni.corpora.ingest import check_fold, run_ingest
 from r1omni.corpora.origin import read_origin
@@ -21,7 +21,6 @@ from r1omni.evaluation.results import CorpusMetrics, Interval, Rates, read_metri
 from r1omni.evaluation.score import run_score
 from r1omni.lineage import WORDS, origin_record, size_text
 from r1omni.media import MediaSettings
-from r1omni.model.device import Device
 from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import FeatureStore
 from r1omni.model.features import run_features
@@ -64,25 +63,31 @@ def run_evaluate(
     field: Field,
     out: Path,
     *,
-    ingest: IngestParams,
-    features: FeaturesParams,
-    predict: PredictParams,
-    score: ScoreParams,
-    device: Device = "auto",
+    params: Params,
 ) -> Verdict:
     """Write manifest, rejects, features, predictions and metrics.json below `out`, and say it.
 
     Raises ValueError for a corpus without test clips, and where the checkpoint was trained on
     another fold of it; that is checked before anything is decoded.
     """
+    machine = params.machine
     check_fold(field.corpus, field.fold)
     refuse_training_clips(subject.checkpoint, [_sample_clip(field)])
     model, processor = load_checkpoint(  # fails before the work
-        subject.checkpoint, subject.mode, subject.allow, device
+        subject.checkpoint, subject.mode, subject.allow, machine.device
     )
     whole = out / "all" / f"{field.corpus}.parquet"
     rejects = out / "rejects.parquet"
-    run_ingest(field.root, whole, rejects, corpus=field.corpus, fold=field.fold, ingest=ingest)
+    run_ingest(
+        field.root,
+        whole,
+        rejects,
+        corpus=field.corpus,
+        fold=field.fold,
+        ingest=params.ingest,
+        limits=params.limits,
+        workers=machine.workers,
+    )
     clips = [clip for clip in read_manifest(whole) if clip.split == "test"]
     if not clips:
         raise ValueError(
@@ -98,18 +103,27 @@ def run_evaluate(
         field.root,
         subject.checkpoint,
         folder,
-        features=features,
-        limits=ingest.limits,
-        device=device,
+        batch_size=machine.features_batch_size,
+        workers=machine.workers,
+        min_free_gb=machine.min_free_gb,
+        limits=params.limits,
+        device=machine.device,
         allow=subject.allow,
     )
     decoded = without_rejects(clips, [folder])
     rows = predict_clips(
-        subject.name, model, processor, decoded, FeatureStore([folder]), predict=predict
+        subject.name,
+        model,
+        processor,
+        decoded,
+        FeatureStore([folder]),
+        predict=params.predict,
+        batch_size=machine.predict_batch_size,
     )
     about = About({field.corpus: origin}, lineage_of(subject.checkpoint))
-    write_predictions(rows, out / "predictions.parquet", about)
-    run_score([out / "predictions.parquet"], [], out / "metrics.json", out / "plots", score=score)
+    predictions = out / "predictions.parquet"
+    write_predictions(rows, predictions, about)
+    run_score([predictions], [], out / "metrics.json", out / "plots", score=params.score)
     metrics = read_metrics(out / "metrics.json")[subject.name][field.corpus]
     notes = []
     if trained_on(subject.checkpoint) is None:

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from r1omni.config import TrackingParams
 from r1omni.corpora.clip import Clip
-from r1omni.lineage import Lineage, read_lineage
+from r1omni.lineage import PROVENANCE, Lineage, read_lineage, read_provenance
+from r1omni.machine.device import Device, own_device
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.conversion import ORIGINAL_MODEL_TYPE, read_checkpoint
-from r1omni.model.device import Device, own_device
 from r1omni.model.weights import find_directory, read_json
 from r1omni.prompts import AnswerMode
 
@@ -114,14 +114,14 @@ def trained_on(directory: Path) -> dict[str, set[int | None]] | None:
 
     Raises ValueError, naming the file, for a provenance.json that is not one.
     """
-    file = directory / "provenance.json"
-    if not file.is_file():
+    record = read_provenance(directory)
+    if record is None:
         return None
-    record = read_json(file)
     found: dict[str, set[int | None]] = {}
     while record:
         corpora, parent = record.get("trained_on") or {}, record.get("parent") or {}
         if not isinstance(corpora, dict) or not isinstance(parent, dict):
+            file = directory / PROVENANCE
             raise ValueError(f"{file}: expected objects for trained_on and parent, got {record}")
         for corpus in corpora:
             found.setdefault(corpus, set()).add(record.get("fold"))

@@ -15,9 +15,9 @@ from r1omni.corpora.origin import read_origins
 from r1omni.evaluation.loading import lineage_of, load_checkpoint, refuse_training_clips
 from r1omni.evaluation.predictions import About, Prediction, write_predictions
 from r1omni.judging import judge
+from r1omni.machine.device import Device
 from r1omni.media import MediaSettings
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
-from r1omni.model.device import Device
 from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import FeatureBatch, FeatureStore
 from r1omni.model.prompting import prefill_prompts
@@ -41,6 +41,7 @@ def run_predict(
     out: Path,
     *,
     predict: PredictParams,
+    batch_size: int,
     device: Device = "auto",
 ) -> None:
     """Write the checkpoint's raw completions for every test clip of the manifests.
@@ -52,7 +53,9 @@ def run_predict(
     refuse_training_clips(checkpoint, clips)
     store = FeatureStore(list(features))
     loaded = load_checkpoint(checkpoint, device=device)
-    rows = predict_clips(checkpoint.name, *loaded, clips, store, predict=predict)
+    rows = predict_clips(
+        checkpoint.name, *loaded, clips, store, predict=predict, batch_size=batch_size
+    )
     about = About(read_origins(manifests, "test"), lineage_of(checkpoint))
     write_predictions(rows, out, about)
 
@@ -65,12 +68,13 @@ def predict_clips(
     store: FeatureStore,
     *,
     predict: PredictParams,
+    batch_size: int,
 ) -> list[Prediction]:
     """The model's answer to every clip, under the model's `name`."""
     rows: list[Prediction] = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"predict {name}", total=len(clips))
-        for batch in _batches(clips, predict.batch_size):
+        for batch in _batches(clips, batch_size):
             loaded = store.load([clip.clip_id for clip in batch])
             answers = answer_batch(model, processor, loaded, predict.max_new_tokens)
             rows += [

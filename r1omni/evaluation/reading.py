@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from r1omni.decoding import Undecoded, read_each
 from r1omni.evaluation.files import ReadFile, Refusal, read_file
 from r1omni.limits import Limits
 from r1omni.media import MediaSettings
+from r1omni.media.pool import Undecoded, read_each
 
 Read = Callable[..., ReadFile]  # of a path, settings and max_pixels
 _AHEAD: Final = 16  # files that may have been read ahead: what bounds the memory

@@ -40,16 +40,15 @@ from rich.text import Text
 from torch import Tensor
 
 from r1omni import media
-from r1omni.config import FeaturesParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.corpora.paths import EscapesRoot, resolve_clip
-from r1omni.decoding import Undecoded, decode_clips, usable_cores
 from r1omni.limits import Limits
+from r1omni.machine.device import Device, own_device
 from r1omni.media import COMPLETE, MediaSettings, TowerInputs
+from r1omni.media.pool import Undecoded, decode_clips, usable_cores
 from r1omni.model import modelling
 from r1omni.model import towers as tower_code
 from r1omni.model.conversion import read_checkpoint
-from r1omni.model.device import Device, own_device
 from r1omni.model.feature_rejects import FeatureReject, write_feature_rejects
 from r1omni.model.feature_store import COLUMNS, INDEX, FeatureBatch, FeatureStore, Shard
 from r1omni.model.kept_shards import KeptShards
@@ -80,7 +79,9 @@ def run_features(
     checkpoint: Path,
     out: Path,
     *,
-    features: FeaturesParams,
+    batch_size: int,
+    workers: int,
+    min_free_gb: float,
     limits: Limits,
     device: Device = "auto",
     allow: Sequence[str] = (),
@@ -105,13 +106,13 @@ def run_features(
     clip_bytes = _clip_bytes(model)
     groups = list(_groups(paths, max(1, min(SHARD_CLIPS, SHARD_BYTES // clip_bytes))))
     kept = KeptShards(STATE / out.name)
-    disk = _Disk(out, free_bytes, features.min_free_gb, clip_bytes)
+    disk = _Disk(out, free_bytes, min_free_gb, clip_bytes)
     disk.announce(groups, kept)
     _announce_cuts(out.name, clips, settings)
 
     todo = [group for group in groups[_rank() :: _world_size()] if not kept.holds(group)]
     missing = [key for group in todo for key in group if key not in kept]
-    workers = features.workers or max(1, usable_cores() // _world_size())
+    workers = workers or max(1, usable_cores() // _world_size())
     _refuse_missing(manifest, [paths[key] for key in missing])
     decoded = decode_clips([paths[key] for key in missing], settings, workers, limits)
     with _spare_threads(workers), _progress(out.name, len(missing)) as advance:
@@ -121,7 +122,7 @@ def run_features(
             reasons: dict[str, str] = {}
             done: list[str] = []
             batches = []
-            for batch in _groups(_decoded(new, decoded, reasons), features.batch_size):
+            for batch in _groups(_decoded(new, decoded, reasons), batch_size):
                 batches.append(_encode(model, [inputs for _, inputs in batch]))
                 done += [key for key, _ in batch]
                 advance(len(batch))
@@ -298,7 +299,7 @@ class _Disk:
         if size + self._reserve > free:
             raise ValueError(
                 f"{self._out}: needs {size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free and "
-                f"features.min_free_gb keeps {self._reserve / 1e9:.2f} of them"
+                f"machine.min_free_gb keeps {self._reserve / 1e9:.2f} of them"
             )
         if _rank() == 0:
             Console(stderr=True).print(
@@ -313,7 +314,7 @@ class _Disk:
         if n_clips * self._clip_bytes + self._reserve > free:
             raise ValueError(
                 f"{self._out}: stopped with {free / 1e9:.2f} GB free, of which "
-                f"features.min_free_gb keeps {self._reserve / 1e9:.2f}; what is finished is kept "
+                f"machine.min_free_gb keeps {self._reserve / 1e9:.2f}; what is finished is kept "
                 "in .state/features: make room and run the stage again"
             )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from r1omni.config import TrackingParams
-from r1omni.lineage import WORDS, Data, size_text
+from r1omni.lineage import PROVENANCE, WORDS, Data, read_provenance, size_text
 from r1omni.tracking.artifacts import store_files
 from r1omni.tracking.provenance import code_tags, content_hash, lineage_tags
 from r1omni.tracking.runs import Description, create_run, deliver_training, owed_run, tag_run
@@ -209,11 +209,9 @@ def _description(tags: Mapping[str, str]) -> str:
 
 def _provenance(checkpoint: Path, name: str) -> dict[str, str]:
     """Tags of run and version, from provenance.json and the code's own place."""
-    path = checkpoint / "provenance.json"
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: expected the checkpoint's provenance: {error}") from error
+    kept = read_provenance(checkpoint)
+    if kept is None:
+        raise ValueError(f"{checkpoint}: has no {PROVENANCE}; no stage of ours made it")
     tags = {"model": name, **code_tags()}
     for key in ("stage", "mode", "fold"):
         if kept.get(key) is not None:

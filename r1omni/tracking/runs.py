@@ -55,7 +55,7 @@ class Description:
     params: Mapping[str, Any]
     datasets: Sequence[Path]
     tags: Mapping[str, str]
-    knobs: Mapping[str, Any] = field(default_factory=dict)  # params that decide no result
+    machine: Mapping[str, Any] = field(default_factory=dict)  # params that decide no result
 
     def fingerprint(self) -> str:
         """Equal for two trainings that would give the same numbers."""
@@ -215,7 +215,7 @@ def open_run(
     params: Mapping[str, Any],
     datasets: Sequence[Path] = (),
     tags: Mapping[str, str] | None = None,
-    knobs: Mapping[str, Any] | None = None,
+    machine: Mapping[str, Any] | None = None,
     state: Path,
 ) -> Iterator[Run]:
     """The MLflow run of one training stage, closed with the status in which the block is left.
@@ -223,14 +223,15 @@ def open_run(
     `params`: nested, such as {"grpo": {...}}. `datasets`: manifests (parquet) or a corpus's JSON
     annotations. `state`: a small file, outside DVC's outs, where the run's id outlives a kill. The
     run is continued if stage, params, datasets and tags are the same as when it was opened;
-    otherwise a new one begins, and the one that was left running ends as KILLED. `knobs`: params
-    that may change in between. An unreachable store costs a warning, nothing else. Of several
-    ranks (RANK in the environment) only the first has a run; what the others log goes nowhere.
+    otherwise a new one begins, and the one that was left running ends as KILLED. `machine`:
+    params that may change in between. An unreachable store costs a warning, nothing else. Of
+    several ranks (RANK in the environment) only the first has a run; what the others log goes
+    nowhere.
     """
     if os.environ.get("RANK", "0") != "0":
         yield _Silent(Description(stage, params, datasets, {}), tracking, state)
         return
-    description = Description(stage, params, datasets, dict(tags or {}), dict(knobs or {}))
+    description = Description(stage, params, datasets, dict(tags or {}), dict(machine or {}))
     run = Run(description, tracking, state)
     run.flush()
     try:
@@ -273,7 +274,7 @@ def describe_run(client: Any, run_id: str, description: Description) -> None:
     from mlflow.entities import Param
 
     known = client.get_run(run_id).data.params
-    values = [*flatten(description.params), *flatten(description.knobs)]
+    values = [*flatten(description.params), *flatten(description.machine)]
     params = [Param(k, v[:PARAM_LENGTH]) for k, v in values if k not in known]
     for start in range(0, len(params), PARAMS_AT_ONCE):
         client.log_batch(run_id, params=params[start : start + PARAMS_AT_ONCE])

@@ -9,22 +9,23 @@ from typing import Any
 
 from r1omni.config import Section
 from r1omni.corpora.clip import Clip
-from r1omni.lineage import UNKNOWN, Origin, joint_origins, origin_record, read_lineage
+from r1omni.lineage import (
+    UNKNOWN,
+    Origin,
+    joint_origins,
+    origin_record,
+    read_lineage,
+    read_provenance,
+    write_provenance,
+)
+from r1omni.machine.curves import write_curves
+from r1omni.machine.ranks import barrier, gather, is_first
+from r1omni.machine.state_folders import FINISHED, TrainingPaths, commit_folder, refuse_edits
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.towers import tower_tensors
 from r1omni.model.weights import read_weights
 from r1omni.own_code import changed_code, code_hash
 from r1omni.prompts import AnswerMode
-from r1omni.training.journal import (
-    FINISHED,
-    TrainingPaths,
-    commit_folder,
-    read_provenance,
-    refuse_edits,
-    write_curves,
-    write_provenance,
-)
-from r1omni.training.ranks import barrier, gather, is_first
 
 CURVES, ROLLOUTS = "curves.jsonl", "rollouts.parquet"
 LANGUAGE_MODEL = ("model.embed_tokens.", "model.layers.", "model.norm.", "lm_head.")
@@ -53,7 +54,7 @@ def one_fold(clips: Sequence[Clip], parent: Path | None) -> int | None:
     others (facts/datasets.md).
     """
     folds = {clip.fold for clip in clips if clip.fold is not None}
-    record = read_provenance(parent) if parent is not None else {}
+    record = (read_provenance(parent) if parent is not None else None) or {}
     while record:
         if record.get("fold") is not None:
             folds.add(int(record["fold"]))
@@ -128,7 +129,7 @@ def _write_checkpoint(
         "params_hash": _params_hash([stage_params, *further], parent),
         "parameters": _sizes(model),
         "data": {name: origin_record(o) for name, o in _all_data(data, parent).items()},
-        "parent": read_provenance(parent) if parent is not None else None,
+        "parent": (read_provenance(parent) or {}) if parent is not None else None,
         "trained_on": counts,
     }
     model.config.answer_mode = mode

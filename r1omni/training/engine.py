@@ -14,14 +14,14 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from r1omni.config import EngineParams
-from r1omni.training.ranks import gather, join_ranks, shares, sum_over_ranks, world_size
-from r1omni.training.states import WHOLE, newest_state, write_state
+from r1omni.config import MachineParams
+from r1omni.machine.ranks import gather, join_ranks, shares, sum_over_ranks, world_size
+from r1omni.machine.states import WHOLE, newest_state, write_state
 
 Schedule = Callable[[int], float]
 LARGEST = 50_000_000  # elements of the optimiser's groups under ZeRO (`_groups`)
@@ -76,43 +76,44 @@ class Engine:
     def __init__(
         self,
         model: nn.Module,
-        engine: EngineParams,
+        machine: MachineParams,
         *,
+        dtype: Literal["fp32", "bf16"],
         lr: float,
         schedule: Schedule,
         weight_decay: float,
         max_grad_norm: float,
     ) -> None:
-        self.device = join_ranks(engine)
+        self.device = join_ranks(machine)
         deepspeed = _import_deepspeed()
         _same_device(deepspeed, self.device)
-        if engine.dtype == "fp32":
+        if dtype == "fp32":
             model = model.float()  # the parent may have been trained in bf16
         self._trained = [p for p in model.parameters() if p.requires_grad]
-        groups = _groups(self._trained) if engine.zero_stage else self._trained
+        groups = _groups(self._trained) if machine.zero_stage else self._trained
         optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
         self._engine, *_ = deepspeed.initialize(
             model=model.to(self.device),
             optimizer=optimizer,
             lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, schedule),
-            config=_config(engine, max_grad_norm),
+            config=_config(machine.zero_stage, dtype, max_grad_norm),
         )
         self.model: nn.Module = self._engine.module
         self.step_count = 0
         self.newest_state: Path | None = None
-        self._params = engine
+        self._machine, self._dtype = machine, dtype
         self._mean: list[Tensor] = []  # the gradient so far of this step, over `_weight` items
         self._weight = 0.0
         self._loss = 0.0  # the sum over those items
         self._bad: list[tuple[str, list[str]]] = []  # what is no number, by which clips
         self._whole = ExitStack()
-        if engine.zero_stage == 3:
+        if machine.zero_stage == 3:
             self._engine.optimizer.parameter_offload._remove_module_hooks()
         self._gather_weights()
 
     def shares(self, n: int) -> list[range]:
-        """This rank's places in a global batch of n, engine.micro_batch_size at a time."""
-        return shares(n, self._params.micro_batch_size)
+        """This rank's places in a global batch of n, machine.micro_batch_size at a time."""
+        return shares(n, self._machine.micro_batch_size)
 
     def step(
         self, loss: Tensor, weight: float = 1.0, clips: Sequence[str] = ()
@@ -193,13 +194,13 @@ class Engine:
         }
 
     def save(self, folder: Path, recipe: str) -> None:
-        """Write the training state after this step; engine.keep_last of them are kept."""
+        """Write the training state after this step; machine.keep_last of them are kept."""
         self._whole.close()
         self.newest_state = write_state(
             folder,
             self.step_count,
             recipe,
-            self._params.keep_last,
+            self._machine.keep_last,
             self._layout(),
             self._write,
         )
@@ -225,14 +226,14 @@ class Engine:
         """How a state is divided among the ranks: not at all with torch's own optimiser."""
         if self._plain:
             return WHOLE
-        return f"ZeRO {self._params.zero_stage} in {self._params.dtype}"
+        return f"ZeRO {self._machine.zero_stage} in {self._dtype}"
 
     def _write(self, folder: Path) -> None:
         self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
 
     def _gather_weights(self) -> None:
         """Under ZeRO 3, hold the weights whole until `self._whole` is closed."""
-        if self._params.zero_stage == 3:
+        if self._machine.zero_stage == 3:
             deepspeed = _import_deepspeed()
             weights = list(self.model.parameters())
             self._whole.enter_context(deepspeed.zero.GatheredParameters(weights))
@@ -300,17 +301,17 @@ def _groups(weights: Sequence[Tensor]) -> list[dict[str, list[Tensor]]]:
     return [{"params": group} for group in groups]
 
 
-def _config(engine: EngineParams, max_grad_norm: float) -> dict[str, Any]:
+def _config(zero_stage: int, dtype: str, max_grad_norm: float) -> dict[str, Any]:
     """DeepSpeed's own params. It sees one micro-batch a step: ours are summed before it."""
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": max_grad_norm,
         "zero_optimization": {
-            "stage": engine.zero_stage,
+            "stage": zero_stage,
             "stage3_param_persistence_threshold": 0,
         },
-        "bf16": {"enabled": engine.dtype == "bf16"},
+        "bf16": {"enabled": dtype == "bf16"},
         "steps_per_print": 2**31,
     }
 

@@ -3,21 +3,19 @@
 Shapes: `P` prompts, `G` completions each, `T` tokens.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from r1omni.machine.progress import timed
 from r1omni.model import HumanOmniForConditionalGeneration
 from r1omni.model.packed_linear import packed_linears
 from r1omni.model.prompting import PromptBatch, prefill_batch
 from r1omni.model.sampling import score_completions
 from r1omni.model.shared_prefix import Prefix
 from r1omni.training.joint import Weights
-from r1omni.training.kept_prompts import KeptPrompts
 from r1omni.training.losses import grpo_loss
-from r1omni.training.progress import timed
 
 
 @dataclass(frozen=True)
@@ -32,16 +30,14 @@ class Sampled:
     token_ids: Tensor  # (P, G, T)
     mask: Tensor  # (P, G, T)
     advantages: Tensor  # (P, G)
-    clip_ids: Sequence[str] = ()  # P names, where the reference's prompts are kept
     old_logprobs: Tensor | None = None  # (P, G, T), at sampling: to be compared with
 
     def select(self, groups: Tensor) -> "Sampled":
         """Only some groups, by their index (P',)."""
         ids, mask, advantages = (x[groups] for x in (self.token_ids, self.mask, self.advantages))
-        names = [self.clip_ids[i] for i in groups.tolist()] if self.clip_ids else ()
         prefix = None if self.prefix is None else self.prefix.select(groups)
         old = None if self.old_logprobs is None else self.old_logprobs[groups]
-        return Sampled(self.prompts.select(groups), prefix, ids, mask, advantages, names, old)
+        return Sampled(self.prompts.select(groups), prefix, ids, mask, advantages, old)
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,6 @@ def group_loss(
     temperature: float,
     kl_coef: float,
     checkpointing: bool = False,
-    kept: KeptPrompts | None = None,
 ) -> Compared:
     """How the policy is to change: GRPO's loss of every sampled group (losses.grpo_loss).
 
@@ -71,7 +66,7 @@ def group_loss(
     `kl_coef` = 0 they pass through neither model: exact for the loss and every gradient; KL,
     entropy and logprob gap then tell of the other groups only. Where none is left the loss is 0
     without a graph, as Engine.backward takes it. With `checkpointing` the backward pass makes inner
-    states again. `kept` holds the reference's prompts of earlier steps, by `sampled.clip_ids`.
+    states again.
 
     The gap is the mean distance, in nats per token, of the log probabilities in this pass from
     those at sampling. The loss takes them for equal: rounding apart (below 1e-5 in float32, 1e-1 in
@@ -90,10 +85,7 @@ def group_loss(
     seconds: dict[str, float] = {}
     packed = packed_linears(reference.model.layers, mask.numel())
     with timed(seconds, "time/reference"), torch.no_grad(), packed:
-        if kept is None:
-            known = prefill_batch(reference, sampled.prompts)
-        else:
-            known = kept.prefix(sampled.prompts, sampled.clip_ids)
+        known = prefill_batch(reference, sampled.prompts)
         ref_logprobs, _ = score_completions(reference, known, ids, mask, temperature=temperature)
     with timed(seconds, "time/policy"):
         prefix = sampled.prefix

@@ -10,13 +10,19 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from r1omni import prompts
-from r1omni.config import EngineParams, GRPOParams, HeldOutParams
+from r1omni.config import EngineParams, GRPOParams, HeldOutParams, MachineParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.corpora.origin import read_origins
+from r1omni.machine.curves import Curves, Log
+from r1omni.machine.interruption import Stopped, sigterm_noted
+from r1omni.machine.progress import steps_bar, timed
+from r1omni.machine.ranks import any_rank, gather, join_ranks
+from r1omni.machine.state_folders import TrainingPaths, open_state, prune_states
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import INDEX, FeatureBatch, FeatureStore
@@ -26,20 +32,9 @@ from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
 from r1omni.training.engine import Engine, linear_decay, step_generator
 from r1omni.training.group_loss import Compared, Sampled, group_loss
 from r1omni.training.held_out import Watch, set_aside
-from r1omni.training.interruption import Stopped, sigterm_noted
 from r1omni.training.joint import Part, joint_metrics
-from r1omni.training.journal import (
-    Curves,
-    Log,
-    TrainingPaths,
-    fingerprint,
-    open_state,
-    prune_states,
-)
-from r1omni.training.kept_prompts import KeptPrompts
 from r1omni.training.losses import group_advantages
-from r1omni.training.progress import steps_bar, timed
-from r1omni.training.ranks import any_rank, gather, join_ranks
+from r1omni.training.recipe import fingerprint
 from r1omni.training.rollout_table import RolloutTable, rollout_rows
 from r1omni.training.rollouts import (
     RolledOut,
@@ -57,7 +52,7 @@ class Models:
     policy: HumanOmniForConditionalGeneration
     reference: HumanOmniForConditionalGeneration
     processor: HumanOmniProcessor
-    kept: KeptPrompts | None = None  # the reference's prompts of earlier steps
+    prefix: Literal["reuse", "recompute"] = "reuse"  # machine.prefix
     checkpointing: bool = False  # the backward pass makes the layers' inner states again
 
 
@@ -70,13 +65,14 @@ def run_grpo(
     grpo: GRPOParams,
     held_out: HeldOutParams,
     engine: EngineParams,
+    machine: MachineParams,
     log: Log,
 ) -> None:
     """Train the cold start by GRPO on the labelled training clips of the manifests."""
     listed = [clip for path in manifests for clip in read_manifest(path)]
     every_clip = without_rejects(listed, features)
     one_fold(every_clip, cold_start)
-    join_ranks(engine)
+    join_ranks(machine)
     rest, watched = set_aside(every_clip, held_out)
     clips = [clip for clip in rest if clip.split == "train" and clip.label is not None]
     shares = balanced_shares([clip.label for clip in clips], grpo.balance)
@@ -86,10 +82,11 @@ def run_grpo(
     recipe = fingerprint([grpo, held_out, engine], inputs)
     paths = open_state(paths, recipe)
     policy, processor = load_parent(cold_start)
-    models = _models(policy, processor, grpo, engine)
+    models = _models(policy, processor, machine)
     trainer = Engine(
         policy,
-        engine,
+        machine,
+        dtype=engine.dtype,
         lr=grpo.lr,
         schedule=linear_decay(grpo.steps, grpo.warmup),
         weight_decay=grpo.weight_decay,
@@ -116,7 +113,7 @@ def run_grpo(
             curves.log(step, {**metrics, **seen})
             table.add(row for parts in everyones for part in parts for row in part.rows)
             stop = any_rank(stopping())
-            if step < grpo.steps and (stop or step % engine.save_every == 0):
+            if step < grpo.steps and (stop or step % machine.save_every == 0):
                 table.save(step)
                 trainer.save(paths.state, recipe)
                 prune_states(paths.state)
@@ -140,16 +137,13 @@ def run_grpo(
 def _models(
     policy: HumanOmniForConditionalGeneration,
     processor: HumanOmniProcessor,
-    grpo: GRPOParams,
-    engine: EngineParams,
+    machine: MachineParams,
 ) -> Models:
     """With a frozen copy of the policy, which needs no towers: features are cached."""
     towers = (policy.model.vision_tower, policy.model.audio_tower)
     without = {id(tower): torch.nn.Identity() for tower in towers}
     reference = deepcopy(policy, without).requires_grad_(False)
-    room = int(grpo.reference_cache_gb * 1e9)
-    kept = KeptPrompts(reference, room) if room else None
-    return Models(policy, reference, processor, kept, engine.gradient_checkpointing)
+    return Models(policy, reference, processor, machine.prefix, machine.gradient_checkpointing)
 
 
 def _follow(reference: torch.nn.Module, policy: HumanOmniForConditionalGeneration) -> None:
@@ -203,7 +197,7 @@ def _rollouts(
     grpo: GRPOParams,
     step: int,
 ) -> Iterator[RolledOut]:
-    """The micro-batches, rolled out one by one; with grpo.prefix: recompute, all together before.
+    """The micro-batches, rolled out one by one; with prefix: recompute, all together before.
 
     Decoding costs the less a row the more rows go through a weight at once, and without a graph
     they take little memory. `recompute` pays for that with the prompt's pass once more: on a CPU
@@ -215,7 +209,7 @@ def _rollouts(
         features = store.load([clip.clip_id for clip in clips])
         return roll_out(models, features, clips, grpo, step, places)
 
-    if grpo.prefix == "reuse" or not parts:
+    if models.prefix == "reuse" or not parts:
         yield from map(rolled, parts)
         return
     first = parts[0].start
@@ -239,7 +233,7 @@ def roll_out(
     question = prompts.instruction("reasoned")
     instructions = [question] * len(clips)
     seconds: dict[str, float] = {}
-    reuse = grpo.prefix == "reuse"
+    reuse = models.prefix == "reuse"
     asked = encode_prompts(models.processor, features, instructions, models.policy.device)
     with timed(seconds, "time/prefill"), torch.set_grad_enabled(reuse):
         prefix = prefill_batch(models.policy, asked, checkpointing=models.checkpointing)
@@ -271,13 +265,11 @@ def learn(models: Models, rolled: RolledOut, grpo: GRPOParams) -> Compared:
             ids,
             rolled.groups.completion_mask,
             rolled.advantages.to(ids.device),
-            [clip.clip_id for clip in rolled.clips],
             rolled.groups.old_logprobs,
         ),
         temperature=grpo.temperature,
         kl_coef=grpo.kl_coef,
         checkpointing=models.checkpointing,
-        kept=models.kept,
     )
 
 

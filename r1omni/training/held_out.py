@@ -13,11 +13,11 @@ from r1omni import prompts
 from r1omni.config import HeldOutParams
 from r1omni.corpora.clip import Clip
 from r1omni.judging import judge
+from r1omni.machine.ranks import gather, shares
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureStore
 from r1omni.model.prompting import prefill_prompts
 from r1omni.model.sampling import decode
-from r1omni.training.ranks import gather, shares
 
 _BATCH = 64
 

@@ -11,9 +11,14 @@ from pathlib import Path
 import torch
 
 from r1omni import completions, prompts
-from r1omni.config import EngineParams, HeldOutParams, SFTParams
+from r1omni.config import EngineParams, HeldOutParams, MachineParams, SFTParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.corpora.origin import read_origins
+from r1omni.machine.curves import Curves, Log
+from r1omni.machine.interruption import Stopped, sigterm_noted
+from r1omni.machine.progress import steps_bar, timed
+from r1omni.machine.ranks import any_rank, join_ranks
+from r1omni.machine.state_folders import TrainingPaths, open_state, prune_states
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import INDEX, FeatureBatch, FeatureStore
@@ -23,18 +28,8 @@ from r1omni.training.batches import balanced_shares, batch_at
 from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
 from r1omni.training.engine import Engine, cosine_decay
 from r1omni.training.held_out import Watch, set_aside
-from r1omni.training.interruption import Stopped, sigterm_noted
-from r1omni.training.journal import (
-    Curves,
-    Log,
-    TrainingPaths,
-    fingerprint,
-    open_state,
-    prune_states,
-)
 from r1omni.training.losses import sft_loss
-from r1omni.training.progress import steps_bar, timed
-from r1omni.training.ranks import any_rank, join_ranks
+from r1omni.training.recipe import fingerprint
 
 
 @dataclass(frozen=True)
@@ -79,6 +74,7 @@ def run_sft(
     mode: prompts.AnswerMode,
     sft: SFTParams,
     engine: EngineParams,
+    machine: MachineParams,
     log: Log,
     held_out: HeldOutParams | None = None,
 ) -> None:
@@ -91,7 +87,7 @@ def run_sft(
     examples = examples_from(clips, mode)
     sections = [sft, engine] if held_out is None else [sft, held_out, engine]
     recipe = fingerprint(sections, [parent, *manifests, *(f / INDEX for f in features)])
-    join_ranks(engine)
+    join_ranks(machine)
     paths = open_state(paths, recipe)
     model, processor = load_parent(parent)
     train_supervised(
@@ -102,6 +98,7 @@ def run_sft(
         paths,
         sft=sft,
         engine=engine,
+        machine=machine,
         log=log,
         recipe=recipe,
         watch=None
@@ -130,6 +127,7 @@ def train_supervised(
     *,
     sft: SFTParams,
     engine: EngineParams,
+    machine: MachineParams,
     log: Log,
     recipe: str,
     watch: Watch | None = None,
@@ -142,7 +140,8 @@ def train_supervised(
     steps = -(-len(examples) * sft.epochs // sft.batch_size)
     trainer = Engine(
         model,
-        engine,
+        machine,
+        dtype=engine.dtype,
         lr=sft.lr,
         schedule=cosine_decay(steps, sft.warmup),
         weight_decay=sft.weight_decay,
@@ -161,14 +160,14 @@ def train_supervised(
                 for places in trainer.shares(len(batch)):
                     part = [batch[place] for place in places]
                     loss, tokens, broken = _batch_loss(
-                        model, processor, load, part, checkpointing=engine.gradient_checkpointing
+                        model, processor, load, part, checkpointing=machine.gradient_checkpointing
                     )
                     trainer.backward(loss, tokens, [example.clip_id for example in part], broken)
                 metrics = trainer.update()
             seen = {} if watch is None else watch.after(step, steps, model, processor)
             curves.log(step, {**metrics, **seconds, **seen})
             stop = any_rank(stopping())
-            if step < steps and (stop or step % engine.save_every == 0):
+            if step < steps and (stop or step % machine.save_every == 0):
                 trainer.save(paths.state, recipe)
                 prune_states(paths.state)
             if step < steps and stop:

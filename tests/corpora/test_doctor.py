@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import stand_ins
+from clip_files import LIMITS
 from typer.testing import CliRunner
 
 from r1omni.cli import app
@@ -150,17 +151,23 @@ def test_a_small_dfew_is_ingested_as_its_lists_say(clips, tmp_path, monkeypatch,
     stand_ins.build_dfew(root, [clips["good"]], scale=300, second_layout=second_layout,
                          padded=second_layout)  # fmt: skip
     params = IngestParams(
-        workers=1,
-        timeout_seconds=30.0,
         max_pixels=4096 * 2304,
-        memory_mb=768,
         missing_audio="reject",
         max_rationale_words=1000,
     )
     n_test = 7
     for fold in (1, 5):
         manifest = out / f"{fold}.parquet"
-        run_ingest(root, manifest, out / "r.parquet", corpus="dfew", fold=fold, ingest=params)
+        run_ingest(
+            root,
+            manifest,
+            out / "r.parquet",
+            corpus="dfew",
+            fold=fold,
+            ingest=params,
+            limits=LIMITS,
+            workers=1,
+        )
         found = read_manifest(manifest)
         assert Counter(clip.split for clip in found) == {"train": 35 - n_test, "test": n_test}
         assert {clip.fold for clip in found} == {fold}

@@ -21,10 +21,7 @@ from r1omni.corpora.lists import CorpusError
 from r1omni.corpora.probing import Finding, Unreadable, probe_clips
 
 PARAMS = IngestParams(
-    workers=2,
-    timeout_seconds=30.0,
     max_pixels=4096 * 2304,
-    memory_mb=768,
     missing_audio="reject",
     max_rationale_words=1000,
 )
@@ -47,7 +44,9 @@ def test_clips_and_rejects_add_up_and_survive_the_disk(dfew, tmp_path, caplog):
     before = {p: p.stat().st_mtime_ns for p in dfew.rglob("*")}
     manifest, rejects = tmp_path / "m" / "dfew.parquet", tmp_path / "r" / "dfew.parquet"
     with caplog.at_level(logging.INFO, logger="r1omni"):
-        run_ingest(dfew, manifest, rejects, corpus="dfew", fold=1, ingest=PARAMS)
+        run_ingest(
+            dfew, manifest, rejects, corpus="dfew", fold=1, ingest=PARAMS, limits=LIMITS, workers=2
+        )
     clips, rejected = read_manifest(manifest), read_rejects(rejects)
     assert len(clips) == 3 and len(clips) + len(rejected) == 9
     assert (clips, rejected) == read_clips("dfew", dfew, 1, workers=1)

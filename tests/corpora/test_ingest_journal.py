@@ -23,10 +23,7 @@ from r1omni.corpora.journal import Journal
 from r1omni.corpora.probing import Finding, Unreadable, probe_clips
 
 PARAMS = IngestParams(
-    workers=1,
-    timeout_seconds=60.0,
     max_pixels=4096 * 2304,
-    memory_mb=768,
     missing_audio="reject",
     max_rationale_words=1000,
 )
@@ -50,7 +47,16 @@ def dfew(root, clips, annotate, tmp_path, monkeypatch):
 
 def ingest(root: Path) -> dict[str, int]:
     """The number of frames of each clip in the manifest that comes of it."""
-    run_ingest(root, Path("m.parquet"), Path("r.parquet"), corpus="dfew", fold=1, ingest=PARAMS)
+    run_ingest(
+        root,
+        Path("m.parquet"),
+        Path("r.parquet"),
+        corpus="dfew",
+        fold=1,
+        ingest=PARAMS,
+        limits=LIMITS,
+        workers=1,
+    )
     return {clip.clip_id: clip.n_frames for clip in read_manifest(Path("m.parquet"))}
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from clip_files import LIMITS
 
 from r1omni.corpora import read_clips
 from r1omni.corpora.clip import Clip, read_manifest, write_manifest
@@ -15,7 +16,16 @@ RENDERED = Origin("synthetic", shortcut=0.5, seed=1)
 
 def ingest(root, folder, params) -> Origin:
     manifest = folder / "manifest.parquet"
-    run_ingest(root, manifest, folder / "r.parquet", corpus="ravdess", fold=1, ingest=params)
+    run_ingest(
+        root,
+        manifest,
+        folder / "r.parquet",
+        corpus="ravdess",
+        fold=1,
+        ingest=params,
+        limits=LIMITS,
+        workers=1,
+    )
     assert len(read_manifest(manifest)) == 1
     return read_origin(manifest)
 

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from r1omni import completions
 from r1omni.cli import app
-from r1omni.config import PredictParams
 from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.emotions import EMOTIONS, LABELS
 from r1omni.evaluation.answer import Answer, answer_files, features_of
@@ -25,7 +24,7 @@ from r1omni.media import UnreadableMedia, decode, preprocess, waveform_to_mel
 from r1omni.model.feature_store import FeatureBatch, FeatureStore
 from r1omni.model.features import run_features
 
-PREDICT = PredictParams(batch_size=4, max_new_tokens=3)
+SHORT = {"batch_size": 4, "max_new_tokens": 3}
 
 
 def write_sound(path: Path, codec: str, rate: int, seconds: float = 1.0, cover: bool = False):
@@ -93,7 +92,7 @@ def files(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def outcomes(files, tiny) -> dict[str, Answer | Refusal]:
     """What comes back for the folder, by file name."""
-    found = answer_files([str(files)], *tiny, labels=EMOTIONS, predict=PREDICT, limits=LIMITS)
+    found = answer_files([str(files)], *tiny, labels=EMOTIONS, **SHORT, limits=LIMITS)
     return {Path(o.name).name if isinstance(o, Refusal) else o.path.name: o for o in found}
 
 
@@ -145,11 +144,10 @@ def test_predict_sees_exactly_what_training_sees(files, tiny, tmp_path, monkeypa
     write_manifest([clip], tmp_path / "m.parquet")
     model.save_pretrained(tmp_path / "c")
     processor.save_pretrained(tmp_path / "c")
-    from r1omni.config import FeaturesParams
 
     run_features(
         tmp_path / "m.parquet", files, tmp_path / "c", tmp_path / "out/dfew",
-        features=FeaturesParams(batch_size=1, workers=1, min_free_gb=0.0), limits=LIMITS,
+        batch_size=1, workers=1, min_free_gb=0.0, limits=LIMITS,
     )  # fmt: skip
     cached = FeatureStore([tmp_path / "out/dfew"]).load(["dfew/1"])
     read = read_file(files / "plain.mp4", processor.media)

@@ -235,7 +235,8 @@ def test_the_predict_stage_refuses_training_clips_too(checkpoint, tmp_path):
     with pytest.raises(ValueError, match="was trained on fold 1 of dfew"):
         run_predict(
             checkpoint, [tmp_path / "m.parquet"], [], tmp_path / "p.parquet",
-            predict=PredictParams(batch_size=1, max_new_tokens=1),
+            predict=PredictParams(max_new_tokens=1),
+            batch_size=1,
         )  # fmt: skip
 
 

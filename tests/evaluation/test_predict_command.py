@@ -16,7 +16,6 @@ from clip_files import LIMITS, write_clip
 from typer.testing import CliRunner
 
 from r1omni.cli import app
-from r1omni.config import PredictParams
 from r1omni.emotions import EMOTIONS
 from r1omni.evaluation.answer import answer_batches
 from r1omni.evaluation.files import Refusal
@@ -49,8 +48,8 @@ def many(tmp_path_factory) -> Path:
 
 def test_the_first_answer_waits_for_no_other_and_batches_grow(tiny, many):
     files = [*sorted(many.iterdir())[:17], Refusal("x", "is no file"), many / "nowhere.mp4"]
-    predict = PredictParams(batch_size=8, max_new_tokens=2)
-    batches = list(answer_batches(files, *tiny, labels=EMOTIONS, predict=predict, limits=LIMITS))
+    short = {"batch_size": 8, "max_new_tokens": 2}
+    batches = list(answer_batches(files, *tiny, labels=EMOTIONS, **short, limits=LIMITS))
     assert [len(batch) for batch in batches] == [1, 2, 4, 8, 4]
     outcomes = [outcome for batch in batches for outcome in batch]
     assert [getattr(o, "path", None) for o in outcomes[:17]] == files[:17]
@@ -129,8 +128,8 @@ def test_without_params_the_options_have_defaults_and_params_yaml_is_used_if_the
         choose_options(Path("nowhere.yaml"), False, {})
     shutil.copy(repo / "params.yaml", tmp_path)
     ours = choose_options(None, False, {"batch_size": 3})
-    assert (ours.batch_size, ours.predict.max_new_tokens) == (3, params.predict.max_new_tokens)
-    assert (ours.limits, ours.threads) == (params.ingest.limits, params.engine.threads)
+    assert (ours.batch_size, ours.max_new_tokens) == (3, params.predict.max_new_tokens)
+    assert (ours.limits, ours.threads) == (params.limits, params.machine.threads)
     assert ours.tracking == params.tracking
     (tmp_path / "params.yaml").write_text("train: {lr: 0.1}\n")  # another program's
     with pytest.raises(ParamsError, match=r"train: unknown key.*\n(.*\n)*.*pass --no-params"):

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.original_layout import write_original
+from r1omni.base_model.stage import run_base
+from r1omni.machine.state_folders import TrainingPaths
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.conversion import read_checkpoint
-from r1omni.training.base import run_base
-from r1omni.training.journal import TrainingPaths
 
 NORM = "model.norm.weight"
 

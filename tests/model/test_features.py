@@ -17,7 +17,6 @@ import torch
 from clip_files import LIMITS, write_clip
 from safetensors.torch import load_file, save_file
 
-from r1omni.config import FeaturesParams
 from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.media import decode
 from r1omni.model import features
@@ -29,8 +28,8 @@ from r1omni.model.feature_rejects import (
 from r1omni.model.feature_store import INDEX, FeatureStore, Shard, read_shard, write_shard
 from r1omni.model.features import run_features
 
-FEATURES = FeaturesParams(batch_size=4, workers=2, min_free_gb=0.0)
-BATCHES_OF_THREE = FeaturesParams(batch_size=3, workers=2, min_free_gb=0.0)
+FEATURES = {"batch_size": 4, "workers": 2, "min_free_gb": 0.0}
+BATCHES_OF_THREE = FEATURES | {"batch_size": 3}
 N_CLIPS = 10
 
 
@@ -88,7 +87,7 @@ def computed(raw, checkpoint, tmp_path_factory) -> Path:
             root,
             checkpoint,
             folder / "out/dfew",
-            features=FEATURES,
+            **FEATURES,
             limits=LIMITS,
         )
     finally:
@@ -164,11 +163,11 @@ def test_only_new_clips_are_computed(tiny, raw, checkpoint, computed, tmp_path, 
         os.link(root / clip.path, new_root / clip.path)
     old = [clip for i, clip in enumerate(clips) if i % 3]
     write_manifest(old, manifest)
-    run_features(manifest, new_root, checkpoint, out, features=FEATURES, limits=LIMITS)
+    run_features(manifest, new_root, checkpoint, out, **FEATURES, limits=LIMITS)
     for clip in old:
         (new_root / clip.path).unlink()
     write_manifest(clips, manifest)
-    run_features(manifest, new_root, checkpoint, out, features=FEATURES, limits=LIMITS)
+    run_features(manifest, new_root, checkpoint, out, **FEATURES, limits=LIMITS)
     assert _files(out) == _files(computed / "out/dfew")  # no trace of the history
     kept = sorted(path.name for path in (tmp_path / ".state/features/dfew").iterdir())
     shards = sorted(path.name for path in out.glob("*.safetensors"))
@@ -187,9 +186,7 @@ def test_other_towers_mean_other_features(tiny, raw, checkpoint, computed, tmp_p
     processor.save_pretrained(tmp_path / "other")
     write_manifest(clips[:2], tmp_path / "m.parquet")
     out = tmp_path / "out/mafw"
-    run_features(
-        tmp_path / "m.parquet", root, tmp_path / "other", out, features=FEATURES, limits=LIMITS
-    )
+    run_features(tmp_path / "m.parquet", root, tmp_path / "other", out, **FEATURES, limits=LIMITS)
     ours, theirs = FeatureStore([computed / "out/dfew"]), FeatureStore([out])
     assert not torch.equal(ours.load(["dfew/0"]).audio, theirs.load(["dfew/0"]).audio)
     table = pd.read_parquet(out / INDEX)
@@ -203,7 +200,7 @@ def test_two_clips_with_the_same_content_share_their_row(raw, checkpoint, tmp_pa
     monkeypatch.chdir(tmp_path)
     write_manifest([clips[0], replace(clips[0], clip_id="dfew/copy")], tmp_path / "m.parquet")
     run_features(
-        tmp_path / "m.parquet", root, checkpoint, tmp_path / "out", features=FEATURES, limits=LIMITS
+        tmp_path / "m.parquet", root, checkpoint, tmp_path / "out", **FEATURES, limits=LIMITS
     )
     index = pd.read_parquet(tmp_path / "out" / INDEX)
     assert index["row"].tolist() == [0, 0]
@@ -221,10 +218,8 @@ def test_a_surplus_tensor_is_refused_by_name_unless_allowed(
     save_file(load_file(weights) | {"model.vision_resampler.weight": torch.zeros(3)}, weights)
     arguments = (tmp_path / "m.parquet", root, copy, tmp_path / "features")
     with pytest.raises(ValueError, match=r"unexpected tensor: model\.vision_resampler\.weight"):
-        run_features(*arguments, features=FEATURES, limits=LIMITS)
-    run_features(
-        *arguments, features=FEATURES, limits=LIMITS, allow=["model.vision_resampler.weight"]
-    )
+        run_features(*arguments, **FEATURES, limits=LIMITS)
+    run_features(*arguments, **FEATURES, limits=LIMITS, allow=["model.vision_resampler.weight"])
     assert _files(tmp_path / "features") == _files(computed / "out/dfew")
 
 
@@ -236,7 +231,7 @@ def test_no_clips_make_an_empty_store(raw, checkpoint, tmp_path, monkeypatch):
         raw[0],
         checkpoint,
         tmp_path / "out",
-        features=FEATURES,
+        **FEATURES,
         limits=LIMITS,
     )
     assert len(FeatureStore([tmp_path / "out"])) == 0
@@ -265,7 +260,7 @@ def test_a_clip_that_no_longer_decodes_is_a_reject_and_the_rest_goes_on(
     write_manifest(clips, tmp_path / "m.parquet")
     out = tmp_path / "out"
     arguments = (tmp_path / "m.parquet", linked, checkpoint, out)
-    run_features(*arguments, features=FEATURES, limits=LIMITS)
+    run_features(*arguments, **FEATURES, limits=LIMITS)
     assert "1 of 10 clips do not decode; the first, 1.mp4: is text, not media" in caplog.text
     reject = FeatureReject("dfew/1", "1.mp4", "is text, not media")
     assert read_feature_rejects(out) == [reject]
@@ -279,7 +274,7 @@ def test_a_clip_that_no_longer_decodes_is_a_reject_and_the_rest_goes_on(
     assert "dfew/1" not in store
 
     _replace(linked / "1.mp4", (root / "1.mp4").read_bytes())  # mended: the next run tries again
-    run_features(*arguments, features=FEATURES, limits=LIMITS)
+    run_features(*arguments, **FEATURES, limits=LIMITS)
     assert len(FeatureStore([out])) == N_CLIPS
     assert read_feature_rejects(out) == []
     assert without_rejects(clips, [out]) == clips
@@ -299,9 +294,7 @@ def test_a_clip_that_takes_too_long_is_a_reject_and_the_rest_goes_on(
     write_manifest(clips, tmp_path / "m.parquet")
     limits = replace(LIMITS, timeout_seconds=5.0)
     out = tmp_path / "out"
-    run_features(
-        tmp_path / "m.parquet", linked, checkpoint, out, features=BATCHES_OF_THREE, limits=limits
-    )
+    run_features(tmp_path / "m.parquet", linked, checkpoint, out, **BATCHES_OF_THREE, limits=limits)
     assert read_feature_rejects(out) == [FeatureReject("dfew/7", "7.mp4", "not decoded within 5 s")]
     assert len(FeatureStore([out])) == N_CLIPS - 1
 
@@ -319,10 +312,10 @@ def test_more_than_a_tenth_of_clips_that_do_not_decode_stop_the_stage(
     arguments = (tmp_path / "m.parquet", linked, checkpoint, out)
     told = r"m\.parquet: 2 of 10 clips do not decode; the first, 1\.mp4: is text, not media"
     with pytest.raises(ValueError, match=told):
-        run_features(*arguments, features=FEATURES, limits=LIMITS)
+        run_features(*arguments, **FEATURES, limits=LIMITS)
     assert not out.exists()
     _replace(linked / "1.mp4", (root / "1.mp4").read_bytes())  # the next run tries them again
-    run_features(*arguments, features=FEATURES, limits=LIMITS)
+    run_features(*arguments, **FEATURES, limits=LIMITS)
     assert [reject.path for reject in read_feature_rejects(out)] == ["6.mp4"]
 
 
@@ -336,7 +329,7 @@ def test_a_clip_that_is_gone_is_named_before_anything_is_decoded(
     write_manifest(clips, tmp_path / "m.parquet")
     arguments = (tmp_path / "m.parquet", linked, checkpoint, tmp_path / "out")
     with pytest.raises(ValueError, match=r"m\.parquet: lists 1 clips that are gone.*raw/3\.mp4"):
-        run_features(*arguments, features=FEATURES, limits=LIMITS)
+        run_features(*arguments, **FEATURES, limits=LIMITS)
 
 
 def test_sound_that_is_longer_than_the_model_hears_is_told(
@@ -347,7 +340,7 @@ def test_sound_that_is_longer_than_the_model_hears_is_told(
     longer = [replace(clips[0], audio_duration=2.5), replace(clips[1], audio_duration=2.1)]
     write_manifest(longer, tmp_path / "m.parquet")
     arguments = (tmp_path / "m.parquet", root, checkpoint, tmp_path / "out")
-    run_features(*arguments, features=FEATURES, limits=LIMITS)
+    run_features(*arguments, **FEATURES, limits=LIMITS)
     assert "1 of 2 clips have more sound than the model hears: cut after 2 s" in caplog.text
 
 
@@ -416,17 +409,17 @@ def test_a_damaged_kept_shard_is_made_again_to_the_same_bytes(
     (old,) = (tmp_path / ".state/features/dfew").glob("*.safetensors")
     _flip_a_byte(old)
     arguments = (tmp_path / "m.parquet", root, checkpoint, tmp_path / "out/dfew")
-    run_features(*arguments, features=FEATURES, limits=LIMITS)
+    run_features(*arguments, **FEATURES, limits=LIMITS)
     assert f"{old.name}: is damaged" in caplog.text
     whole = _files(tmp_path / "out/dfew")
     first, *_ = sorted((tmp_path / "out/dfew").glob("*.safetensors"))
     inode = first.stat().st_ino
     _flip_a_byte(first)
-    run_features(*arguments, features=FEATURES, limits=LIMITS)
+    run_features(*arguments, **FEATURES, limits=LIMITS)
     assert _files(tmp_path / "out/dfew") == whole
     assert first.stat().st_ino != inode
     (tmp_path / f".state/features/dfew/{first.stem}.sha256").unlink()
-    run_features(*arguments, features=FEATURES, limits=LIMITS)
+    run_features(*arguments, **FEATURES, limits=LIMITS)
     assert _files(tmp_path / "out/dfew") == whole
 
 
@@ -438,14 +431,14 @@ def test_a_full_disk_is_told_before_the_start(raw, checkpoint, clip_bytes, tmp_p
         ValueError, match=r"out: needs 0\.00 GB, 0\.00 GB are free and features\.min"
     ):
         run_features(
-            tmp_path / "m.parquet", root, checkpoint, tmp_path / "out", features=FEATURES,
+            tmp_path / "m.parquet", root, checkpoint, tmp_path / "out", **FEATURES,
             limits=LIMITS, free_bytes=lambda folder: 10 * clip_bytes - 1,
         )  # fmt: skip
     assert not list((tmp_path / ".state").rglob("*.safetensors"))
-    reserve = FeaturesParams(batch_size=4, workers=2, min_free_gb=1e-9)
+    reserve = FEATURES | {"min_free_gb": 1e-9}
     with pytest.raises(ValueError, match=r"min_free_gb keeps"):  # one byte of it
         run_features(
-            tmp_path / "m.parquet", root, checkpoint, tmp_path / "out", features=reserve,
+            tmp_path / "m.parquet", root, checkpoint, tmp_path / "out", **reserve,
             limits=LIMITS, free_bytes=lambda folder: 10 * clip_bytes,
         )  # fmt: skip
 
@@ -464,12 +457,12 @@ def test_a_disk_that_fills_up_stops_the_run_and_what_is_finished_is_kept(
 
     with pytest.raises(ValueError, match=r"out: stopped with 0\.00 GB free.*is kept in \.state"):
         run_features(
-            tmp_path / "m.parquet", root, checkpoint, tmp_path / "out", features=FEATURES,
+            tmp_path / "m.parquet", root, checkpoint, tmp_path / "out", **FEATURES,
             limits=LIMITS, free_bytes=quota,
         )  # fmt: skip
     assert len(list(state.glob("*.safetensors"))) == 1 and not (tmp_path / "out").exists()
     run_features(
-        tmp_path / "m.parquet", root, checkpoint, tmp_path / "out", features=FEATURES, limits=LIMITS
+        tmp_path / "m.parquet", root, checkpoint, tmp_path / "out", **FEATURES, limits=LIMITS
     )
     assert len(FeatureStore([tmp_path / "out"])) == N_CLIPS
 
@@ -490,7 +483,7 @@ def test_two_processes_make_the_same_bytes_as_one(raw, checkpoint, tmp_path, mon
                 root,
                 checkpoint,
                 Path("out"),
-                features=FEATURES,
+                **FEATURES,
                 limits=LIMITS,
             )
             if rank == "1":
@@ -507,10 +500,10 @@ def test_a_device_that_is_not_there_and_a_clip_outside_the_root_are_refused(
     write_manifest([replace(clips[0], path="../secret.mp4")], tmp_path / "m.parquet")
     arguments = (tmp_path / "m.parquet", root, checkpoint, tmp_path / "out")
     with pytest.raises(ValueError, match=r"m\.parquet: clip 'dfew/0': .*\.\./secret\.mp4"):
-        run_features(*arguments, features=FEATURES, limits=LIMITS, device="cpu")
+        run_features(*arguments, **FEATURES, limits=LIMITS, device="cpu")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match=r"engine\.device is cuda"):
-            run_features(*arguments, features=FEATURES, limits=LIMITS, device="cuda")
+            run_features(*arguments, **FEATURES, limits=LIMITS, device="cuda")
 
 
 SCRIPT = """
@@ -518,14 +511,13 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":  # the decoding processes import this file too: nothing heavy above
-    from r1omni.config import FeaturesParams
-    from r1omni.limits import Limits
+        from r1omni.limits import Limits
     from r1omni.model import features
 
     features.SHARD_CLIPS = 4
     manifest, root, checkpoint = map(Path, sys.argv[1:])
     features.run_features(manifest, root, checkpoint, Path("out/dfew"),
-                          features=FeaturesParams(batch_size=3, workers=2, min_free_gb=0.0),
+                          batch_size=3, workers=2, min_free_gb=0.0,
                           limits=Limits(60.0, 2**24, 768))
 """
 
@@ -567,7 +559,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(checkpoint, tmp_path, monkeypatc
         (tmp_path / name).mkdir(exist_ok=True)
         monkeypatch.chdir(tmp_path / name)
         run_features(
-            manifest, root, checkpoint, Path("out/dfew"), features=BATCHES_OF_THREE, limits=LIMITS
+            manifest, root, checkpoint, Path("out/dfew"), **BATCHES_OF_THREE, limits=LIMITS
         )
     assert _files(killed / "out/dfew") == _files(tmp_path / "undisturbed/out/dfew")
     kept = {name: (state / name).stat().st_ino for name in finished}

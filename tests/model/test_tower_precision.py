@@ -12,12 +12,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from benchmarks.original_layout import write_original
+from r1omni.base_model.stage import run_base
 from r1omni.corpora.clip import Clip
 from r1omni.evaluation.loading import load_checkpoint
+from r1omni.machine.state_folders import TrainingPaths
 from r1omni.model import HumanOmniForConditionalGeneration
-from r1omni.training.base import run_base
 from r1omni.training.checkpoints import load_parent, save_checkpoint
-from r1omni.training.journal import TrainingPaths
 
 LIKE_PUBLISHED = {"vision_tower": torch.float32, "audio_tower": torch.float16}
 ALL_BFLOAT16 = dict.fromkeys(LIKE_PUBLISHED, torch.bfloat16)

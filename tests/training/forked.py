@@ -17,9 +17,9 @@ from typing import Any
 import toy
 
 from r1omni.config import TrackingParams
+from r1omni.machine.launch import RENDEZVOUS
+from r1omni.machine.state_folders import drop_state
 from r1omni.tracking.runs import open_run
-from r1omni.training.journal import drop_state
-from r1omni.training.launch import RENDEZVOUS
 
 # For training on a CUDA device: DeepSpeed is not yet imported there, for the CPU.
 _fresh = multiprocessing.get_context("spawn")

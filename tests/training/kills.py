@@ -11,7 +11,7 @@ from typing import Any
 import toy
 from forked import Ranks, stage
 
-from r1omni.training.journal import read_curves
+from r1omni.machine.curves import read_curves
 
 
 @dataclass

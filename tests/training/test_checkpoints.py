@@ -6,9 +6,9 @@ import pytest
 
 from r1omni.corpora.clip import Clip
 from r1omni.lineage import UNKNOWN, Lineage, Origin, read_lineage
+from r1omni.machine.state_folders import TrainingPaths
 from r1omni.own_code import code_hash
 from r1omni.training.checkpoints import one_fold, save_checkpoint
-from r1omni.training.journal import TrainingPaths
 
 RENDERED = Origin("synthetic", shortcut=0.5, seed=1)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from r1omni.training.launch import launch_ranks, lost_peer
+from r1omni.machine.launch import launch_ranks, lost_peer
 
 LAUNCH = """
 import sys
 from types import SimpleNamespace
-from r1omni.training.launch import launch_ranks
+from r1omni.machine.launch import launch_ranks
 engine = SimpleNamespace(processes=int(sys.argv[1]), hostfile=None, restarts=int(sys.argv[2]))
 sys.exit(launch_ranks(engine, [sys.executable, "-c", *sys.argv[3:]]))
 """
@@ -110,7 +110,7 @@ def test_what_gloo_and_nccl_say_of_a_lost_rank_is_told_from_other_errors():
 
 
 def test_no_rank_waits_for_hours():
-    from r1omni.training.ranks import PATIENCE
+    from r1omni.machine.ranks import PATIENCE
 
     assert PATIENCE.total_seconds() <= 30 * 60
 

@@ -12,10 +12,10 @@ import torch
 import toy
 from forked import Ranks, train
 
+from r1omni.machine.curves import read_curves
+from r1omni.machine.ranks import shares
 from r1omni.model import HumanOmniForConditionalGeneration
 from r1omni.training import engine as engines
-from r1omni.training.journal import read_curves
-from r1omni.training.ranks import shares
 
 ZERO, DTYPES, SIZES = (0, 1, 2, 3), ("fp32", "bf16"), (1, 2)
 
@@ -183,11 +183,11 @@ def test_shares_by_hand(monkeypatch):
 
 def walk(world: Path, folder: Path, device: str = "cpu") -> None:
     """Every ZeRO stage and dtype at this number of ranks: train, save, resume, export."""
+    from r1omni.machine.ranks import is_first, join_ranks
+    from r1omni.machine.state_folders import open_state
     from r1omni.training import sft
     from r1omni.training.checkpoints import load_parent, save_checkpoint
     from r1omni.training.engine import Engine, linear_decay
-    from r1omni.training.journal import open_state
-    from r1omni.training.ranks import is_first, join_ranks
 
     join_ranks(toy.engine_params(device=device))
     clips = [toy.clip_at(i) for i in range(toy.CLIPS)]

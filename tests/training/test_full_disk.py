@@ -12,8 +12,8 @@ import pytest
 import toy
 from forked import Ranks, stage, train
 
-from r1omni.training.journal import commit_folder
-from r1omni.training.states import StateNotWritten
+from r1omni.machine.state_folders import commit_folder
+from r1omni.machine.states import StateNotWritten
 
 
 @pytest.fixture

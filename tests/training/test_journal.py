@@ -6,17 +6,10 @@ import shutil
 
 import pytest
 
-from r1omni.training import journal
-from r1omni.training.journal import (
-    Curves,
-    TrainingPaths,
-    drop_state,
-    fingerprint,
-    open_state,
-    prune_states,
-    read_curves,
-    write_curves,
-)
+from r1omni.machine import state_folders
+from r1omni.machine.curves import Curves, read_curves, write_curves
+from r1omni.machine.state_folders import TrainingPaths, drop_state, open_state, prune_states
+from r1omni.training.recipe import fingerprint
 
 
 def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
@@ -95,7 +88,7 @@ def test_when_a_recipe_has_saved_a_state_the_last_other_one_stays(stage):
 
 def test_a_finished_training_drops_its_own_state_alone(stage):
     done = open_state(stage, "two")
-    (done.state / journal.FINISHED).touch()
+    (done.state / state_folders.FINISHED).touch()
     drop_state(stage)
     assert recipes(stage) == {"one"}
     drop_state(stage)
@@ -104,7 +97,7 @@ def test_a_finished_training_drops_its_own_state_alone(stage):
 
 def test_a_state_that_a_kill_left_half_removed_is_no_state(stage, monkeypatch):
     two = open_state(stage, "two")
-    (two.state / journal.FINISHED).touch()
+    (two.state / state_folders.FINISHED).touch()
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", lambda folder, **_: None)
         drop_state(stage)

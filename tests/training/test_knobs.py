@@ -11,9 +11,9 @@ from forked import Ranks, train
 
 from r1omni import own_code
 from r1omni.config import EngineParams
+from r1omni.machine.states import StateDoesNotFit
 from r1omni.own_code import CodeChanged
-from r1omni.training.journal import fingerprint
-from r1omni.training.states import StateDoesNotFit
+from r1omni.training.recipe import fingerprint
 
 PARAMS = {"steps": 4, "held_out": 2}
 OTHER = {

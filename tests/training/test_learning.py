@@ -8,11 +8,11 @@ import torch
 from r1omni import completions, prompts
 from r1omni.corpora.clip import Clip
 from r1omni.evaluation.predict import answer_batch
+from r1omni.machine.state_folders import TrainingPaths
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.training.checkpoints import freeze
 from r1omni.training.engine import Engine
 from r1omni.training.grpo import Models, learn, roll_out
-from r1omni.training.journal import TrainingPaths
 from r1omni.training.rollouts import rollout_metrics
 from r1omni.training.sft import Example, examples_from, train_supervised
 

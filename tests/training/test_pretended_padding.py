@@ -10,10 +10,10 @@ from pretend_cuda import on_cpu, pretend_cuda
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from r1omni import completions, prompts
+from r1omni.base_model.stage import build_untrained
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.model.prompting import encode_prompts, prefill_batch
 from r1omni.model.sampling import decode, score_completions
-from r1omni.training.base import build_untrained
 from r1omni.training.checkpoints import freeze
 from r1omni.training.group_loss import Sampled, group_loss
 

@@ -6,15 +6,14 @@ import pytest
 from clip_files import LIMITS, write_clip
 from test_learning import clip_named, features_of
 
-from r1omni.config import PredictParams
 from r1omni.evaluation.answer import Answer, answer_files
 from r1omni.evaluation.predict import answer_batch
+from r1omni.machine.state_folders import TrainingPaths
 from r1omni.media import decode
 from r1omni.model import HumanOmniForConditionalGeneration as HumanOmni
 from r1omni.training.checkpoints import freeze
 from r1omni.training.grpo import Models, roll_out
 from r1omni.training.held_out import Watch
-from r1omni.training.journal import TrainingPaths
 from r1omni.training.sft import examples_from, train_supervised
 
 CLIP = clip_named("a", "happy", "the voice is loud")
@@ -66,7 +65,8 @@ def by_predict(model, processor, params, folder):
         model,
         processor,
         labels=["happy", "sad"],
-        predict=PredictParams(batch_size=1, max_new_tokens=2),
+        batch_size=1,
+        max_new_tokens=2,
         limits=LIMITS,
     )
     assert all(isinstance(answer, Answer) for answer in said)

@@ -16,10 +16,10 @@ from forked import Ranks, train
 from torch.distributed import DistNetworkError
 from two_machines import missing, two_machines
 
-from r1omni.training import ranks
-from r1omni.training.hosts import Host, meeting_point, over_ssh, read_hosts
-from r1omni.training.journal import read_curves
-from r1omni.training.launch import RENDEZVOUS
+from r1omni.machine import ranks
+from r1omni.machine.curves import read_curves
+from r1omni.machine.hosts import Host, meeting_point, over_ssh, read_hosts
+from r1omni.machine.launch import RENDEZVOUS
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from toy import CLIPS, clip_at
 
 from r1omni.corpora.synthetic.attributes import ATTRIBUTES
-from r1omni.training.ranks import own_names
+from r1omni.machine.ranks import own_names
 
 
 def warm_up(world: Path, folder: Path) -> None:
@@ -18,13 +18,13 @@ def warm_up(world: Path, folder: Path) -> None:
     import numpy as np
     import toy
 
+    from r1omni.base_model.connector import train_connector
+    from r1omni.base_model.stage import _tower_outputs
+    from r1omni.base_model.towers import GenericClip, train_towers
     from r1omni.corpora.synthetic.attributes import ATTRIBUTES
+    from r1omni.machine.ranks import is_first, join_ranks
     from r1omni.media import TowerInputs
-    from r1omni.training.base import _tower_outputs
     from r1omni.training.checkpoints import freeze, load_parent
-    from r1omni.training.connector import train_connector
-    from r1omni.training.ranks import is_first, join_ranks
-    from r1omni.training.towers import GenericClip, train_towers
 
     join_ranks(toy.engine_params())
     model, processor = load_parent(world / "parent")
@@ -73,9 +73,9 @@ def whole_base(world: Path, folder: Path) -> None:
     import numpy as np
     import toy
 
+    from r1omni.base_model import stage as base
+    from r1omni.machine.ranks import rank
     from r1omni.media import TowerInputs
-    from r1omni.training import base
-    from r1omni.training.ranks import rank
 
     def decode(files, media, workers, limits):
         decoded.extend(file.stem for file in files)
@@ -110,10 +110,10 @@ def look(world: Path, folder: Path) -> None:
     """What every rank is told of the held-out clips, and the answers that were judged."""
     import toy
 
+    from r1omni.machine.ranks import join_ranks, rank
     from r1omni.model.feature_store import FeatureStore
     from r1omni.training import held_out
     from r1omni.training.checkpoints import load_parent
-    from r1omni.training.ranks import join_ranks, rank
 
     join_ranks(toy.engine_params())
     clips = [toy.clip_at(i) for i in range(toy.CLIPS)]

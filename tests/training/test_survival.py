@@ -16,12 +16,13 @@ import pytest
 import toy
 from forked import Ranks, stage, train
 
+from r1omni.machine.curves import read_curves
+from r1omni.machine.interruption import Stopped
+from r1omni.machine.state_folders import drop_state
+from r1omni.machine.states import WHOLE, StateDoesNotFit, newest_state, write_state
 from r1omni.model.feature_store import INDEX
 from r1omni.training.engine import Engine, NonFiniteLoss
 from r1omni.training.held_out import Watch
-from r1omni.training.interruption import Stopped
-from r1omni.training.journal import drop_state, read_curves
-from r1omni.training.states import WHOLE, StateDoesNotFit, newest_state, write_state
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,9 @@ from r1omni.corpora.synthetic.writers import write_annotations
 _CHUNK = 16  # clips handed to a worker at a time
 
 
-def run_synthesize(out: Path, truth: Path, *, corpus: str, synthetic: SyntheticParams) -> None:
+def run_synthesize(
+    out: Path, truth: Path, *, corpus: str, synthetic: SyntheticParams, workers: int = 0
+) -> None:
     """Write the corpus to `out`, its side file to `truth` and a contact sheet beside that.
 
     Works in a hidden folder beside `out`, named after everything that decides the bytes. A rerun
@@ -39,7 +41,7 @@ def run_synthesize(out: Path, truth: Path, *, corpus: str, synthetic: SyntheticP
     for folder in {root / Path(p.path).parent for p in planned} | {scratch}:
         folder.mkdir(parents=True, exist_ok=True)
     renderer = Renderer(corpus, synthetic.seed, synthetic.render, root, scratch)
-    _render_all(renderer, planned, synthetic.workers or os.cpu_count() or 1)
+    _render_all(renderer, planned, workers or os.cpu_count() or 1)
     write_annotations(corpus, planned, root, synthetic.seed)
     params = synthetic.model_dump(mode="json", include={"seed", "render"})
     own = synthetic.model_dump(mode="json")["corpora"][corpus]

@@ -9,7 +9,7 @@ SIZES = {"generic": 24, "reasoning": 24, "dfew": 40, "mafw": 60, "ravdess": 20}
 
 
 def build_synthetic(clips: dict[str, int], **changes: Any) -> SyntheticParams:
-    """Quick params: `clips` per corpus; changes of workers, seed, shortcut, label_noise."""
+    """Quick params: `clips` per corpus; changes of seed, shortcut, label_noise."""
     corpora = {
         corpus: SyntheticCorpusParams(
             clips=count,
@@ -20,7 +20,6 @@ def build_synthetic(clips: dict[str, int], **changes: Any) -> SyntheticParams:
     }
     return SyntheticParams(
         seed=changes.get("seed", 1),
-        workers=changes.get("workers", 1),
         render=RenderParams(
             frame_size=48,
             fps=8.0,

@@ -22,7 +22,7 @@ def test_the_bytes_do_not_depend_on_workers_nor_on_what_was_there(rendered, tmp_
     out, truth = tmp_path / "mafw", tmp_path / "truth.parquet"
     out.mkdir()
     (out / "stale.mp4").write_bytes(b"old")
-    run_synthesize(out, truth, corpus="mafw", synthetic=build_synthetic(SIZES, workers=2))
+    run_synthesize(out, truth, corpus="mafw", synthetic=build_synthetic(SIZES), workers=2)
     assert read_bytes(out) == read_bytes(first)
     assert truth.read_bytes() == first_truth.read_bytes()
     assert truth.with_suffix(".png").read_bytes() == first_truth.with_suffix(".png").read_bytes()
@@ -83,7 +83,7 @@ from small_corpora import build_synthetic
 from r1omni.corpora.synthetic.synthesize import run_synthesize
 if __name__ == "__main__":
     home = Path(sys.argv[2])
-    synthetic = build_synthetic({"dfew": 160}, workers=2)
+    synthetic = build_synthetic({"dfew": 160})
     run_synthesize(home / "dfew", home / "truth.parquet", corpus="dfew", synthetic=synthetic)
 """
 

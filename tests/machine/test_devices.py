@@ -7,9 +7,9 @@ import torch
 import toy
 from torch import distributed
 
-from r1omni.model.device import own_device
+from r1omni.machine import ranks
+from r1omni.machine.device import own_device
 from r1omni.training import engine as engines
-from r1omni.training import ranks
 
 
 @pytest.fixture

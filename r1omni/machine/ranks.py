@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from r1omni.config import EngineParams
-from r1omni.model.device import NO_DEVICE, count_devices
-from r1omni.training.hosts import interface_towards
-from r1omni.training.launch import RENDEZVOUS
+from r1omni.config import MachineParams
+from r1omni.machine.device import NO_DEVICE, count_devices
+from r1omni.machine.hosts import interface_towards
+from r1omni.machine.launch import RENDEZVOUS
 
 # How many ranks this machine has: our launcher and torchrun say it by the first, DeepSpeed's by the
 # second.
@@ -36,16 +36,16 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def join_ranks(engine: EngineParams) -> torch.device:
+def join_ranks(machine: MachineParams) -> torch.device:
     """The device to train on, with the process group joined: the launcher's, or one of its own.
 
-    Raises ValueError where engine.device is cuda and not every process of this machine has a device
-    of its own; with auto they then train on the CPU, which is said. May be called again.
+    Raises ValueError where machine.device is cuda and not every process of this machine has a
+    device of its own; with auto they then train on the CPU, which is said. May be called again.
     """
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
         os.environ.setdefault(name, value)
     device = torch.device("cpu")
-    if _has_devices(engine):
+    if _has_devices(machine):
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     os.environ["DS_ACCELERATOR"] = device.type  # what DeepSpeed goes by when it is imported
@@ -65,10 +65,10 @@ def join_ranks(engine: EngineParams) -> torch.device:
     return device
 
 
-def _has_devices(engine: EngineParams) -> bool:
+def _has_devices(machine: MachineParams) -> bool:
     """Whether the processes of this machine train on CUDA devices, one each."""
     n_devices = count_devices()
-    if engine.device == "cpu" or (engine.device == "auto" and n_devices == 0):
+    if machine.device == "cpu" or (machine.device == "auto" and n_devices == 0):
         return False
     if n_devices == 0:
         raise ValueError(NO_DEVICE)
@@ -81,13 +81,13 @@ def _has_devices(engine: EngineParams) -> bool:
         f"{local} processes of this machine would share {n_devices} CUDA "
         f"device{'s' * (n_devices != 1)}"
     )
-    if engine.device == "cuda" or known != world_size():  # other machines may have enough
+    if machine.device == "cuda" or known != world_size():  # other machines may have enough
         raise ValueError(
-            f"{short}: set engine.processes (or the hostfile's slots) to {n_devices}, or "
-            "engine.device to cpu"
+            f"{short}: set machine.processes (or the hostfile's slots) to {n_devices}, or "
+            "machine.device to cpu"
         )
     if is_first() and not distributed.is_initialized():
-        logger.warning("%s: training on the CPU; engine.processes: %d uses them", short, n_devices)
+        logger.warning("%s: training on the CPU; machine.processes: %d uses them", short, n_devices)
     return False
 
 
@@ -101,7 +101,7 @@ def _agree(store: Any, kind: str, own: int, size: int) -> None:
     for other, found in enumerate(kinds):
         if found != kinds[0]:
             raise ValueError(
-                f"rank 0 would train on {kinds[0]} and rank {other} on {found}: set engine.device "
+                f"rank 0 would train on {kinds[0]} and rank {other} on {found}: set machine.device "
                 "to one that every machine has"
             )
 

@@ -5,9 +5,9 @@ from typing import Literal
 
 import torch
 
-Device = Literal["auto", "cpu", "cuda"]  # params.yaml: engine.device
+Device = Literal["auto", "cpu", "cuda"]  # params.yaml: machine.device
 NO_DEVICE = (
-    "engine.device is cuda, but this machine has no CUDA device that torch can use (auto would "
+    "machine.device is cuda, but this machine has no CUDA device that torch can use (auto would "
     "take the CPU)"
 )
 

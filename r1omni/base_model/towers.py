@@ -25,13 +25,13 @@ from r1omni.corpora.synthetic.attributes import (
     UNSEEN,
     VOICE,
 )
+from r1omni.machine.curves import Log
+from r1omni.machine.ranks import joined, own_names
 from r1omni.media import TowerInputs
 from r1omni.model import HumanOmniForConditionalGeneration
 from r1omni.model.tower_inputs import stack_inputs
 from r1omni.training.batches import batch_at
 from r1omni.training.engine import cosine_decay
-from r1omni.training.journal import Log
-from r1omni.training.ranks import joined, own_names
 
 Targets = Mapping[str, int]
 ANNOTATIONS = "annotations.json"

@@ -13,8 +13,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from r1omni.training.launch import lost_peer
-from r1omni.training.ranks import barrier, gather, is_first, world_size
+from r1omni.machine.launch import lost_peer
+from r1omni.machine.ranks import barrier, gather, is_first, world_size
 
 RECORD = "record.json"
 WHOLE = "whole"  # the layout in which rank 0's file holds everything, for any number of ranks
@@ -110,7 +110,7 @@ def _newest_whole(folder: Path, recipe: str, layout: str) -> tuple[tuple[Path, i
 
 def _misfit(state: Path, how: str) -> str:
     return (
-        f"{state} {how}: put engine.processes, zero_stage and hostfile back to go on from it, or "
+        f"{state} {how}: put machine.processes, zero_stage and hostfile back to go on from it, or "
         f"remove {state.parent} to train from the start; nothing was changed"
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from r1omni.lifeline import LIFELINE
+from r1omni.machine.lifeline import LIFELINE
 
 PORT = 29500  # where the ranks meet when the first machine is another than this; or MASTER_PORT
 SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15")
@@ -41,7 +41,7 @@ def read_hosts(hostfile: Path) -> list[Host]:
     an empty file, and for localhost beside other machines, which could not reach it by that name.
     """
     if not hostfile.is_file():
-        raise ValueError(f"{hostfile}: engine.hostfile names it, but it is not there")
+        raise ValueError(f"{hostfile}: machine.hostfile names it, but it is not there")
     hosts: dict[str, Host] = {}
     for number, line in enumerate(hostfile.read_text(encoding="utf-8").splitlines(), start=1):
         words = line.split("#")[0].split()

@@ -9,8 +9,8 @@ from forked import train
 from rich.console import Console
 from rich.text import Text
 
-from r1omni.training import progress
-from r1omni.training.progress import steps_bar
+from r1omni.machine import progress
+from r1omni.machine.progress import steps_bar
 
 
 def terminal(shown):

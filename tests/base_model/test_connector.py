@@ -4,11 +4,11 @@ from copy import deepcopy
 
 import torch
 
+from r1omni.base_model.connector import TokenHeads, train_connector
+from r1omni.base_model.towers import GenericClip
 from r1omni.corpora.synthetic.attributes import ATTRIBUTES, VOICE
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.training.checkpoints import freeze
-from r1omni.training.connector import TokenHeads, train_connector
-from r1omni.training.towers import GenericClip
 
 
 def clip_showing(level: int) -> GenericClip:

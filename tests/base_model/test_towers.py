@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from r1omni.base_model.towers import read_generic
 from r1omni.corpora.synthetic.attributes import ATTRIBUTES, UNSEEN
-from r1omni.training.towers import read_generic
 
 
 def entry(video="generic/000001.mp4", style="wild"):

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from r1omni import prompts
+from r1omni.base_model.towers import GenericClip
 from r1omni.config import BaseParams
 from r1omni.corpora.synthetic.attributes import FACE, VOICE
+from r1omni.machine.curves import Log
+from r1omni.machine.progress import steps_bar
+from r1omni.machine.ranks import joined, own_names
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.training.batches import batch_at
 from r1omni.training.engine import cosine_decay
-from r1omni.training.journal import Log
-from r1omni.training.progress import steps_bar
-from r1omni.training.ranks import joined, own_names
-from r1omni.training.towers import GenericClip
 
 
 class TokenHeads(nn.Module):

@@ -20,15 +20,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from r1omni.config import EngineParams
-from r1omni.lifeline import TERM, die_with_parent
-from r1omni.training.hosts import (
+from r1omni.config import MachineParams
+from r1omni.machine.hosts import (
     Host,
     is_here,
     meeting_point,
     over_ssh,
     read_hosts,
 )
+from r1omni.machine.lifeline import TERM, die_with_parent
 
 RENDEZVOUS = "R1OMNI_RENDEZVOUS"  # where the ranks find each other: a file, or tcp://host:port
 SAID = 2000  # characters of a failed rank's last words that are repeated
@@ -57,29 +57,29 @@ class Rank:
             self.process.stdin.flush()
 
 
-def launch_ranks(engine: EngineParams, command: Sequence[str] | None = None) -> int | None:
+def launch_ranks(machine: MachineParams, command: Sequence[str] | None = None) -> int | None:
     """The exit code of the ranks' runs, or None where this process is to train by itself.
 
     `command`: what each rank runs; without it, this process's own command. The ranks die with this
     process; SIGTERM is passed on to them; when one fails the others are ended, and what the failed
     one said last is repeated on standard error. Where one was killed (SIGKILL, which is how the
-    kernel ends who takes too much memory) all start again, engine.restarts times at most. Raises
+    kernel ends who takes too much memory) all start again, machine.restarts times at most. Raises
     ValueError for a hostfile that is not there or not understood.
     """
-    if "RANK" in os.environ or (engine.processes == 1 and engine.hostfile is None):
+    if "RANK" in os.environ or (machine.processes == 1 and machine.hostfile is None):
         return None
     own = command or [sys.executable, "-m", "r1omni.cli", *sys.argv[1:]]
-    hosts = [Host("localhost", engine.processes)]
-    if engine.hostfile is not None:
-        hosts = read_hosts(engine.hostfile)
-    for left in range(engine.restarts, -1, -1):
+    hosts = [Host("localhost", machine.processes)]
+    if machine.hostfile is not None:
+        hosts = read_hosts(machine.hostfile)
+    for left in range(machine.restarts, -1, -1):
         with tempfile.TemporaryDirectory(prefix="r1omni-ranks-") as name:
             ranks = _start(own, hosts, Path(name))
             with _sigterm_passed_on(ranks) as stopping:
                 code = _wait(ranks)
         if code != 128 + signal.SIGKILL or not left or stopping():
             break
-        sys.stderr.write(f"going on from the last state (engine.restarts: {left} left)\n")
+        sys.stderr.write(f"going on from the last state (machine.restarts: {left} left)\n")
     return code
 
 

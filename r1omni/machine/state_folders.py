@@ -1,23 +1,16 @@
-"""What a training stage has written so far: its curves, and where a killed run continues."""
+"""Where a stage's training states lie: one folder for each recipe, until the training is done."""
 
 import errno
-import hashlib
-import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from r1omni.config import Section
-from r1omni.own_code import changed_code, code_hash, refuse_changed_code
-from r1omni.training.ranks import barrier, is_first
+from r1omni.machine.ranks import barrier, is_first
+from r1omni.own_code import changed_code, refuse_changed_code
 
-Log = Callable[[int, Mapping[str, float]], None]
 RECIPE = "recipe"  # the file of a state's folder that holds the whole fingerprint
 FINISHED = "finished"  # the file that says: its checkpoint has been written
-TIME = "time/"  # metrics that no two runs share: they go to MLflow and the state, to no output
 
 logger = logging.getLogger(__name__)
 
@@ -33,23 +26,6 @@ class TrainingPaths:
     checkpoint: Path
     training: Path
     state: Path
-
-
-def fingerprint(sections: Iterable[Section], inputs: Iterable[Path]) -> str:
-    """A hash of recipe, input files and our code: only where it is the same a state is resumed.
-
-    What changes time and memory alone (Section.KNOBS) is no part of it.
-    """
-    digest = hashlib.sha256(code_hash().encode())
-    for section in sections:
-        digest.update(json.dumps(section.recipe()).encode())
-    for path in inputs:
-        for file in sorted(
-            p for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file()
-        ):
-            digest.update(file.name.encode())
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def open_state(paths: TrainingPaths, recipe: str) -> TrainingPaths:
@@ -134,78 +110,6 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
     shutil.rmtree(gone)
-
-
-class Curves:
-    """Metrics by step in a JSON-lines file: {"step": 1, "train/loss": 0.7, …}.
-
-    Written by the first rank alone. The file is also the spool of what the log could not deliver:
-    it outlives a kill, and `rewind` hands it on again. A step that is repeated after a kill stands
-    there twice; its last row counts (`read_curves`).
-    """
-
-    def __init__(self, path: Path, log: Log) -> None:
-        self._path = path
-        self._log = log
-
-    def rewind(self, step: int) -> None:
-        """Tell the log what was written up to `step`; later rows stay until they are repeated."""
-        if not is_first():
-            return
-        rows = read_curves(self._path)
-        _write_rows(self._path, rows)  # without a last line that a kill has cut short
-        for row in rows:
-            if row["step"] <= step:
-                self._log(int(row["step"]), {k: v for k, v in row.items() if k != "step"})
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one step's metrics and hand them on."""
-        if not is_first():
-            return
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._log(step, metrics)
-
-
-def read_curves(path: Path) -> list[dict[str, float]]:
-    """The rows of a curves file, one a step; a last line cut short by a kill is left out."""
-    if not path.is_file():
-        return []
-    rows: dict[float, dict[str, float]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        rows[row["step"]] = row
-    return [rows[step] for step in sorted(rows)]
-
-
-def write_curves(path: Path, out: Path, times: Path) -> None:
-    """Part the curves: to `out` what equal trainings share, to `times` the seconds."""
-    rows = read_curves(path)
-    timed = {key for row in rows for key in row if key.startswith(TIME)}
-    _write_rows(out, [{k: v for k, v in row.items() if k not in timed} for row in rows])
-    _write_rows(times, [{k: v for k, v in row.items() if k in {"step", *timed}} for row in rows])
-
-
-def _write_rows(path: Path, rows: Iterable[Mapping[str, float]]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(path)
-
-
-def write_provenance(checkpoint: Path, record: Mapping[str, Any]) -> None:
-    """Write provenance.json: which stage, mode, fold, seed, recipe, code and parent made it."""
-    text = json.dumps(record, indent=2, sort_keys=True) + "\n"
-    (checkpoint / "provenance.json").write_text(text, encoding="utf-8")
-
-
-def read_provenance(checkpoint: Path) -> dict[str, Any]:
-    """The provenance of a checkpoint; empty for one that another program made."""
-    path = checkpoint / "provenance.json"
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return record
 
 
 def commit_folder(partial: Path, final: Path) -> None:

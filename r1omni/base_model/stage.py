@@ -18,14 +18,19 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from r1omni import completions, prompts
-from r1omni.config import BaseParams, EngineParams, MediaParams, ModelParams
+from r1omni.base_model.connector import train_connector
+from r1omni.base_model.towers import GenericClip, read_generic, train_towers
+from r1omni.config import BaseParams, EngineParams, MachineParams, MediaParams, ModelParams
 from r1omni.corpora.clip import read_manifest
 from r1omni.corpora.origin import origin_of_root
-from r1omni.decoding import Undecoded, decode_clips, usable_cores
 from r1omni.emotions import EMOTIONS
 from r1omni.limits import Limits
 from r1omni.lineage import UNKNOWN, read_lineage
+from r1omni.machine.curves import Curves, Log
+from r1omni.machine.ranks import barrier, is_first, join_ranks, joined, shares, world_size
+from r1omni.machine.state_folders import TrainingPaths, open_state
 from r1omni.media import MediaSettings, Sampling, TowerInputs
+from r1omni.media.pool import Undecoded, decode_clips, usable_cores
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.configuration import build_config
 from r1omni.model.conversion import read_checkpoint
@@ -35,11 +40,8 @@ from r1omni.model.tower_inputs import stack_inputs
 from r1omni.model.towers import TOWERS
 from r1omni.model.weights import is_hub_id
 from r1omni.training.checkpoints import freeze, save_checkpoint
-from r1omni.training.connector import train_connector
-from r1omni.training.journal import Curves, Log, TrainingPaths, fingerprint, open_state
-from r1omni.training.ranks import barrier, is_first, join_ranks, joined, shares, world_size
+from r1omni.training.recipe import fingerprint
 from r1omni.training.sft import Example, train_supervised
-from r1omni.training.towers import GenericClip, read_generic, train_towers
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ def run_base(
     model: ModelParams,
     media: MediaParams,
     engine: EngineParams,
+    machine: MachineParams,
     limits: Limits,
     log: Log,
 ) -> None:
@@ -61,7 +64,7 @@ def run_base(
     A checkpoint is a folder with config.json or a hub id, owner/name. The reasoning manifest lends
     its vocabulary to the tiny base's tokenizer.
     """
-    join_ranks(engine)
+    join_ranks(machine)
     if (source / "config.json").is_file() or is_hub_id(source):
         _convert(source, paths, base=base, sampling=media.sampling)
         return
@@ -72,7 +75,7 @@ def run_base(
     spoken = [c.rationale for c in read_manifest(reasoning) if c.rationale is not None]
     captions = [clip.caption for clip in clips]
     built, processor = build_untrained(captions, spoken, model=model, media=media)
-    decoded = _decode(source, clips, processor.media, base.workers, limits)
+    decoded = _decode(source, clips, processor.media, machine.workers, limits)
     pairs = [(decoded[clip.clip_id], clip.targets) for clip in clips]
     _kept(
         {"vision": built.model.vision_tower, "audio": built.model.audio_tower},
@@ -97,6 +100,7 @@ def run_base(
         paths,
         sft=base.align,
         engine=engine,
+        machine=machine,
         log=log,
         recipe=recipe,
     )

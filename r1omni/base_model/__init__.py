@@ -1,0 +1,1 @@
+"""The base model: a public checkpoint converted, or a tiny one trained from nothing."""
