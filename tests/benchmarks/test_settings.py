@@ -37,7 +37,7 @@ def test_a_try_changes_what_it_names_and_an_unknown_key_is_refused():
     assert tried == {"label_sft": {"lr": 0.0005, "balance": 0.5, "epochs": 2}}
     params = settings.params_with(tried)
     assert (params.label_sft.lr, params.label_sft.epochs) == (0.0005, 2)
-    assert (params.held_out.clips, params.engine.processes) == (0, 1)
+    assert (params.held_out.clips, params.machine.processes) == (0, 1)
     with pytest.raises(SystemExit, match=r"params\.yaml has no grpo\.lrr"):
         settings.params_with({"grpo": {"lrr": 1.0}})
 

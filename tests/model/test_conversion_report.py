@@ -38,7 +38,8 @@ def convert(source: Path, folder: Path, params: Any, **changes: Any) -> Path:
         model=params.model,
         media=params.media,
         engine=params.engine,
-        limits=params.ingest.limits,
+        machine=params.machine,
+        limits=params.limits,
         log=lambda _step, _metrics: None,
     )
     return paths.checkpoint

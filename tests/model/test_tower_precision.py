@@ -110,8 +110,8 @@ def test_the_account_names_every_cast(
     paths = TrainingPaths(tmp_path / "base", tmp_path / "training", tmp_path / ".state")
     run_base(
         tmp_path / "original", tmp_path / "none.parquet", paths, base=params.base,
-        model=params.model, media=params.media, engine=params.engine,
-        limits=params.ingest.limits, log=lambda _s, _m: None,
+        model=params.model, media=params.media, engine=params.engine, machine=params.machine,
+        limits=params.limits, log=lambda _s, _m: None,
     )  # fmt: skip
     also = capfd.readouterr().err
     cast = json.loads((tmp_path / "training/conversion.json").read_text())["cast"]

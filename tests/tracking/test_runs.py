@@ -123,7 +123,7 @@ def test_a_knob_changed_in_between_goes_on_in_the_same_run(
     killed.log(1, {"train/loss": 1.0})
     killed.flush(at_once=True)
     with open_run(
-        "grpo", tracking=tracking, params=engine[0], knobs={"threads": 2}, state=state
+        "grpo", tracking=tracking, params=engine[0], machine={"threads": 2}, state=state
     ) as run:
         run.log(2, {"train/loss": 1.0})
     (found,) = all_runs(tracking)

@@ -99,7 +99,7 @@ def _run(
 
 
 def stage(
-    kind: str, world: Path, folder: Path, engine: dict[str, Any], params: dict[str, Any]
+    kind: str, world: Path, folder: Path, machine: dict[str, Any], params: dict[str, Any]
 ) -> None:
     """A GRPO or SFT stage of the toy with its MLflow run, which hears of every step at once."""
     store = folder / "mlflow.db"
@@ -117,7 +117,7 @@ def stage(
             run.log(step, metrics)
             run.flush()
 
-        train(kind, world, folder, engine, params, log)
+        train(kind, world, folder, machine, params, log)
         run.finish(paths.checkpoint, paths.training)
     drop_state(paths)
 
@@ -126,7 +126,7 @@ def train(
     kind: str,
     world: Path,
     folder: Path,
-    engine: dict[str, Any],
+    machine: dict[str, Any],
     params: dict[str, Any],
     log: Any = None,
 ) -> None:
@@ -135,8 +135,10 @@ def train(
     given = {**params}
     held_out = given.pop("held_out", 0)
     every = given.pop("every", 2)
-    own = toy.engine_params(**engine)
+    how = {**machine}
+    dtype = how.pop("dtype", "fp32")
+    own = toy.machine_params(**how)
     if kind == "grpo":
-        toy.train_grpo(world, folder, own, toy.grpo_params(**given), log, held_out, every)
+        toy.train_grpo(world, folder, own, toy.grpo_params(**given), log, held_out, every, dtype)
     else:
-        toy.train_sft(world, folder, own, toy.sft_params(**given), log, held_out)
+        toy.train_sft(world, folder, own, toy.sft_params(**given), log, held_out, dtype)

@@ -30,7 +30,7 @@ def kill_until_done(
     *,
     kills: int,
     seed: int,
-    engine: dict[str, Any],
+    machine: dict[str, Any],
     params: dict[str, Any],
 ) -> Killed:
     """Start the stage, kill it `kills` times at moments drawn from `seed`, then let it end.
@@ -40,11 +40,11 @@ def kill_until_done(
     """
     draw = random.Random(seed)
     told = Killed()
-    size = engine.get("processes", 1)
+    size = machine.get("processes", 1)
     folder.mkdir(parents=True, exist_ok=True)
     while told.kills < kills:
         before = _half_written(folder)
-        ranks = Ranks(folder, size, stage, kind, world, folder, engine, params)
+        ranks = Ranks(folder, size, stage, kind, world, folder, machine, params)
         if told.kills % 3 == 2:
             _wait_for(ranks, lambda: any(toy.state_in(folder).glob(".partial-*/state/*")))
         else:
@@ -55,7 +55,7 @@ def kill_until_done(
         ranks.kill(first=draw.randrange(size))
         told.kills += 1
         told.in_a_write += bool(_half_written(folder) - before)
-    codes = Ranks(folder, size, stage, kind, world, folder, engine, params).wait()
+    codes = Ranks(folder, size, stage, kind, world, folder, machine, params).wait()
     assert codes == [0] * size, (folder / "said-0").read_text()[-3000:]
     return told
 
@@ -74,12 +74,12 @@ def _moment(folder: Path, draw: random.Random) -> Callable[[], bool]:
 
 
 def undisturbed(
-    kind: str, world: Path, folder: Path, engine: dict[str, Any], params: dict[str, Any]
+    kind: str, world: Path, folder: Path, machine: dict[str, Any], params: dict[str, Any]
 ) -> Path:
     """The folder of the same training, left alone."""
-    size = engine.get("processes", 1)
+    size = machine.get("processes", 1)
     folder.mkdir(parents=True, exist_ok=True)
-    codes = Ranks(folder, size, stage, kind, world, folder, engine, params).wait()
+    codes = Ranks(folder, size, stage, kind, world, folder, machine, params).wait()
     assert codes == [0] * size, (folder / "said-0").read_text()[-3000:]
     return folder
 

@@ -1,4 +1,4 @@
-"""The engine and the stages on a real CUDA device, against the CPU; NCCL where there are two.
+"""The machine and the stages on a real CUDA device, against the CPU; NCCL where there are two.
 
 test_pretended_gpu.py walks the same code where there is none, but for DeepSpeed and NCCL.
 """
@@ -54,25 +54,25 @@ def test_the_first_step_is_the_cpus_and_a_killed_training_ends_as_it_would_have(
 ):
     cpu = curves_of(trained(tmp_path / "cpu", 1, kind, world, {}))
     folder = tmp_path / "cuda"
-    engine = {"device": "cuda", "save_every": 2}
-    curves = curves_of(trained(folder, 1, kind, world, engine))
+    machine = {"device": "cuda", "save_every": 2}
+    curves = curves_of(trained(folder, 1, kind, world, machine))
     assert [row.keys() for row in curves] == [row.keys() for row in cpu]
     assert curves[0] == pytest.approx(cpu[0], rel=1e-3, abs=1e-6)
     shutil.rmtree(folder / "checkpoint")  # as if it had been killed in its last steps
     kept = next(toy.state_in(folder).glob("step-*")) / "kept"
     kept.touch()  # a state made again would not have it
-    again = curves_of(trained(folder, 1, kind, world, engine))
+    again = curves_of(trained(folder, 1, kind, world, machine))
     assert kept.exists()
     assert again[-1] == pytest.approx(curves[-1], rel=1e-2, abs=1e-4)
 
 
 @pytest.mark.parametrize("prefix", ["reuse", "recompute"])
 def test_grpo_in_bfloat16_trains_in_micro_batches_with_checkpointing(world, tmp_path, prefix):
-    engine = {
+    machine = {
         "device": "cuda", "dtype": "bf16", "zero_stage": 2, "micro_batch_size": 1,
         "gradient_checkpointing": True,
     }  # fmt: skip
-    curves = curves_of(trained(tmp_path, 1, "grpo", world, engine, steps=3, prefix=prefix))
+    curves = curves_of(trained(tmp_path, 1, "grpo", world, machine | {"prefix": prefix}, steps=3))
     assert curves[0]["train/kl"] == pytest.approx(0.0, abs=1e-9)  # the reference is the start
     assert curves[-1]["optim/grad_norm"] > 0.0
 
@@ -81,8 +81,8 @@ def test_two_devices_learn_what_one_does(world, tmp_path):
     if torch.cuda.device_count() < 2:
         pytest.skip("two CUDA devices are needed")
     one = curves_of(trained(tmp_path / "1", 1, "grpo", world, {"device": "cuda"}))
-    engine = {"device": "cuda", "processes": 2, "zero_stage": 2}
-    assert Ranks(tmp_path / "2", 2, train, "grpo", world, tmp_path / "2", engine, {}).wait() == [
+    machine = {"device": "cuda", "processes": 2, "zero_stage": 2}
+    assert Ranks(tmp_path / "2", 2, train, "grpo", world, tmp_path / "2", machine, {}).wait() == [
         0, 0
     ]  # fmt: skip
     assert curves_of(tmp_path / "2")[0] == pytest.approx(one[0], rel=1e-3, abs=1e-6)

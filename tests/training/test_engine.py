@@ -38,7 +38,8 @@ def small_engine(params, zero_stage=0):
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
     return Engine(
         model,
-        params.engine.model_copy(update={"zero_stage": zero_stage, "device": "cpu"}),
+        params.machine.model_copy(update={"zero_stage": zero_stage, "device": "cpu"}),
+        dtype="fp32",
         lr=1e-2,
         schedule=linear_decay(8, 0.1),
         weight_decay=0.0,
@@ -122,7 +123,8 @@ def test_grad_norm_and_clipping_by_hand(params):
     start = model.weight.detach().clone()
     engine = Engine(
         model,
-        params.engine.model_copy(update={"device": "cpu"}),
+        params.machine.model_copy(update={"device": "cpu"}),
+        dtype="fp32",
         lr=0.1,
         schedule=lambda _step: 1.0,
         weight_decay=0.0,

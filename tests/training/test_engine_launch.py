@@ -143,15 +143,15 @@ def test_killed_stage_leaves_no_rank_behind(tmp_path):
 
 
 def test_one_process_and_a_launched_rank_train_by_themselves(params, monkeypatch):
-    assert launch_ranks(params.engine.model_copy(update={"processes": 1})) is None
+    assert launch_ranks(params.machine.model_copy(update={"processes": 1})) is None
     monkeypatch.setenv("RANK", "0")
-    assert launch_ranks(params.engine.model_copy(update={"processes": 4})) is None
+    assert launch_ranks(params.machine.model_copy(update={"processes": 4})) is None
 
 
 def test_a_missing_hostfile_is_named(params):
-    engine = params.engine.model_copy(update={"hostfile": Path("/no/hosts")})
-    with pytest.raises(ValueError, match=r"/no/hosts: engine\.hostfile names it"):
-        launch_ranks(engine)
+    machine = params.machine.model_copy(update={"hostfile": Path("/no/hosts")})
+    with pytest.raises(ValueError, match=r"/no/hosts: machine\.hostfile names it"):
+        launch_ranks(machine)
 
 
 def ranks_in(state: Path) -> int | None:
@@ -167,12 +167,12 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 DEEPSPEED = ["-m", "deepspeed.launcher.runner", "--hostfile", "none", "--num_accelerators", "2"]
 
 
-def stage_in(folder: Path, repo: Path, world: Path, start: list[str], **engine: object):
+def stage_in(folder: Path, repo: Path, world: Path, start: list[str], **machine: object):
     """The command that dvc.yaml runs, behind a launcher or alone; what it says is in said."""
     import yaml
 
     values = yaml.safe_load((repo / "params.yaml").read_text())
-    values["engine"] |= {"device": "cpu", "zero_stage": 2, "save_every": 1, **engine}
+    values["machine"] |= {"device": "cpu", "zero_stage": 2, "save_every": 1, **machine}
     values["cold_start"] |= {"epochs": 1, "batch_size": 3}
     values["tracking"] |= {"uri": "sqlite:////proc/none.db", "system_metrics": False}
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
@@ -222,7 +222,7 @@ def test_a_rank_that_the_kernel_kills_is_named_and_the_training_goes_on(repo, wo
     assert process.wait(timeout=120) == 0, (tmp_path / "said").read_text()[-3000:]
     said = (tmp_path / "said").read_text()
     assert "rank 1 on localhost was killed (SIGKILL: out of memory?)" in said
-    assert "going on from the last state (engine.restarts: 1 left)" in said
+    assert "going on from the last state (machine.restarts: 1 left)" in said
     assert "by peer" not in said
     curves = (tmp_path / "out" / "training" / "curves.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in curves] == [1, 2, 3]

@@ -26,8 +26,8 @@ def curves_of(folder: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if k != "rollout/logprob_gap"} for row in rows]
 
 
-def trained(folder: Path, size: int, kind: str, world: Path, engine: dict, **params) -> Path:
-    codes = Ranks(folder, size, train, kind, world, folder, engine, params).wait()
+def trained(folder: Path, size: int, kind: str, world: Path, machine: dict, **params) -> Path:
+    codes = Ranks(folder, size, train, kind, world, folder, machine, params).wait()
     assert codes == [0] * size, (folder / f"said-{size - 1}").read_text()[-3000:]
     return folder
 
@@ -41,7 +41,7 @@ def alone(world, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("kind", "size", "engine"),
+    ("kind", "size", "machine"),
     [
         ("grpo", 2, {"processes": 2}),
         ("grpo", 2, {"processes": 2, "zero_stage": 2, "micro_batch_size": 1}),
@@ -51,9 +51,9 @@ def alone(world, tmp_path_factory):
         ("sft", 1, {"micro_batch_size": 2, "gradient_checkpointing": True}),
     ],
 )
-def test_the_same_global_batch_gives_the_same_curves(alone, world, tmp_path, kind, size, engine):
+def test_the_same_global_batch_gives_the_same_curves(alone, world, tmp_path, kind, size, machine):
     expected = curves_of(alone[kind])
-    found = curves_of(trained(tmp_path, size, kind, world, engine))
+    found = curves_of(trained(tmp_path, size, kind, world, machine))
     assert [row.keys() for row in found] == [row.keys() for row in expected]
     for ours, theirs in zip(found, expected, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-7)
@@ -66,11 +66,11 @@ def test_the_same_global_batch_gives_the_same_curves(alone, world, tmp_path, kin
         assert any(0 < row["rollout/zero_variance_groups"] < 1 for row in expected)
 
 
-@pytest.mark.parametrize(("size", "engine"), [(1, {"micro_batch_size": 1}), (2, {"processes": 2})])
+@pytest.mark.parametrize(("size", "machine"), [(1, {"micro_batch_size": 1}), (2, {"processes": 2})])
 def test_all_decoded_first_and_prompts_run_again_teach_the_same(
-    alone, world, tmp_path, size, engine
+    alone, world, tmp_path, size, machine
 ):
-    found = trained(tmp_path, size, "grpo", world, engine, prefix="recompute")
+    found = trained(tmp_path, size, "grpo", world, machine | {"prefix": "recompute"})
     for ours, theirs in zip(curves_of(found), curves_of(alone["grpo"]), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-7)
     tables = [
@@ -105,8 +105,8 @@ def test_without_a_kl_term_two_ranks_learn_what_one_does(world, tmp_path):
 
 
 def test_grpo_under_the_papers_engine_trains_and_leaves_a_checkpoint(world, tmp_path):
-    engine = {"processes": 2, "zero_stage": 3, "dtype": "bf16"}
-    curves = curves_of(trained(tmp_path, 2, "grpo", world, engine, steps=4))
+    machine = {"processes": 2, "zero_stage": 3, "dtype": "bf16"}
+    curves = curves_of(trained(tmp_path, 2, "grpo", world, machine, steps=4))
     assert [row["step"] for row in curves] == [1, 2, 3, 4]
     assert all(math.isfinite(value) for row in curves for value in row.values())
     gaps = [row["rollout/logprob_gap"] for row in read_curves(tmp_path / "training/curves.jsonl")]
@@ -125,7 +125,7 @@ def test_grpo_under_the_papers_engine_trains_and_leaves_a_checkpoint(world, tmp_
     shutil.rmtree(weights.parent)  # as if it had been killed in its last steps
     kept = toy.state_in(tmp_path) / "step-000002" / "kept"
     kept.touch()  # a state made again would not have it
-    trained(tmp_path, 2, "grpo", world, engine, steps=4)
+    trained(tmp_path, 2, "grpo", world, machine, steps=4)
     assert kept.exists()
     assert weights.read_bytes() == expected
 
@@ -142,10 +142,10 @@ def in_small_groups(*arguments: object) -> None:
 def test_the_optimiser_in_many_groups_learns_the_same_and_goes_on(
     alone, world, tmp_path, zero_stage
 ):
-    engine = {"processes": 2, "zero_stage": zero_stage, "save_every": 2}
+    machine = {"processes": 2, "zero_stage": zero_stage, "save_every": 2}
 
     def run() -> list[dict[str, float]]:
-        codes = Ranks(tmp_path, 2, in_small_groups, "grpo", world, tmp_path, engine, {}).wait()
+        codes = Ranks(tmp_path, 2, in_small_groups, "grpo", world, tmp_path, machine, {}).wait()
         assert codes == [0, 0], (tmp_path / "said-1").read_text()[-3000:]
         return curves_of(tmp_path)
 
@@ -189,7 +189,7 @@ def walk(world: Path, folder: Path, device: str = "cpu") -> None:
     from r1omni.training.checkpoints import load_parent, save_checkpoint
     from r1omni.training.engine import Engine, linear_decay
 
-    join_ranks(toy.engine_params(device=device))
+    join_ranks(toy.machine_params(device=device))
     clips = [toy.clip_at(i) for i in range(toy.CLIPS)]
     examples = sft.examples_from(clips, "reasoned")
     store = sft.FeatureStore([world / "features"])
@@ -198,12 +198,12 @@ def walk(world: Path, folder: Path, device: str = "cpu") -> None:
     for zero_stage in ZERO:
         for dtype in DTYPES:
             paths = toy.paths_in(folder / f"{zero_stage}-{dtype}")
-            params = toy.engine_params(zero_stage=zero_stage, dtype=dtype, device=device)
+            params = toy.machine_params(zero_stage=zero_stage, device=device)
 
-            def begin(params=params):
+            def begin(params=params, dtype=dtype):
                 schedule = linear_decay(3, 0.0)
                 options = {"lr": 1e-2, "weight_decay": 0.0, "max_grad_norm": 1.0}
-                return Engine(deepcopy(parent), params, schedule=schedule, **options)
+                return Engine(deepcopy(parent), params, dtype=dtype, schedule=schedule, **options)
 
             def learn(trainer, upto):
                 metrics = {}

@@ -78,7 +78,8 @@ def sft_on(fresh, examples, params, folder, epochs):
         sft=params.cold_start.model_copy(
             update={"epochs": epochs, "batch_size": len(examples), "lr": 3e-3}
         ),
-        engine=params.engine.model_copy(update={"device": "cpu"}),
+        engine=params.engine,
+        machine=params.machine.model_copy(update={"device": "cpu"}),
         log=lambda _step, _metrics: None,
         recipe="test",
     )
@@ -108,7 +109,8 @@ def test_a_two_answer_bandits_reward_rises(fresh, params, tmp_path):
     models = Models(model, deepcopy(model).requires_grad_(False), processor)
     trainer = Engine(
         model,
-        params.engine.model_copy(update={"device": "cpu"}),
+        params.machine.model_copy(update={"device": "cpu"}),
+        dtype="fp32",
         lr=grpo.lr,
         schedule=lambda _step: 1.0,
         weight_decay=0.0,

@@ -28,15 +28,21 @@ class Watched(Engine):
         self.again += self.ran["layer"] - before["layer"]
 
 
-def step_of(world, monkeypatch, *, prefix="reuse", kl_coef=0.04, seed=1, **engine):
+def step_of(world, monkeypatch, *, prefix="reuse", kl_coef=0.04, seed=1, **machine):
     """One GRPO step of four clips, watched: (engine, metrics of its parts)."""
-    params = toy.engine_params(processes=1, **engine)
-    grpo = toy.grpo_params(clips_per_step=4, prefix=prefix, kl_coef=kl_coef, seed=seed)
+    params = toy.machine_params(processes=1, **machine)
+    grpo = toy.grpo_params(clips_per_step=4, kl_coef=kl_coef, seed=seed)
     policy, processor = load_parent(world / "parent")
     reference = deepcopy(policy).requires_grad_(False)
-    models = Models(policy, reference, processor, None, params.gradient_checkpointing)
+    models = Models(policy, reference, processor, prefix, params.gradient_checkpointing)
     trainer = Watched(
-        policy, params, lr=1e-3, schedule=lambda _: 1.0, weight_decay=0.0, max_grad_norm=1.0
+        policy,
+        params,
+        dtype="fp32",
+        lr=1e-3,
+        schedule=lambda _: 1.0,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
     )
     trainer.alive, trainer.prefixes, trainer.ran, trainer.again = [], [], Counter(), 0
 

@@ -30,7 +30,7 @@ class Store:
 
 
 def by_sft(model, processor, params, folder):
-    engine = params.engine.model_copy(update={"device": "cpu", "processes": 1})
+    machine = params.machine.model_copy(update={"device": "cpu", "processes": 1})
     train_supervised(
         model,
         processor,
@@ -38,7 +38,8 @@ def by_sft(model, processor, params, folder):
         examples_from([CLIP], model.config.answer_mode),
         TrainingPaths(folder / "checkpoint", folder / "training", folder),
         sft=params.cold_start.model_copy(update={"epochs": 1, "batch_size": 1}),
-        engine=engine,
+        engine=params.engine,
+        machine=machine,
         log=lambda _step, _metrics: None,
         recipe="test",
     )

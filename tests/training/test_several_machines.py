@@ -36,8 +36,8 @@ def project(folder: Path, repo: Path, hosts: list[str], steps: int) -> Path:
     folder.mkdir()
     (folder / "hosts").write_text("".join(f"{host} slots=1\n" for host in hosts))
     values = yaml.safe_load((repo / "params.yaml").read_text())
-    engine = toy.engine_params(hostfile="hosts", processes=1, zero_stage=2, save_every=1000)
-    values["engine"] = engine.model_dump(mode="json")
+    machine = toy.machine_params(hostfile="hosts", processes=1, zero_stage=2, save_every=1000)
+    values["machine"] = machine.model_dump(mode="json")
     values["grpo"] = toy.grpo_params(steps=steps).model_dump(mode="json")
     values["held_out"]["clips"] = 0
     values["tracking"] |= {"uri": "sqlite:////proc/none.db", "system_metrics": False}

@@ -26,7 +26,7 @@ def warm_up(world: Path, folder: Path) -> None:
     from r1omni.media import TowerInputs
     from r1omni.training.checkpoints import freeze, load_parent
 
-    join_ranks(toy.engine_params())
+    join_ranks(toy.machine_params())
     model, processor = load_parent(world / "parent")
     rng = np.random.default_rng(0)
     clips = [
@@ -99,8 +99,9 @@ def whole_base(world: Path, folder: Path) -> None:
         base=params.base.model_copy(update={"tower_steps": 4, "connector_steps": 4}),
         model=params.model,
         media=params.media,
-        engine=toy.engine_params(save_every=100),
-        limits=params.ingest.limits,
+        engine=params.engine,
+        machine=toy.machine_params(save_every=100),
+        limits=params.limits,
         log=lambda _step, _metrics: None,
     )
     (folder / f"decoded-{rank()}.json").write_text(json.dumps(decoded))
@@ -115,7 +116,7 @@ def look(world: Path, folder: Path) -> None:
     from r1omni.training import held_out
     from r1omni.training.checkpoints import load_parent
 
-    join_ranks(toy.engine_params())
+    join_ranks(toy.machine_params())
     clips = [toy.clip_at(i) for i in range(toy.CLIPS)]
     watch = held_out.Watch(clips, FeatureStore([world / "features"]), "reasoned", 24, 1)
     judged = []

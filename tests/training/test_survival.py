@@ -36,7 +36,7 @@ def store(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("kind", "n", "engine", "params"),
+    ("kind", "n", "machine", "params"),
     [
         ("grpo", 20, {}, {"steps": 40, "held_out": 2}),
         ("sft", 5, {}, {"epochs": 14}),
@@ -45,14 +45,14 @@ def store(tmp_path_factory):
     ids=["grpo", "sft", "grpo-two-processes-zero-2"],
 )
 def test_a_killed_training_ends_as_if_it_had_been_left_alone(
-    world, store, tmp_path, kind, n, engine, params
+    world, store, tmp_path, kind, n, machine, params
 ):
     for name in ("alone", "killed"):
         (tmp_path / name).mkdir()
         shutil.copy(store, tmp_path / name / "mlflow.db")
-    alone = kills.undisturbed(kind, world, tmp_path / "alone", engine, params)
+    alone = kills.undisturbed(kind, world, tmp_path / "alone", machine, params)
     told = kills.kill_until_done(
-        kind, world, tmp_path / "killed", kills=n, seed=1, engine=engine, params=params
+        kind, world, tmp_path / "killed", kills=n, seed=1, machine=machine, params=params
     )
     killed = tmp_path / "killed"
     assert told.kills == n
@@ -79,9 +79,9 @@ def test_a_killed_training_ends_as_if_it_had_been_left_alone(
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_sigterm_saves_the_step_and_the_next_run_continues_there(world, tmp_path, size):
-    engine = {"processes": size, "save_every": 1000}
+    machine = {"processes": size, "save_every": 1000}
     params = {"steps": 30, "held_out": 2}
-    ranks = Ranks(tmp_path, size, train, "grpo", world, tmp_path, engine, params)
+    ranks = Ranks(tmp_path, size, train, "grpo", world, tmp_path, machine, params)
     while ranks.alive and len(toy.steps_in(tmp_path)) < 2:
         time.sleep(0.001)
     ranks.terminate(rank=size - 1)  # any one of them
@@ -90,7 +90,7 @@ def test_sigterm_saves_the_step_and_the_next_run_continues_there(world, tmp_path
     assert 2 <= saved < 30
     assert [p.name for p in toy.state_in(tmp_path).glob("step-*")] == [f"step-{saved:06d}"]
     assert (
-        Ranks(tmp_path, size, train, "grpo", world, tmp_path, engine, params).wait() == [0] * size
+        Ranks(tmp_path, size, train, "grpo", world, tmp_path, machine, params).wait() == [0] * size
     )
     assert [row["step"] for row in read_curves(tmp_path / "training" / "curves.jsonl")] == list(
         range(1, 31)
@@ -100,15 +100,15 @@ def test_sigterm_saves_the_step_and_the_next_run_continues_there(world, tmp_path
 def test_a_training_killed_between_its_end_and_dvcs_note_of_it_repeats_only_the_last_steps(
     world, tmp_path
 ):
-    engine, params = {"save_every": 4}, {"steps": 6}
-    train("grpo", world, tmp_path, engine, params)  # and the stage dies before it drops its state
+    machine, params = {"save_every": 4}, {"steps": 6}
+    train("grpo", world, tmp_path, machine, params)  # and the stage dies before it drops its state
     weights = tmp_path / "checkpoint" / "model.safetensors"
     expected = weights.read_bytes()
     for name in ("checkpoint", "training"):  # as DVC does with outputs that it did not see end
         shutil.rmtree(tmp_path / name)
     state = toy.state_in(tmp_path)
     (state / "step-000004" / "kept").touch()  # a new training would write it anew
-    train("grpo", world, tmp_path, engine, params)
+    train("grpo", world, tmp_path, machine, params)
     assert (state / "step-000004" / "kept").exists()
     assert weights.read_bytes() == expected
     drop_state(toy.paths_in(tmp_path))
@@ -134,9 +134,9 @@ def poisoned(world: Path, folder: Path, where: int) -> Path:
 @pytest.mark.parametrize("kind", ["sft", "grpo"])
 def test_a_loss_that_is_no_number_names_step_clips_and_the_last_state(world, tmp_path, kind):
     bad = poisoned(world, tmp_path / "world", where=4)
-    engine = {"save_every": 1}
+    machine = {"save_every": 1}
     with pytest.raises(NonFiniteLoss) as raised:
-        train(kind, bad, tmp_path / "out", engine, {})
+        train(kind, bad, tmp_path / "out", machine, {})
     message = str(raised.value)
     step = len(toy.steps_in(tmp_path / "out")) + 1
     assert f"step {step}: the loss is nan (clip-4);" in message  # and no other of the step's three

@@ -14,7 +14,15 @@ import torch
 
 from r1omni import completions, prompts
 from r1omni.base_model.stage import build_untrained
-from r1omni.config import EngineParams, GRPOParams, HeldOutParams, Params, SFTParams, read_params
+from r1omni.config import (
+    EngineParams,
+    GRPOParams,
+    HeldOutParams,
+    MachineParams,
+    Params,
+    SFTParams,
+    read_params,
+)
 from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.machine.curves import Log, read_curves
 from r1omni.machine.state_folders import TrainingPaths
@@ -136,7 +144,8 @@ def _teach(
         examples,
         TrainingPaths(folder, folder, folder),
         sft=sft_params(epochs=60, batch_size=21, lr=1e-2),
-        engine=engine_params(save_every=1000),
+        engine=EngineParams(dtype="fp32"),
+        machine=machine_params(save_every=1000),
         log=lambda _step, _metrics: None,
         recipe="taught",
     )
@@ -180,10 +189,10 @@ def steps_in(folder: Path) -> list[dict[str, float]]:
     return read_curves(state_in(folder) / "curves.jsonl")
 
 
-def engine_params(**update: object) -> EngineParams:
-    """The engine's params on the CPU, with a state every second step."""
+def machine_params(**update: object) -> MachineParams:
+    """Params of the machine: the CPU, with a state every second step."""
     base = {"device": "cpu", "save_every": 2}
-    return toy_params().engine.model_copy(update={**base, **update})
+    return toy_params().machine.model_copy(update={**base, **update})
 
 
 def grpo_params(**update: object) -> GRPOParams:
@@ -208,11 +217,12 @@ def sft_params(**update: object) -> SFTParams:
 def train_grpo(
     world: Path,
     folder: Path,
-    engine: EngineParams,
+    machine: MachineParams,
     grpo: GRPOParams,
     log: Log,
     held_out: int = 0,
     every: int = 2,
+    dtype: str = "fp32",
 ) -> None:
     """The GRPO stage from the world's checkpoint, with some clips to look at every few steps."""
     from r1omni.training.grpo import run_grpo
@@ -224,13 +234,20 @@ def train_grpo(
         paths_in(folder),
         grpo=grpo,
         held_out=HeldOutParams(clips=held_out, seed=1, every=every),
-        engine=engine,
+        engine=EngineParams(dtype=dtype),
+        machine=machine,
         log=log,
     )
 
 
 def train_sft(
-    world: Path, folder: Path, engine: EngineParams, sft: SFTParams, log: Log, held_out: int = 0
+    world: Path,
+    folder: Path,
+    machine: MachineParams,
+    sft: SFTParams,
+    log: Log,
+    held_out: int = 0,
+    dtype: str = "fp32",
 ) -> None:
     """The cold start from the world's checkpoint, with some clips to look at if asked for."""
     from r1omni.training.sft import run_sft
@@ -242,7 +259,8 @@ def train_sft(
         paths_in(folder),
         mode="reasoned",
         sft=sft,
-        engine=engine,
+        engine=EngineParams(dtype=dtype),
+        machine=machine,
         log=log,
         held_out=HeldOutParams(clips=held_out, seed=1, every=2) if held_out else None,
     )
