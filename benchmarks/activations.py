@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.workload import as_batch, build_workload, moved, real_config
-from r1omni.config import read_params
 from r1omni.model import HumanOmniConfig
 from r1omni.model.prompting import prefill_batch
 from r1omni.model.sampling import score_completions
+from r1omni.params_file import read_params
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTION = ROOT / "benchmarks/sections/activations.md"

@@ -85,10 +85,10 @@ def write(folder: Path) -> dict[str, object]:
     import torch
 
     from benchmarks.original_layout import write_original
-    from r1omni.config import read_params
     from r1omni.model import HumanOmniForConditionalGeneration
     from r1omni.model.configuration import build_config
     from r1omni.model.processor import build_processor, train_gate_tokenizer, train_tokenizer
+    from r1omni.params_file import read_params
 
     params = read_params(ROOT / "params/paper.yaml")
     texts = ["A face and a voice.", "happy", "sad"]
@@ -116,8 +116,8 @@ def write(folder: Path) -> dict[str, object]:
 def convert(folder: Path) -> dict[str, object]:
     """Stage `base`: the original directory -> our checkpoint."""
     from r1omni.base_model.stage import run_base
-    from r1omni.config import read_params
     from r1omni.machine.state_folders import TrainingPaths
+    from r1omni.params_file import read_params
 
     params = read_params(ROOT / "params/paper.yaml")
     run_base(
@@ -141,10 +141,10 @@ def predict(folder: Path) -> dict[str, object]:
     sys.path.insert(0, str(ROOT / "tests"))
     from clip_files import write_clip
 
-    from r1omni.config import read_params
     from r1omni.emotions import LABELS
     from r1omni.evaluation.answer import Answer, answer_files
     from r1omni.evaluation.loading import load_checkpoint
+    from r1omni.params_file import read_params
 
     clip = write_clip(folder / "clip.mp4", size=(256, 256))
     start = time.perf_counter()
@@ -224,9 +224,10 @@ def write_clips(folder: Path) -> None:
 
 def train(folder: Path) -> list[dict[str, float]]:
     """The stage's curves, with the seconds."""
-    from r1omni.config import HeldOutParams, read_params
+    from r1omni.config import HeldOutParams
     from r1omni.machine.curves import read_curves
     from r1omni.machine.state_folders import TrainingPaths
+    from r1omni.params_file import read_params
     from r1omni.training import grpo as stage
     from r1omni.training.checkpoints import CURVES, TIMES
 

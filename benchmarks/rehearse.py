@@ -74,8 +74,9 @@ def profile(folder: Path) -> dict[str, Any]:
 
 def write_corpora(root: Path) -> None:
     """A few rendered clips per corpus in its real layout; what is there stays."""
-    from r1omni.config import SyntheticCorpusParams, read_params
+    from r1omni.config import SyntheticCorpusParams
     from r1omni.corpora.synthetic.synthesize import run_synthesize
+    from r1omni.params_file import read_params
 
     synthetic = read_params(ROOT / "params.yaml").synthetic
     sizes = {
@@ -98,7 +99,7 @@ def write_checkpoint(folder: Path, reasoning: Path) -> None:
 
     from benchmarks.original_layout import write_original
     from r1omni.base_model.stage import build_untrained
-    from r1omni.config import read_params
+    from r1omni.params_file import read_params
 
     params = read_params(ROOT / "params.yaml")
     torch.manual_seed(0)

@@ -21,13 +21,14 @@ import pandas as pd
 import yaml
 
 from benchmarks.seeds import write
-from r1omni.config import Params, read_params
+from r1omni.config import Params
 from r1omni.corpora.clip import read_manifest
 from r1omni.evaluation import metrics
 from r1omni.evaluation.predict import predict_clips
 from r1omni.machine.state_folders import TrainingPaths
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureStore
+from r1omni.params_file import read_params
 from r1omni.training.grpo import run_grpo
 from r1omni.training.sft import run_sft
 

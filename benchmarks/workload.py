@@ -15,9 +15,9 @@ from transformers import BertConfig, Qwen2Config, SiglipVisionConfig, WhisperCon
 from benchmarks.textbook import Prompt
 from r1omni import prompts
 from r1omni.base_model.stage import build_untrained
-from r1omni.config import read_params
 from r1omni.model import HumanOmniConfig, HumanOmniForConditionalGeneration
 from r1omni.model.prompting import PromptBatch
+from r1omni.params_file import read_params
 
 Model = HumanOmniForConditionalGeneration
 TEXT_TOKENS = 107  # of the prompt, apart from the two sentinels

@@ -15,8 +15,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from r1omni.config import check_listed, read_params
 from r1omni.machine.lifeline import LIFELINE, die_with_caller, die_with_input
+from r1omni.params_file import check_listed, read_params
 from r1omni.predict_options import (
     BatchSize,
     MaxNewTokens,

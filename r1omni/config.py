@@ -4,24 +4,14 @@ Imports no torch, so that the command line answers at once. Every default value 
 params.yaml and nowhere else.
 """
 
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import AfterValidator, Field, field_validator
 
 from r1omni.limits import Limits
-from r1omni.params_file import ParamsError, line_of, read_yaml
+from r1omni.section import Section, at_least, divides, matches
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -31,64 +21,6 @@ Seed = Annotated[int, Field(ge=0)]
 WITH_FOLDS = ("dfew", "mafw")
 SyntheticCorpus = Literal["generic", "reasoning", "dfew", "mafw", "ravdess"]
 HUB_REPO, HUB_REVISION = r"[\w-][\w.-]*/[\w.-]+", r"\w[\w./-]*"
-
-
-class Section(BaseModel):
-    """A frozen section of params.yaml that forbids unknown keys.
-
-    `WATCHING` are its keys that decide only how often a training is looked at. A training goes on
-    after a change of them; all others are its recipe.
-    """
-
-    WATCHING: ClassVar[frozenset[str]] = frozenset()
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
-
-    def recipe(self) -> dict[str, Any]:
-        """The values that decide a result: a training goes on only where they are the same."""
-        return self.model_dump(mode="json", exclude=set(self.WATCHING))
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _number_not_bool(cls, value: Any, info: ValidationInfo) -> Any:
-        expected = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and expected in (int, float):
-            raise ValueError("expected a number, not true or false")
-        return value
-
-
-def _divides(name: str) -> AfterValidator:
-    """A check that the value divides that of the field `name`, which stands above it."""
-
-    def check(value: int, info: ValidationInfo) -> int:
-        whole = info.data.get(name, 0)
-        if whole % value:
-            raise ValueError(f"must divide {name}, which is {whole}")
-        return value
-
-    return AfterValidator(check)
-
-
-def _at_least(name: str) -> AfterValidator:
-    """A check that the value is not below that of the field `name`, which stands above it."""
-
-    def check(value: float, info: ValidationInfo) -> float:
-        if value < info.data.get(name, value):
-            raise ValueError(f"must not be below {name}, which is {info.data[name]}")
-        return value
-
-    return AfterValidator(check)
-
-
-def _matches(pattern: str, form: str) -> AfterValidator:
-    """A check that the value has the form that `pattern` describes."""
-
-    def check(value: str) -> str:
-        if re.fullmatch(pattern, value) is None:
-            raise ValueError(f"expected {form}")
-        return value
-
-    return AfterValidator(check)
 
 
 def _inside_project(path: Path) -> Path:
@@ -120,12 +52,12 @@ class CorpusParams(Section):
 class HubParams(Section):
     """A checkpoint of the Hugging Face hub, and the folder that it is fetched to."""
 
-    repo: Annotated[str, _matches(HUB_REPO, "OWNER/NAME")]
-    revision: Annotated[str, _matches(HUB_REVISION, "a branch, a tag or a commit")]
+    repo: Annotated[str, matches(HUB_REPO, "OWNER/NAME")]
+    revision: Annotated[str, matches(HUB_REVISION, "a branch, a tag or a commit")]
     folder: Annotated[Path, AfterValidator(_inside_project)]
     towers: dict[
         Literal["vision", "audio", "gate"],
-        Annotated[str, _matches(f"{HUB_REPO}@{HUB_REVISION}", "OWNER/NAME@REVISION")],
+        Annotated[str, matches(f"{HUB_REPO}@{HUB_REVISION}", "OWNER/NAME@REVISION")],
     ]
 
 
@@ -135,7 +67,7 @@ class RenderParams(Section):
     frame_size: Annotated[int, Field(ge=32, multiple_of=2)]
     fps: Positive
     min_seconds: Positive
-    max_seconds: Annotated[Positive, _at_least("min_seconds")]
+    max_seconds: Annotated[Positive, at_least("min_seconds")]
     attribute_noise: Fraction
     visual_noise: Fraction
     audio_noise: Fraction
@@ -170,7 +102,7 @@ class ValidationParams(Section):
     """The bounds of the Great Expectations suite."""
 
     min_seconds: Positive
-    max_seconds: Annotated[Positive, _at_least("min_seconds")]
+    max_seconds: Annotated[Positive, at_least("min_seconds")]
     min_clips_per_label: Annotated[int, Field(ge=0)]
     min_clips: Annotated[int, Field(ge=0)]
     max_copies: Annotated[int, Field(ge=0)]
@@ -196,7 +128,7 @@ class VisionParams(Section):
     hidden_size: Count
     intermediate_size: Count
     num_hidden_layers: Count
-    num_attention_heads: Annotated[Count, _divides("hidden_size")]
+    num_attention_heads: Annotated[Count, divides("hidden_size")]
     patch_size: Count
 
 
@@ -206,7 +138,7 @@ class AudioParams(Section):
     d_model: Count
     encoder_ffn_dim: Count
     encoder_layers: Count
-    encoder_attention_heads: Annotated[Count, _divides("d_model")]
+    encoder_attention_heads: Annotated[Count, divides("d_model")]
 
 
 class GateParams(Section):
@@ -215,7 +147,7 @@ class GateParams(Section):
     hidden_size: Count
     intermediate_size: Count
     num_hidden_layers: Count
-    num_attention_heads: Annotated[Count, _divides("hidden_size")]
+    num_attention_heads: Annotated[Count, divides("hidden_size")]
 
 
 class TextParams(Section):
@@ -224,8 +156,8 @@ class TextParams(Section):
     hidden_size: Count
     intermediate_size: Count
     num_hidden_layers: Count
-    num_attention_heads: Annotated[Count, _divides("hidden_size")]
-    num_key_value_heads: Annotated[Count, _divides("num_attention_heads")]
+    num_attention_heads: Annotated[Count, divides("hidden_size")]
+    num_key_value_heads: Annotated[Count, divides("num_attention_heads")]
 
 
 class ModelParams(Section):
@@ -401,62 +333,3 @@ class Params(Section):
         if len(set(folds.values())) > 1:
             raise ValueError(f"one fold for all, as a test clip of one trains the others: {folds}")
         return corpora
-
-
-def read_params(path: Path) -> Params:
-    """The checked contents of `path`.
-
-    Raises ParamsError, naming file, line, key and what was expected, for a file that is missing,
-    is not YAML in UTF-8, or holds a key twice, an unknown key, a missing key or a value that is
-    out of range or does not fit another.
-    """
-    node, values = read_yaml(path)
-    try:
-        return Params.model_validate(values)
-    except ValidationError as error:
-        lines = [_explain(path, node, dict(e)) for e in error.errors()]
-        raise ParamsError("\n".join(lines)) from error
-
-
-def check_listed(listed: Collection[str], read: Collection[str], params: Path) -> None:
-    """Raise ParamsError unless the corpora in params are those whose manifests dvc.yaml names.
-
-    A corpus that only one of the two names would be used although it is not listed, or ingested
-    and never used.
-    """
-    for name in sorted(set(read) - set(listed)):
-        raise ParamsError(
-            f"{params}: corpora.{name} is missing, and stages of dvc.yaml read "
-            f"data/manifests/{name}.parquet: list the corpus, or take its manifest and features "
-            "out of the stages validate, label_sft, grpo and predict there"
-        )
-    for name in sorted(set(listed) - set(read)):
-        raise ParamsError(
-            f"{params}: corpora.{name} is listed, and no stage of dvc.yaml reads "
-            f"data/manifests/{name}.parquet: add its manifest and features to the stages validate, "
-            "label_sft, grpo or predict there, or take the corpus out of params"
-        )
-
-
-def _explain(path: Path, node: yaml.Node | None, error: dict[str, Any]) -> str:
-    keys = [str(k) for k in error["loc"] if k != "[key]"]
-    where = f"{path}:{line_of(node, keys)}: {'.'.join(keys) or 'the file'}"
-    if error["type"] == "extra_forbidden":
-        return f"{where}: unknown key; known here: {', '.join(_known(keys[:-1]))}"
-    if error["type"] == "missing":
-        return f"{where}: is missing"
-    return f"{where}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
-
-
-def _known(keys: list[str]) -> list[str]:
-    here: Any = Params
-    for key in keys:
-        if get_origin(here) is dict:
-            here = get_args(here)[1]
-        elif _is_section(here):
-            here = here.model_fields[key].annotation
-    return sorted(here.model_fields) if _is_section(here) else []
-
-
-def _is_section(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, BaseModel)

@@ -40,6 +40,7 @@ PLUMBING = (
     "own_code.py",
     "params_file.py",
     "pipeline.py",
+    "section.py",
     "stages.py",
     "tracking/*.py",
     "training/__init__.py",

@@ -1,9 +1,13 @@
-"""A YAML file of params as it was written: what is wrong with it is said with its line."""
+"""Read params.yaml: what is wrong with it is said with file, line and key."""
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
+from pydantic import BaseModel, ValidationError
+
+from r1omni.config import Params
 
 
 class ParamsError(ValueError):
@@ -68,3 +72,62 @@ class _UniqueKeys(yaml.SafeLoader):
                 raise _KeyTwice(f"{line}: {name}: stands twice; first in line {lines[name]}")
             lines[name] = line
         return node
+
+
+def read_params(path: Path) -> Params:
+    """The checked contents of `path`.
+
+    Raises ParamsError, naming file, line, key and what was expected, for a file that is missing,
+    is not YAML in UTF-8, or holds a key twice, an unknown key, a missing key or a value that is
+    out of range or does not fit another.
+    """
+    node, values = read_yaml(path)
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(path, node, dict(e)) for e in error.errors()]
+        raise ParamsError("\n".join(lines)) from error
+
+
+def check_listed(listed: Collection[str], read: Collection[str], params: Path) -> None:
+    """Raise ParamsError unless the corpora in params are those whose manifests dvc.yaml names.
+
+    A corpus that only one of the two names would be used although it is not listed, or ingested
+    and never used.
+    """
+    for name in sorted(set(read) - set(listed)):
+        raise ParamsError(
+            f"{params}: corpora.{name} is missing, and stages of dvc.yaml read "
+            f"data/manifests/{name}.parquet: list the corpus, or take its manifest and features "
+            "out of the stages validate, label_sft, grpo and predict there"
+        )
+    for name in sorted(set(listed) - set(read)):
+        raise ParamsError(
+            f"{params}: corpora.{name} is listed, and no stage of dvc.yaml reads "
+            f"data/manifests/{name}.parquet: add its manifest and features to the stages validate, "
+            "label_sft, grpo or predict there, or take the corpus out of params"
+        )
+
+
+def _explain(path: Path, node: yaml.Node | None, error: dict[str, Any]) -> str:
+    keys = [str(k) for k in error["loc"] if k != "[key]"]
+    where = f"{path}:{line_of(node, keys)}: {'.'.join(keys) or 'the file'}"
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown key; known here: {', '.join(_known(keys[:-1]))}"
+    if error["type"] == "missing":
+        return f"{where}: is missing"
+    return f"{where}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
+
+
+def _known(keys: list[str]) -> list[str]:
+    here: Any = Params
+    for key in keys:
+        if get_origin(here) is dict:
+            here = get_args(here)[1]
+        elif _is_section(here):
+            here = here.model_fields[key].annotation
+    return sorted(here.model_fields) if _is_section(here) else []
+
+
+def _is_section(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseModel)

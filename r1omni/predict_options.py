@@ -12,9 +12,9 @@ from typing import Annotated, Any, Final, Literal
 
 import typer
 
-from r1omni.config import TrackingParams, read_params
+from r1omni.config import TrackingParams
 from r1omni.limits import Limits
-from r1omni.params_file import ParamsError
+from r1omni.params_file import ParamsError, read_params
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from r1omni.config import (
-    MachineParams,
-    Params,
-    Section,
-    SyntheticCorpus,
-    check_listed,
-    read_params,
-)
+from r1omni.config import MachineParams, Params, SyntheticCorpus
 from r1omni.own_code import changed_code, code_at_start, code_hash, refuse_changed_code
+from r1omni.params_file import check_listed, read_params
+from r1omni.section import Section
 
 if TYPE_CHECKING:
     from r1omni.machine.state_folders import TrainingPaths

@@ -21,7 +21,7 @@ def repo() -> Path:
 @pytest.fixture(scope="session")
 def params():
     """params.yaml as it is committed."""
-    from r1omni.config import read_params
+    from r1omni.params_file import read_params
 
     return read_params(REPO / "params.yaml")
 

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from r1omni.config import check_listed, read_params
-from r1omni.params_file import ParamsError
+from r1omni.params_file import ParamsError, check_listed, read_params
 from r1omni.pipeline import read_manifest_names
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from benchmarks.rehearse import SMALL, profile
-from r1omni.config import read_params
+from r1omni.params_file import read_params
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

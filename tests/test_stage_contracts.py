@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from r1omni import stages
-from r1omni.config import read_params
 from r1omni.own_code import PLUMBING, RECIPE_CODE, files_of
+from r1omni.params_file import read_params
 
 # Effects and plumbing, which change no number: the command line, processes, logging, MLflow.
 NOT_DEPENDENCIES = {f"r1omni/{file}" for file in files_of(PLUMBING)}

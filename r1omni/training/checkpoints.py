@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from r1omni.config import Section
 from r1omni.corpora.clip import Clip
 from r1omni.lineage import (
     UNKNOWN,
@@ -26,6 +25,7 @@ from r1omni.model.towers import tower_tensors
 from r1omni.model.weights import read_weights
 from r1omni.own_code import changed_code, code_hash
 from r1omni.prompts import AnswerMode
+from r1omni.section import Section
 
 CURVES, ROLLOUTS = "curves.jsonl", "rollouts.parquet"
 LANGUAGE_MODEL = ("model.embed_tokens.", "model.layers.", "model.norm.", "lm_head.")

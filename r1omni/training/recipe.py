@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from r1omni.config import Section
 from r1omni.own_code import code_hash
+from r1omni.section import Section
 
 
 def fingerprint(sections: Iterable[Section], inputs: Iterable[Path]) -> str:

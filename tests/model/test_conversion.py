@@ -20,9 +20,9 @@ from transformers import (
     WhisperConfig,
 )
 
-from r1omni.config import read_params
 from r1omni.model import HumanOmniConfig, HumanOmniForConditionalGeneration, build_config
 from r1omni.model.conversion import read_checkpoint
+from r1omni.params_file import read_params
 
 ROOT = Path(__file__).parents[2]
 FACTS = ROOT / "tests" / "golden" / "real_state_dict.txt"

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from transformers import AutoProcessor
 
 from r1omni import completions, prompts
-from r1omni.config import read_params
 from r1omni.judging import Judged, judge
 from r1omni.media import Media, MediaSettings
 from r1omni.model.processor import (
@@ -23,6 +22,7 @@ from r1omni.model.processor import (
     train_gate_tokenizer,
     train_tokenizer,
 )
+from r1omni.params_file import read_params
 from r1omni.rewards import score_completion
 
 GOLDEN = Path(__file__).parents[1] / "golden"

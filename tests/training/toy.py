@@ -14,20 +14,13 @@ import torch
 
 from r1omni import completions, prompts
 from r1omni.base_model.stage import build_untrained
-from r1omni.config import (
-    EngineParams,
-    GRPOParams,
-    HeldOutParams,
-    MachineParams,
-    Params,
-    SFTParams,
-    read_params,
-)
+from r1omni.config import EngineParams, GRPOParams, HeldOutParams, MachineParams, Params, SFTParams
 from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.machine.curves import Log, read_curves
 from r1omni.machine.state_folders import TrainingPaths
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import INDEX, FeatureBatch, Shard, write_shard
+from r1omni.params_file import read_params
 from r1omni.training.checkpoints import freeze
 from r1omni.training.sft import Example, train_supervised
 
