@@ -1,4 +1,4 @@
-"""The command line: one command per stage (stages.py) and the verbs that people use.
+"""The command line: one command per stage (stages/) and the verbs that people use.
 
 The only reader of params.yaml. Imports late, so that `r1omni --help` answers at once.
 """

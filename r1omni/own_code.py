@@ -41,7 +41,7 @@ PLUMBING = (
     "params_file.py",
     "pipeline.py",
     "section.py",
-    "stages.py",
+    "stages/*.py",
     "tracking/*.py",
     "training/__init__.py",
 )

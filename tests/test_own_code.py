@@ -17,7 +17,7 @@ def edits(name: str) -> None:
     with (own_code.PACKAGE / name).open("a") as file:
         file.write("# edited")
 
-for name in ("stages.py", "tracking/runs.py", "evaluation/score.py", "rewards.py"):
+for name in ("stages/data.py", "tracking/runs.py", "evaluation/score.py", "rewards.py"):
     result = CliRunner().invoke(stages, ["edits", name])
     print(name, result.exit_code, result.exception)
 """
@@ -36,7 +36,7 @@ def test_a_stage_fails_where_code_that_it_imported_and_that_decides_results_was_
         check=False,
     )
     *unharmed, refused = done.stdout.splitlines() or [done.stderr]
-    edited = ("stages.py", "tracking/runs.py", "evaluation/score.py")
+    edited = ("stages/data.py", "tracking/runs.py", "evaluation/score.py")
     assert unharmed == [f"{name} 0 None" for name in edited]  # plumbing, or not imported
     assert refused.startswith("rewards.py 1 r1omni/rewards.py changed while edits ran: what it")
     assert "# edited" in (tmp_path / "r1omni/rewards.py").read_text()

@@ -1,0 +1,120 @@
+"""Stages from checkpoints to numbers: predict-corpora, score, report, register."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from r1omni.params_file import read_params
+from r1omni.stages.command import (
+    PARAMS,
+    STAGES,
+    FeatureFolders,
+    Manifests,
+    ParamsFile,
+    read_and_set_threads,
+    stages,
+)
+
+
+@stages.command("predict-corpora", rich_help_panel=STAGES)
+def predict_corpora(
+    checkpoint: Annotated[Path, typer.Argument(help="the model to ask")],
+    out: Annotated[Path, typer.Argument(help="parquet file to write: one test clip a row")],
+    manifest: Manifests,
+    features: FeatureFolders,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Answer every test clip by greedy decoding and keep the raw completions."""
+    read = read_and_set_threads(params)
+    from r1omni.evaluation.predict import run_predict
+
+    run_predict(
+        checkpoint,
+        manifest,
+        features,
+        out,
+        predict=read.predict,
+        batch_size=read.machine.predict_batch_size,
+        device=read.machine.device,
+    )
+
+
+@stages.command(rich_help_panel=STAGES)
+def score(
+    predictions: Annotated[list[Path], typer.Argument(help="predictions of all models")],
+    out: Annotated[Path, typer.Option(help="metrics.json to write")],
+    plots: Annotated[Path, typer.Option(help="folder to write: CSV files for DVC's plots")],
+    summary: Annotated[
+        Path | None, typer.Option(help="summary.json to write: what DVC compares")
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="folder with the synthetic corpora's side files")
+    ] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Judge predictions: WAR, UAR, recall, confusion, intervals, calm policies."""
+    from r1omni.evaluation.score import run_score
+
+    run_score(
+        predictions,
+        _within(truth, "*.parquet"),
+        out,
+        plots,
+        summary,
+        score=read_params(params).score,
+    )
+
+
+@stages.command(rich_help_panel=STAGES)
+def report(
+    metrics: Annotated[Path, typer.Argument(help="metrics.json")],
+    predictions: Annotated[list[Path], typer.Argument(help="predictions of all models")],
+    training: Annotated[Path, typer.Option(help="folder with each stage's curves")],
+    out: Annotated[Path, typer.Option(help="folder to write")],
+    truth: Annotated[
+        Path | None, typer.Option(help="folder with the synthetic corpora's contact sheets")
+    ] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Draw the report: Table 1 beside the paper's, curves, confusion, example clips."""
+    from r1omni.evaluation.report.report import run_report
+
+    run_report(
+        metrics,
+        predictions,
+        training,
+        _within(truth, "*.png"),
+        out,
+        report=read_params(params).report,
+    )
+
+
+@stages.command(rich_help_panel=STAGES)
+def register(
+    name: Annotated[str, typer.Argument(help="base, cold_start, label_sft or grpo")],
+    checkpoint: Annotated[Path, typer.Option(help="the checkpoint to register")],
+    metrics: Annotated[Path, typer.Option(help="metrics.json")],
+    training: Annotated[Path, typer.Option(help="the stage's curves and rollouts")],
+    predictions: Annotated[Path, typer.Option(help="the model's predictions")],
+    receipt: Annotated[Path, typer.Option(help="JSON file to write")],
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Register a checkpoint in MLflow, once per content hash, by reference to its files."""
+    from r1omni.tracking.registry import run_register
+
+    run_register(
+        checkpoint,
+        metrics,
+        training,
+        predictions,
+        receipt,
+        name=name,
+        tracking=read_params(params).tracking,
+        state=Path(".state") / f"{checkpoint.name}.run.json",
+    )
+
+
+def _within(folder: Path | None, pattern: str) -> list[Path]:
+    """The matching files of a folder that only the synthetic corpora have."""
+    return sorted(folder.glob(pattern)) if folder is not None and folder.is_dir() else []

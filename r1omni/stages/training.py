@@ -1,0 +1,252 @@
+"""Stages that make checkpoints and features: base, features, cold-start, label-sft, grpo."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from r1omni.config import MachineParams
+from r1omni.own_code import code_hash
+from r1omni.section import Section
+from r1omni.stages.command import (
+    PARAMS,
+    STAGES,
+    FeatureFolders,
+    Manifests,
+    ParamsFile,
+    read_and_set_threads,
+    stages,
+)
+
+if TYPE_CHECKING:
+    from r1omni.machine.state_folders import TrainingPaths
+    from r1omni.prompts import AnswerMode
+
+
+@stages.command(rich_help_panel=STAGES)
+def base(
+    checkpoint: Annotated[Path, typer.Argument(help="checkpoint folder to write")],
+    reasoning: Annotated[Path, typer.Option(help="manifest of the reasoned clips")],
+    training: Annotated[Path, typer.Option(help="folder to write: curves")],
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Make the base model from `base.source`: convert a checkpoint, or train on generic clips."""
+    read = read_and_set_threads(params)
+    source = read.base.source
+    _launch(read.machine)
+    from r1omni.base_model.stage import run_base
+    from r1omni.hub import explained
+    from r1omni.machine.state_folders import drop_state
+    from r1omni.tracking.runs import open_run
+
+    paths = _training_paths(checkpoint, training)
+    with open_run(
+        "base",
+        tracking=read.tracking,
+        **_described(
+            read.machine, base=read.base, model=read.model, media=read.media, engine=read.engine
+        ),
+        datasets=[reasoning, *source.glob("annotations.json")],
+        tags={"training_code": code_hash()[:32]},
+        state=paths.state.with_suffix(".run.json"),
+    ) as run:
+        with explained(str(source)):
+            run_base(
+                source,
+                reasoning,
+                paths,
+                base=read.base,
+                model=read.model,
+                media=read.media,
+                engine=read.engine,
+                machine=read.machine,
+                limits=read.limits,
+                log=run.log,
+            )
+        run.finish(checkpoint, training)
+    drop_state(paths)
+
+
+@stages.command(rich_help_panel=STAGES)
+def features(
+    manifest: Annotated[Path, typer.Argument(help="the corpus's manifest")],
+    checkpoint: Annotated[Path, typer.Option(help="whose frozen towers to run")],
+    out: Annotated[Path, typer.Option(help="folder to write")],
+    root: Annotated[
+        Path | None, typer.Option(help="the corpus's root; by default that of params")
+    ] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Run the frozen towers once per clip and keep their outputs."""
+    read = read_and_set_threads(params)
+    if root is None:
+        if manifest.stem not in read.corpora:
+            raise typer.BadParameter(f"{params} has no corpora.{manifest.stem}: pass --root")
+        root = read.corpora[manifest.stem].root
+    _launch(read.machine)
+    from r1omni.model.features import run_features
+
+    run_features(
+        manifest,
+        root,
+        checkpoint,
+        out,
+        batch_size=read.machine.features_batch_size,
+        workers=read.machine.workers,
+        min_free_gb=read.machine.min_free_gb,
+        limits=read.limits,
+        device=read.machine.device,
+    )
+
+
+Parent = Annotated[Path, typer.Argument(help="checkpoint to start from")]
+CheckpointOut = Annotated[Path, typer.Argument(help="checkpoint folder to write")]
+TrainingOut = Annotated[Path, typer.Option(help="folder to write: curves and rollouts")]
+
+
+@stages.command("cold-start", rich_help_panel=STAGES)
+def cold_start(
+    parent: Parent,
+    checkpoint: CheckpointOut,
+    manifest: Manifests,
+    features: FeatureFolders,
+    training: TrainingOut,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Fine-tune the base on reasoned clips (the paper's EMER-SFT)."""
+    _sft("cold_start", "reasoned", parent, checkpoint, manifest, features, training, params)
+
+
+@stages.command("label-sft", rich_help_panel=STAGES)
+def label_sft(
+    parent: Parent,
+    checkpoint: CheckpointOut,
+    manifest: Manifests,
+    features: FeatureFolders,
+    training: TrainingOut,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Fine-tune the base on bare labels (the paper's MAFW-DFEW-SFT)."""
+    _sft("label_sft", "direct", parent, checkpoint, manifest, features, training, params)
+
+
+@stages.command(rich_help_panel=STAGES)
+def grpo(
+    parent: Parent,
+    checkpoint: CheckpointOut,
+    manifest: Manifests,
+    features: FeatureFolders,
+    training: TrainingOut,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Train the cold start by GRPO with verifiable rewards (R1-Omni)."""
+    read = read_and_set_threads(params)
+    _launch(read.machine)
+    from r1omni.machine.state_folders import drop_state
+    from r1omni.tracking.runs import open_run
+    from r1omni.training.grpo import run_grpo
+
+    paths = _training_paths(checkpoint, training)
+    with open_run(
+        "grpo",
+        tracking=read.tracking,
+        **_described(read.machine, grpo=read.grpo, held_out=read.held_out, engine=read.engine),
+        datasets=manifest,
+        tags=_origin(parent, features),
+        state=paths.state.with_suffix(".run.json"),
+    ) as run:
+        run_grpo(
+            parent,
+            manifest,
+            features,
+            paths,
+            grpo=read.grpo,
+            held_out=read.held_out,
+            engine=read.engine,
+            machine=read.machine,
+            log=run.log,
+        )
+        run.finish(checkpoint, training)
+    drop_state(paths)
+
+
+def _sft(
+    stage: str,
+    mode: "AnswerMode",
+    parent: Path,
+    checkpoint: Path,
+    manifests: list[Path],
+    features: list[Path],
+    training: Path,
+    params: Path,
+) -> None:
+    read = read_and_set_threads(params)
+    _launch(read.machine)
+    from r1omni.machine.state_folders import drop_state
+    from r1omni.tracking.runs import open_run
+    from r1omni.training.sft import run_sft
+
+    paths = _training_paths(checkpoint, training)
+    sft = read.cold_start if stage == "cold_start" else read.label_sft
+    held_out = read.held_out if stage == "label_sft" else None
+    watched = {} if held_out is None else {"held_out": held_out}
+    with open_run(
+        stage,
+        tracking=read.tracking,
+        **_described(read.machine, **{stage: sft}, engine=read.engine, **watched),
+        datasets=manifests,
+        tags=_origin(parent, features),
+        state=paths.state.with_suffix(".run.json"),
+    ) as run:
+        run_sft(
+            parent,
+            manifests,
+            features,
+            paths,
+            mode=mode,
+            sft=sft,
+            engine=read.engine,
+            machine=read.machine,
+            log=run.log,
+            held_out=held_out,
+        )
+        run.finish(checkpoint, training)
+    drop_state(paths)
+
+
+def _origin(parent: Path, features: list[Path]) -> dict[str, str]:
+    """Tags of what a training starts from; where one is another, MLflow's run is another too."""
+    from r1omni.model.feature_store import INDEX
+    from r1omni.tracking.provenance import content_hash
+    from r1omni.training.recipe import fingerprint
+
+    return {
+        "parent": content_hash(parent),
+        "training_code": code_hash()[:32],
+        "features": fingerprint([], [folder / INDEX for folder in features])[:32],
+    }
+
+
+def _launch(machine: MachineParams) -> None:
+    """Run this command in machine.processes ranks and leave, unless this is one of them."""
+    from r1omni.machine.launch import launch_ranks
+
+    code = launch_ranks(machine)
+    if code is not None:
+        raise typer.Exit(code)
+
+
+def _described(
+    machine: MachineParams, **sections: Section
+) -> dict[str, dict[str, dict[str, object]]]:
+    """What MLflow notes of the params: the recipe, and apart what changes only time and memory."""
+    return {
+        "params": {name: section.recipe() for name, section in sections.items()},
+        "machine": {"machine": machine.recipe()},
+    }
+
+
+def _training_paths(checkpoint: Path, training: Path) -> "TrainingPaths":
+    from r1omni.machine.state_folders import TrainingPaths
+
+    return TrainingPaths(checkpoint, training, Path(".state") / checkpoint.name)
