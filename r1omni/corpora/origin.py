@@ -28,6 +28,8 @@ def origin_of_root(root: Path) -> Origin:
     if not mark.exists():
         return Origin("real")
     try:
+        if not mark.is_file():  # reading a FIFO would never end
+            raise ValueError("is no regular file")
         return origin_from(json.loads(mark.read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(
