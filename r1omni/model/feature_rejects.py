@@ -13,6 +13,7 @@ from typing import Final
 import pandas as pd
 
 from r1omni.corpora.clip import Clip
+from r1omni.model.checksums import verify_table
 
 REJECTS: Final = "rejects.parquet"
 _log = logging.getLogger(__name__)
@@ -37,9 +38,9 @@ def write_feature_rejects(rejects: Iterable[FeatureReject], folder: Path) -> Non
 
 
 def read_feature_rejects(folder: Path) -> list[FeatureReject]:
-    """What a folder of features says of clips without. Raises ValueError for a broken table."""
+    """What a folder of features says of clips without. Raises ValueError for a damaged table."""
     path = folder / REJECTS
-    if not path.is_file():
+    if not verify_table(path):
         return []
     try:
         rows = pd.read_parquet(path).to_dict("records")

@@ -48,6 +48,7 @@ from r1omni.limits import Limits
 from r1omni.media import COMPLETE, MediaSettings, TowerInputs
 from r1omni.model import modelling
 from r1omni.model import towers as tower_code
+from r1omni.model.checksums import write_sums
 from r1omni.model.conversion import read_checkpoint
 from r1omni.model.device import Device, own_device
 from r1omni.model.feature_rejects import FeatureReject, write_feature_rejects
@@ -335,6 +336,7 @@ def _commit(
             shutil.copy2(path, partial / path.name)
     index.to_parquet(partial / INDEX, index=False)
     write_feature_rejects(rejects, partial)
+    write_sums(partial)
     if out.exists():
         shutil.rmtree(out)
     partial.rename(out)

@@ -16,6 +16,7 @@ import pytest
 import toy
 from forked import Ranks, stage, train
 
+from r1omni.model.checksums import write_sums
 from r1omni.model.feature_store import INDEX
 from r1omni.training.engine import Engine, NonFiniteLoss
 from r1omni.training.held_out import Watch
@@ -127,6 +128,7 @@ def poisoned(world: Path, folder: Path, where: int) -> Path:
     index = pd.read_parquet(path.with_name(INDEX))
     index["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     index.to_parquet(path.with_name(INDEX))
+    write_sums(path.parent)
     return folder
 
 

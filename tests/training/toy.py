@@ -16,6 +16,7 @@ from r1omni import completions, prompts
 from r1omni.config import EngineParams, GRPOParams, HeldOutParams, Params, SFTParams, read_params
 from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.model.checksums import write_sums
 from r1omni.model.feature_store import INDEX, FeatureBatch, Shard, write_shard
 from r1omni.training.base import build_untrained
 from r1omni.training.checkpoints import freeze
@@ -104,6 +105,7 @@ def build_world(root: Path) -> Path:
             "sha256": checksum,
         }
     ).to_parquet(root / "features" / INDEX)
+    write_sums(root / "features")
     return root
 
 
