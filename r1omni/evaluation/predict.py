@@ -12,6 +12,7 @@ from r1omni import prompts
 from r1omni.config import PredictParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.corpora.origin import read_origins
+from r1omni.emotions import LABELS
 from r1omni.evaluation.loading import lineage_of, load_checkpoint, refuse_training_clips
 from r1omni.evaluation.predictions import About, Prediction, write_predictions
 from r1omni.judging import judge
@@ -45,9 +46,10 @@ def run_predict(
 ) -> None:
     """Write the checkpoint's raw completions for every test clip of the manifests.
 
-    Raises ValueError where the checkpoint was trained on another fold of theirs.
+    Raises ValueError where the checkpoint was trained on another fold of theirs, and for a clip
+    that cannot be scored (see `_test_clips`).
     """
-    listed = [c for path in manifests for c in read_manifest(path) if c.split == "test"]
+    listed = [clip for path in manifests for clip in _test_clips(path)]
     clips = without_rejects(listed, features)
     refuse_training_clips(checkpoint, clips)
     store = FeatureStore(list(features))
@@ -55,6 +57,25 @@ def run_predict(
     rows = predict_clips(checkpoint.name, *loaded, clips, store, predict=predict)
     about = About(read_origins(manifests, "test"), lineage_of(checkpoint))
     write_predictions(rows, out, about)
+
+
+def _test_clips(manifest: Path) -> list[Clip]:
+    """The test clips of a manifest. Raises ValueError for one whose label cannot be scored."""
+    clips = [clip for clip in read_manifest(manifest) if clip.split == "test"]
+    for clip in clips:
+        if clip.corpus not in LABELS:
+            known = ", ".join(LABELS)
+            raise ValueError(
+                f"{manifest}: clip {clip.clip_id!r} is of {clip.corpus}, which is not "
+                f"evaluated; expected clips of {known}"
+            )
+        if clip.label not in LABELS[clip.corpus]:
+            known = ", ".join(LABELS[clip.corpus])
+            raise ValueError(
+                f"{manifest}: clip {clip.clip_id!r} has the label {clip.label!r}; known for "
+                f"{clip.corpus}: {known}"
+            )
+    return clips
 
 
 def predict_clips(

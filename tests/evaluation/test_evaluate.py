@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -237,6 +238,36 @@ def test_the_predict_stage_refuses_training_clips_too(checkpoint, tmp_path):
             checkpoint, [tmp_path / "m.parquet"], [], tmp_path / "p.parquet",
             predict=PredictParams(batch_size=1, max_new_tokens=1),
         )  # fmt: skip
+
+
+def test_mafw_and_mafw_compound_are_the_same_clips(checkpoint):
+    for trained, asked in (("mafw", "mafw_compound"), ("mafw_compound", "mafw")):
+        record(checkpoint, {"stage": "grpo", "fold": 1, "trained_on": {trained: 90}})
+        refuse_training_clips(checkpoint, [clip(asked, 1)])
+        with pytest.raises(ValueError, match=f"trained on fold 1 of {asked}, so test clips of"):
+            refuse_training_clips(checkpoint, [clip(asked, 2)])
+
+
+def test_a_manifest_without_single_labels_is_refused_by_name(checkpoint, tmp_path):
+    several = replace(
+        clip("mafw_compound", 1), label=None, soft_label=(("sad", 0.5), ("fear", 0.5))
+    )
+    for unscored, message in (
+        (
+            several,
+            "'x/1' is of mafw_compound, which is not evaluated; expected clips of dfew, mafw",
+        ),
+        (
+            replace(clip("dfew", 1), label="helpless"),
+            "'x/1' has the label 'helpless'; known for dfew",
+        ),
+    ):
+        write_manifest([unscored], tmp_path / "m.parquet")
+        with pytest.raises(ValueError, match=rf"m\.parquet: clip {message}"):
+            run_predict(
+                checkpoint, [tmp_path / "m.parquet"], [], tmp_path / "p.parquet",
+                predict=PredictParams(batch_size=1, max_new_tokens=1),
+            )  # fmt: skip
 
 
 def test_what_is_no_checkpoint_is_refused_by_name(params, tmp_path):
