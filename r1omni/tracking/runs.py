@@ -291,6 +291,22 @@ def owed_run(client: Any, state: Path, digest: str) -> str | None:
     return _revived(client, kept["run_id"])
 
 
+def owed_times(state: Path, digest: str) -> Path | None:
+    """Where a training left its seconds (time/*) that the store may lack; None if none are owed.
+
+    They are in no output of the stage. `digest`: the checkpoint's content; only the training that
+    made it is meant.
+    """
+    kept = json.loads(state.read_text(encoding="utf-8")) if state.is_file() else {}
+    times = state.with_name(state.name.removesuffix(".run.json")) / "times.jsonl"
+    return times if kept.get("content_hash") == digest and times.is_file() else None
+
+
+def deliver_times(client: Any, run_id: str, times: Path) -> int:
+    """How many points of a training's seconds the run still lacked."""
+    return Curves(client, run_id).deliver(read_curves(times))
+
+
 def deliver_training(client: Any, run_id: str, training: Path) -> int:
     """How many points of curves.jsonl the run still lacked; rollout samples are added once."""
     sent = Curves(client, run_id).deliver(read_curves(training / "curves.jsonl"))
