@@ -15,7 +15,7 @@ from r1omni.evaluation.loading import (
     refuse_training_clips,
     trained_on,
 )
-from r1omni.evaluation.predict import predict_clips
+from r1omni.evaluation.predict import count_undecoded, predict_clips
 from r1omni.evaluation.predictions import About, write_predictions
 from r1omni.evaluation.results import CorpusMetrics, Interval, Rates, read_metrics
 from r1omni.evaluation.score import run_score
@@ -107,7 +107,8 @@ def run_evaluate(
     rows = predict_clips(
         subject.name, model, processor, decoded, FeatureStore([folder]), predict=predict
     )
-    about = About({field.corpus: origin}, lineage_of(subject.checkpoint))
+    undecoded = count_undecoded(clips, decoded)
+    about = About({field.corpus: origin}, lineage_of(subject.checkpoint), undecoded)
     write_predictions(rows, out / "predictions.parquet", about)
     run_score([out / "predictions.parquet"], [], out / "metrics.json", out / "plots", score=score)
     metrics = read_metrics(out / "metrics.json")[subject.name][field.corpus]
@@ -125,8 +126,10 @@ def run_evaluate(
     if metrics.format_rate == 0:
         notes.append(f"no answer has the form of mode {metrics.mode}, so none can be right")
     notes += _sound_notes(metrics, clips, processor.media)
-    if undecoded := len(clips) - len(decoded):
-        notes.append(f"{undecoded} clips could not be decoded for features: they are left out")
+    if metrics.undecoded:
+        notes.append(
+            f"{metrics.undecoded} clips could not be decoded for features: they are left out of n"
+        )
     return Verdict(metrics, len(read_rejects(rejects)), tuple(notes))
 
 

@@ -1,6 +1,7 @@
 """Predictions: greedy completions of every test clip, from cached features, in batches."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,8 @@ def run_predict(
 ) -> None:
     """Write the checkpoint's raw completions for every test clip of the manifests.
 
+    A clip that the stage `features` could not decode got no answer: it has no row, and counts
+    neither as right nor as wrong. The table's metadata say how many there are (`About.undecoded`).
     Raises ValueError where the checkpoint was trained on another fold of theirs, and for a clip
     that cannot be scored (see `_test_clips`).
     """
@@ -55,8 +58,14 @@ def run_predict(
     store = FeatureStore(list(features))
     loaded = load_checkpoint(checkpoint, device=device)
     rows = predict_clips(checkpoint.name, *loaded, clips, store, predict=predict)
-    about = About(read_origins(manifests, "test"), lineage_of(checkpoint))
+    undecoded = count_undecoded(listed, clips)
+    about = About(read_origins(manifests, "test"), lineage_of(checkpoint), undecoded)
     write_predictions(rows, out, about)
+
+
+def count_undecoded(listed: Iterable[Clip], decoded: Iterable[Clip]) -> dict[str, int]:
+    """Corpus -> how many of the listed clips were not decoded, where there are any."""
+    return dict(Counter(c.corpus for c in listed) - Counter(c.corpus for c in decoded))
 
 
 def _test_clips(manifest: Path) -> list[Clip]:

@@ -242,7 +242,7 @@ def _evaluation(path: Path, name: str) -> Iterator[tuple[str, float]]:
     try:
         corpora = json.loads(path.read_text(encoding="utf-8"))[name]
         for corpus, values in corpora.items():
-            for key in ("war", "uar", "format_rate", "n"):
+            for key in ("war", "uar", "format_rate", "n", "undecoded"):
                 if values.get(key) is not None:
                     yield f"eval/{corpus}/{key}", float(values[key])
             for key in ("war_ci", "uar_ci"):
