@@ -103,18 +103,16 @@ def read_about(path: Path) -> About:
 
     Raises ValueError, naming the file, for a note that is none of ours.
     """
-    note = read_note(path)
-    if note is None:
-        return NOTHING_KNOWN
-    try:
-        model, undecoded = note["model"], note.get("undecoded")
-        return About(
-            origins_from(note["corpora"]),
-            None if model is None else Lineage(**model | {"data": origins_from(model["data"])}),
-            None if undecoded is None else {str(c): int(n) for c, n in undecoded.items()},
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: the note in its metadata: {error!r}") from error
+    return read_note(path, _about) or NOTHING_KNOWN
+
+
+def _about(note: dict[str, Any]) -> About:
+    model, undecoded = note["model"], note.get("undecoded")
+    return About(
+        origins_from(note["corpora"]),
+        None if model is None else Lineage(**model | {"data": origins_from(model["data"])}),
+        None if undecoded is None else {str(c): int(n) for c, n in undecoded.items()},
+    )
 
 
 def _note(about: About) -> dict[str, Any]:
