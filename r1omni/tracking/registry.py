@@ -13,7 +13,8 @@ from r1omni.config import TrackingParams
 from r1omni.lineage import WORDS, Data, size_text
 from r1omni.tracking.artifacts import store_files
 from r1omni.tracking.provenance import code_tags, content_hash, lineage_tags
-from r1omni.tracking.runs import (
+from r1omni.tracking.store import local_path, locked, open_client, reaching
+from r1omni.tracking.store_runs import (
     Description,
     create_run,
     deliver_times,
@@ -22,7 +23,6 @@ from r1omni.tracking.runs import (
     owed_times,
     tag_run,
 )
-from r1omni.tracking.store import local_path, locked, open_client, reaching
 
 CHECKPOINT = "checkpoint"
 

@@ -15,8 +15,9 @@ from r1omni.tracking.registry import (
     registered_version,
     run_register,
 )
-from r1omni.tracking.runs import Description, Run, open_run
+from r1omni.tracking.runs import Run, open_run
 from r1omni.tracking.store import StoreUnreachable, open_client
+from r1omni.tracking.store_runs import Description
 from r1omni.training.checkpoints import TIMES
 
 LARGE = b"w" * LINKED_FROM
