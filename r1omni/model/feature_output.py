@@ -60,7 +60,7 @@ class Disk:
         self._reserve = int(min_free_gb * 1e9)
 
     def announce(self, groups: Sequence[Sequence[str]], kept: KeptShards) -> None:
-        """Print the number of clips and bytes. Raises ValueError if the disk has too little room."""
+        """Print what will be written. Raises ValueError if the disk has too little room."""
         n_clips = sum(map(len, groups))
         n_written = sum(len(group) for group in groups if not kept.holds(group))
         n_missing = sum(key not in kept for group in groups for key in group)
