@@ -200,6 +200,7 @@ def write_clips(folder: Path) -> None:
     from benchmarks.rates import made_up_clip
     from r1omni.corpora.clip import write_manifest
     from r1omni.model import HumanOmniConfig
+    from r1omni.model.checksums import write_sums
     from r1omni.model.feature_store import INDEX, Shard, write_shard
 
     config = HumanOmniConfig.from_pretrained(folder / "base")
@@ -216,6 +217,7 @@ def write_clips(folder: Path) -> None:
     table = {"clip_id": names, "key": names, "shard": "0.safetensors", "row": range(n),
              "has_audio": True, "towers": "noise", "sha256": checksum}  # fmt: skip
     pd.DataFrame(table).to_parquet(folder / "features" / INDEX)
+    write_sums(folder / "features")
     files = [folder / f"{name}.mp4" for name in names]
     for file in files:
         file.touch()  # nobody opens it: its features are there

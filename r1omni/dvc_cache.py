@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 from rich.progress import Progress
@@ -160,9 +160,17 @@ def _outs(root: Path) -> Iterator[tuple[str, str, bool]]:
 
 
 def _listed(folder_object: Path) -> Iterator[tuple[str, str]]:
-    """What a .dir object lists. One that is gone or damaged lists nothing; it is named itself."""
+    """Relative path and object name of each file that a .dir object lists.
+
+    Nothing where the object is gone or its bytes do not have its MD5: what a damaged list says is
+    not believed, and the object itself is named.
+    """
     try:
-        entries: Any = json.loads(folder_object.read_text(encoding="utf-8"))
-        yield from [(str(entry["relpath"]), str(entry["md5"])) for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError):
+        content = folder_object.read_bytes()
+    except OSError:
         return
+    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if f"{digest}.dir" != folder_object.parent.name + folder_object.name:
+        return
+    entries: list[dict[str, str]] = json.loads(content)
+    yield from ((entry["relpath"], entry["md5"]) for entry in entries)

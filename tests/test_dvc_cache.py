@@ -1,6 +1,7 @@
 """`r1omni doctor --cache` on a real DVC project with one damaged bit."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -45,6 +46,10 @@ def keep(cache: Path, content: bytes, suffix: str = "") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
+
+
+def name_of(path: Path) -> str:
+    return path.parent.name + path.name
 
 
 @pytest.fixture
@@ -98,13 +103,27 @@ def test_a_damaged_list_of_a_folder_is_named_by_the_folder(tmp_path):
     stray = keep(tmp_path, b"an earlier run's")
     keep(tmp_path, b"unfinished", ".tmp")
     (tmp_path / "dvc.lock").write_text(
-        "stages: {make: {outs: [{path: made, md5: " + listed.parent.name + listed.name + "}]}}"
+        "stages: {make: {outs: [{path: made, md5: " + name_of(listed) + "}]}}"
     )
     flip(listed)
     flip(stray)
     examined = examine_cache(tmp_path, tmp_path)
     assert examined.n_objects == 2
     assert sorted(map(str, examined.damaged)) == sorted(
+        [f"{listed} is damaged: made", f"{stray} is damaged: no output of dvc.lock"]
+    )
+
+
+def test_what_a_damaged_list_of_a_folder_says_is_not_believed(tmp_path):
+    """The damaged list names the stray object: it is still no output."""
+    stray = keep(tmp_path, b"an earlier run's")
+    listed = keep(tmp_path, b'[{"md5": "0", "relpath": "a.bin"}]', ".dir")
+    listed.write_text(json.dumps([{"md5": name_of(stray), "relpath": "a.bin"}]))
+    (tmp_path / "dvc.lock").write_text(
+        "stages: {make: {outs: [{path: made, md5: " + name_of(listed) + "}]}}"
+    )
+    flip(stray)
+    assert sorted(map(str, examine_cache(tmp_path, tmp_path).damaged)) == sorted(
         [f"{listed} is damaged: made", f"{stray} is damaged: no output of dvc.lock"]
     )
 

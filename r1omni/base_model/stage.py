@@ -27,7 +27,8 @@ from r1omni.emotions import EMOTIONS
 from r1omni.limits import Limits
 from r1omni.lineage import UNKNOWN, read_lineage
 from r1omni.machine.curves import Curves, Log
-from r1omni.machine.ranks import barrier, is_first, join_ranks, joined, shares, world_size
+from r1omni.machine.environment import is_first, world_size
+from r1omni.machine.ranks import barrier, join_ranks, joined, shares
 from r1omni.machine.state_folders import TrainingPaths, open_state
 from r1omni.media import MediaSettings, Sampling, TowerInputs
 from r1omni.media.pool import Undecoded, decode_clips, usable_cores

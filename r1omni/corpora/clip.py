@@ -2,14 +2,15 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import pandas as pd
 
+Parsed = TypeVar("Parsed")
 Split = Literal["train", "test"]
 
 Reason = Literal[
@@ -132,11 +133,12 @@ def note_metadata(note: Mapping[str, Any]) -> dict[bytes, bytes]:
     return {_NOTE: json.dumps(note, sort_keys=True).encode()}
 
 
-def read_note(path: Path) -> dict[str, Any] | None:
-    """What a parquet file of ours notes about all of its rows; None where it notes nothing.
+def read_note(path: Path, parse: Callable[[dict[str, Any]], Parsed]) -> Parsed | None:
+    """What `parse` makes of a parquet file's note on all of its rows; None where it notes nothing.
 
     A manifest notes the origin of its clips, predictions the model and the corpora's origins.
-    Raises ValueError, naming the file, for one that is no parquet file.
+    Raises ValueError, naming the file, for one that is no parquet file, and for a note that `parse`
+    does not take.
     """
     import pyarrow.parquet as pq
 
@@ -146,7 +148,12 @@ def read_note(path: Path) -> dict[str, Any] | None:
         note: dict[str, Any] | None = None if text is None else json.loads(text)
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: its metadata cannot be read: {error}") from error
-    return note
+    if note is None:
+        return None
+    try:
+        return parse(note)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: the note in its metadata: {error!r}") from error
 
 
 def _cells(clip: Clip) -> dict[str, Any]:

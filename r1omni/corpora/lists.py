@@ -126,6 +126,7 @@ def read_json_list(path: Path, expected: str) -> list[Any]:
 
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, with or without a byte-order mark. Raises CorpusError."""
+    refuse_special_file(path)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -136,6 +137,12 @@ def read_text(path: Path) -> str:
         line = content.count(b"\n", 0, error.start) + 1
         message = f"{path}:{line}: byte 0x{content[error.start]:02x} is no UTF-8; expected text"
         raise CorpusError(message) from error
+
+
+def refuse_special_file(path: Path) -> None:
+    """Raise CorpusError for a list that is no regular file: a FIFO or device may never end."""
+    if path.exists() and not path.is_file():
+        raise CorpusError(f"{path}: is no regular file; move it away, or put the list there")
 
 
 def _parse_int(digits: str) -> int | str:

@@ -28,6 +28,8 @@ def origin_of_root(root: Path) -> Origin:
     if not mark.exists():
         return Origin("real")
     try:
+        if not mark.is_file():  # reading a FIFO would never end
+            raise ValueError("is no regular file")
         return origin_from(json.loads(mark.read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(
@@ -41,13 +43,7 @@ def read_origin(manifest: Path) -> Origin:
 
     Raises ValueError, naming the file, for a note that is none of ours.
     """
-    note = read_note(manifest)
-    if note is None:
-        return UNKNOWN
-    try:
-        return origin_from(note)
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{manifest}: the note in its metadata: {error}") from error
+    return read_note(manifest, origin_from) or UNKNOWN
 
 
 def read_origins(manifests: Sequence[Path], split: str) -> dict[str, Origin]:

@@ -11,13 +11,14 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 from xml.etree import ElementTree as ET
 
-from r1omni.corpora.lists import CorpusError
+from r1omni.corpora.lists import CorpusError, refuse_special_file
 
 _LARGEST: Final = 2**28  # bytes unpacked: a zip bomb is refused before it is opened
 _WIDEST, _CELLS = 512, 10**7  # columns of a row, cells of a sheet; DFEW's has 9 and 150,000
+_HELD: Final = 2**16  # XML elements in memory: those of one row, or of one shared string
 _ERRORS = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),  # the zip
     *(ET.ParseError, KeyError, IndexError, ValueError, RuntimeError),  # what it holds
@@ -29,6 +30,7 @@ def read_xlsx(path: Path) -> Iterator[tuple[int, list[str]]]:
 
     Raises CorpusError naming the file, and the row where it is known, for one that is no workbook.
     """
+    refuse_special_file(path)
     row = n_cells = 0
     try:
         with zipfile.ZipFile(path) as archive:
@@ -36,16 +38,14 @@ def read_xlsx(path: Path) -> Iterator[tuple[int, list[str]]]:
                 raise ValueError(f"unpacks to more than {_LARGEST} bytes")
             strings = _shared_strings(archive)
             with archive.open(_first_sheet(archive)) as sheet:
-                for _, element in ET.iterparse(sheet):
-                    if _tag(element) == "row":
-                        row = int(element.get("r") or row + 1)
-                        cells = _cells(element, strings)
-                        element.clear()
-                        n_cells += len(cells)
-                        if n_cells > _CELLS:
-                            raise ValueError(f"more than {_CELLS} cells")
-                        if any(cells):
-                            yield row, cells
+                for element in _elements(sheet, "row"):
+                    row = int(element.get("r") or row + 1)
+                    cells = _cells(element, strings)
+                    n_cells += len(cells) or 1
+                    if n_cells > _CELLS:
+                        raise ValueError(f"more than {_CELLS} cells")
+                    if any(cells):
+                        yield row, cells
     except CorpusError:
         raise
     except _ERRORS as error:
@@ -65,13 +65,24 @@ def _first_sheet(archive: zipfile.ZipFile) -> str:
 def _shared_strings(archive: zipfile.ZipFile) -> list[str]:
     if "xl/sharedStrings.xml" not in archive.namelist():
         return []
-    strings: list[str] = []
     with archive.open("xl/sharedStrings.xml") as file:
-        for _, element in ET.iterparse(file):
-            if _tag(element) == "si":
-                strings.append(_text(element))
-                element.clear()
-    return strings
+        return [_text(element) for element in _elements(file, "si")]
+
+
+def _elements(file: IO[bytes], tag: str) -> Iterator[ET.Element]:
+    """The elements of this tag, each emptied once it has been used.
+
+    Raises ValueError as soon as more than `_HELD` elements come before the end of one of them.
+    """
+    n_held = 0
+    for _, element in ET.iterparse(file):
+        n_held += 1
+        if n_held > _HELD:
+            raise ValueError(f"more than {_HELD} XML elements in one <{tag}>")
+        if _tag(element) == tag:
+            yield element
+            element.clear()
+            n_held = 0
 
 
 def _cells(row: ET.Element, strings: list[str]) -> list[str]:

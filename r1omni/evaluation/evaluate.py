@@ -15,7 +15,7 @@ from r1omni.evaluation.loading import (
     refuse_training_clips,
     trained_on,
 )
-from r1omni.evaluation.predict import predict_clips
+from r1omni.evaluation.predict import count_undecoded, predict_clips
 from r1omni.evaluation.predictions import About, write_predictions
 from r1omni.evaluation.results import CorpusMetrics, Interval, Rates, read_metrics
 from r1omni.evaluation.score import run_score
@@ -120,7 +120,8 @@ def run_evaluate(
         predict=params.predict,
         batch_size=machine.predict_batch_size,
     )
-    about = About({field.corpus: origin}, lineage_of(subject.checkpoint))
+    undecoded = count_undecoded(clips, decoded)
+    about = About({field.corpus: origin}, lineage_of(subject.checkpoint), undecoded)
     predictions = out / "predictions.parquet"
     write_predictions(rows, predictions, about)
     run_score([predictions], [], out / "metrics.json", out / "plots", score=params.score)
@@ -139,8 +140,10 @@ def run_evaluate(
     if metrics.format_rate == 0:
         notes.append(f"no answer has the form of mode {metrics.mode}, so none can be right")
     notes += _sound_notes(metrics, clips, processor.media)
-    if undecoded := len(clips) - len(decoded):
-        notes.append(f"{undecoded} clips could not be decoded for features: they are left out")
+    if metrics.undecoded:
+        notes.append(
+            f"{metrics.undecoded} clips could not be decoded for features: they are left out of n"
+        )
     return Verdict(metrics, len(read_rejects(rejects)), tuple(notes))
 
 

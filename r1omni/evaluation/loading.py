@@ -1,8 +1,9 @@
 """Checkpoints by folder, hub id or registry name, and the way in which they are asked."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 
@@ -14,6 +15,9 @@ from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.conversion import ORIGINAL_MODEL_TYPE, read_checkpoint
 from r1omni.model.weights import find_directory, read_json
 from r1omni.prompts import AnswerMode
+
+# Corpora that list the clips of another one, in the same folds.
+_SAME_CLIPS: Final[Mapping[str, str]] = {"mafw_compound": "mafw"}
 
 
 def find_checkpoint(model: str, tracking: TrackingParams | None) -> Path:
@@ -94,12 +98,13 @@ def _say(line: str) -> None:
 def refuse_training_clips(directory: Path, clips: Iterable[Clip]) -> None:
     """Raise ValueError if the checkpoint or an ancestor of it may have been trained on a clip.
 
-    A checkpoint of fold k has seen the test clips of every other fold (facts/datasets.md). One
-    without a record of its training is let through: `trained_on` is None for it.
+    A checkpoint of fold k has seen the test clips of every other fold (facts/datasets.md).
+    mafw_compound and mafw list the same clips. A checkpoint without a record of its training is let
+    through: `trained_on` is None for it.
     """
     seen = trained_on(directory) or {}
     for corpus, fold in sorted({(clip.corpus, clip.fold) for clip in clips}, key=str):
-        folds = seen.get(corpus, set())
+        folds = seen.get(_SAME_CLIPS.get(corpus, corpus), set())
         if folds and (fold is None or folds != {fold}):
             named = " and ".join(sorted(map(str, folds)))
             advice = f"evaluate it on fold {named}, or " if len(folds) == 1 else ""
@@ -112,6 +117,7 @@ def refuse_training_clips(directory: Path, clips: Iterable[Clip]) -> None:
 def trained_on(directory: Path) -> dict[str, set[int | None]] | None:
     """Corpus -> folds of all training clips of a checkpoint and its ancestors; None: not recorded.
 
+    mafw_compound is counted as mafw, whose clips it lists.
     Raises ValueError, naming the file, for a provenance.json that is not one.
     """
     record = read_provenance(directory)
@@ -124,6 +130,6 @@ def trained_on(directory: Path) -> dict[str, set[int | None]] | None:
             file = directory / PROVENANCE
             raise ValueError(f"{file}: expected objects for trained_on and parent, got {record}")
         for corpus in corpora:
-            found.setdefault(corpus, set()).add(record.get("fold"))
+            found.setdefault(_SAME_CLIPS.get(corpus, corpus), set()).add(record.get("fold"))
         record = parent
     return found

@@ -1,6 +1,7 @@
 """Predictions: greedy completions of every test clip, from cached features, in batches."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from r1omni import prompts
 from r1omni.config import PredictParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.corpora.origin import read_origins
+from r1omni.emotions import LABELS
 from r1omni.evaluation.loading import lineage_of, load_checkpoint, refuse_training_clips
 from r1omni.evaluation.predictions import About, Prediction, write_predictions
 from r1omni.judging import judge
@@ -46,9 +48,12 @@ def run_predict(
 ) -> None:
     """Write the checkpoint's raw completions for every test clip of the manifests.
 
-    Raises ValueError where the checkpoint was trained on another fold of theirs.
+    A clip that the stage `features` could not decode got no answer: it has no row, and counts
+    neither as right nor as wrong. The table's metadata say how many there are (`About.undecoded`).
+    Raises ValueError where the checkpoint was trained on another fold of theirs, and for a clip
+    that cannot be scored (see `_test_clips`).
     """
-    listed = [c for path in manifests for c in read_manifest(path) if c.split == "test"]
+    listed = [clip for path in manifests for clip in _test_clips(path)]
     clips = without_rejects(listed, features)
     refuse_training_clips(checkpoint, clips)
     store = FeatureStore(list(features))
@@ -56,8 +61,33 @@ def run_predict(
     rows = predict_clips(
         checkpoint.name, *loaded, clips, store, predict=predict, batch_size=batch_size
     )
-    about = About(read_origins(manifests, "test"), lineage_of(checkpoint))
+    undecoded = count_undecoded(listed, clips)
+    about = About(read_origins(manifests, "test"), lineage_of(checkpoint), undecoded)
     write_predictions(rows, out, about)
+
+
+def count_undecoded(listed: Iterable[Clip], decoded: Iterable[Clip]) -> dict[str, int]:
+    """Corpus -> how many of the listed clips were not decoded, where there are any."""
+    return dict(Counter(c.corpus for c in listed) - Counter(c.corpus for c in decoded))
+
+
+def _test_clips(manifest: Path) -> list[Clip]:
+    """The test clips of a manifest. Raises ValueError for one whose label cannot be scored."""
+    clips = [clip for clip in read_manifest(manifest) if clip.split == "test"]
+    for clip in clips:
+        if clip.corpus not in LABELS:
+            known = ", ".join(LABELS)
+            raise ValueError(
+                f"{manifest}: clip {clip.clip_id!r} is of {clip.corpus}, which is not "
+                f"evaluated; expected clips of {known}"
+            )
+        if clip.label not in LABELS[clip.corpus]:
+            known = ", ".join(LABELS[clip.corpus])
+            raise ValueError(
+                f"{manifest}: clip {clip.clip_id!r} has the label {clip.label!r}; known for "
+                f"{clip.corpus}: {known}"
+            )
+    return clips
 
 
 def predict_clips(

@@ -56,10 +56,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class About:
-    """What predictions are about: the corpora's origins, and what the model records of itself."""
+    """What predictions are about: the corpora's origins, and what the model records of itself.
+
+    `undecoded`: corpus -> test clips without a row, because the stage `features` could not decode
+    them; a corpus that is not named has none. None where nobody counted.
+    """
 
     corpora: Mapping[str, Origin]
     model: Lineage | None
+    undecoded: Mapping[str, int] | None = None
 
     def origin(self, corpus: str) -> Origin:
         """The origin of a corpus; unknown where the predictions do not say it."""
@@ -98,24 +103,24 @@ def read_about(path: Path) -> About:
 
     Raises ValueError, naming the file, for a note that is none of ours.
     """
-    note = read_note(path)
-    if note is None:
-        return NOTHING_KNOWN
-    try:
-        model = note["model"]
-        return About(
-            origins_from(note["corpora"]),
-            None if model is None else Lineage(**model | {"data": origins_from(model["data"])}),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: the note in its metadata: {error!r}") from error
+    return read_note(path, _about) or NOTHING_KNOWN
+
+
+def _about(note: dict[str, Any]) -> About:
+    model, undecoded = note["model"], note.get("undecoded")
+    return About(
+        origins_from(note["corpora"]),
+        None if model is None else Lineage(**model | {"data": origins_from(model["data"])}),
+        None if undecoded is None else {str(c): int(n) for c, n in undecoded.items()},
+    )
 
 
 def _note(about: About) -> dict[str, Any]:
     model = None if about.model is None else asdict(about.model)
     if model is not None and about.model is not None:
         model["data"] = _records(about.model.data)
-    return {"corpora": _records(about.corpora), "model": model}
+    undecoded = None if about.undecoded is None else dict(about.undecoded)
+    return {"corpora": _records(about.corpora), "model": model, "undecoded": undecoded}
 
 
 def _records(origins: Mapping[str, Origin]) -> dict[str, dict[str, Any]]:

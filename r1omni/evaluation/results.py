@@ -86,6 +86,9 @@ class CorpusMetrics(Rates):
     both it and `follows_scene` where no side file says what a clip truly shows. How many clips had
     no sound (`silent`), sound whose samples are all 0 (`digital_silence`), or more sound than the
     model hears (`cut`): the last two are None in files from before they were counted.
+    `undecoded`: test clips beside the n that the rates are about. The stage `features` could not
+    decode them, so the model was not asked: they are left out, not counted as wrong. An answer that
+    is not one known label is among the n, and wrong. None where nobody counted.
     `data`, `shortcut` and `data_seed` are of the corpus; `trained_on`, `parameters`, `seed`, `code`
     and `params_hash` of the model, and unknown or absent where its checkpoint does not record them.
     `recorded_mode` stands only where the model was asked in another mode than it records.
@@ -101,6 +104,7 @@ class CorpusMetrics(Rates):
     silent: int
     digital_silence: int | None = None
     cut: int | None = None
+    undecoded: int | None = None
     confusion: ConfusionCounts
     gain_over: dict[str, GainOver]
     calm: dict[Literal["keep", "merge", "drop"], Rates] | None = None

@@ -161,9 +161,11 @@ def _judge(
 
 def _told(about: About, rows: Rows) -> dict[str, object]:
     """What the metrics say of their corpus and model besides the numbers."""
-    origin = about.origin(rows[0].corpus)
+    corpus = rows[0].corpus
+    origin = about.origin(corpus)
     told: dict[str, object] = {
         "data": origin.data, "shortcut": origin.shortcut, "data_seed": origin.seed,
+        "undecoded": None if about.undecoded is None else about.undecoded.get(corpus, 0),
     }  # fmt: skip
     if (model := about.model) is None:
         return told

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from r1omni.machine.ranks import is_first
+from r1omni.machine.environment import is_first
 
 Log = Callable[[int, Mapping[str, float]], None]
 TIME = "time/"  # metrics that no two runs share: they go to MLflow and the state, to no output

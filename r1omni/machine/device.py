@@ -1,9 +1,10 @@
 """Where a model runs that is not in training: towers, answers."""
 
-import os
 from typing import Literal
 
 import torch
+
+from r1omni.machine.environment import local_rank
 
 Device = Literal["auto", "cpu", "cuda"]  # params.yaml: machine.device
 NO_DEVICE = (
@@ -27,4 +28,4 @@ def own_device(device: Device) -> torch.device:
         raise ValueError(NO_DEVICE)
     if device == "cpu" or n_gpus == 0:
         return torch.device("cpu")
-    return torch.device(f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % n_gpus}")
+    return torch.device(f"cuda:{local_rank() % n_gpus}")

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from r1omni.machine.ranks import is_first
+from r1omni.machine.environment import is_first
 
 
 def steps_bar() -> Progress:

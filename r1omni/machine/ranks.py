@@ -19,6 +19,7 @@ from torch import distributed
 
 from r1omni.config import MachineParams
 from r1omni.machine.device import NO_DEVICE, count_devices
+from r1omni.machine.environment import is_first, local_rank, rank, world_size
 from r1omni.machine.hosts import interface_towards
 from r1omni.machine.launch import RENDEZVOUS
 
@@ -46,7 +47,7 @@ def join_ranks(machine: MachineParams) -> torch.device:
         os.environ.setdefault(name, value)
     device = torch.device("cpu")
     if _has_devices(machine):
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", local_rank())
         torch.cuda.set_device(device)
     os.environ["DS_ACCELERATOR"] = device.type  # what DeepSpeed goes by when it is imported
     if not distributed.is_initialized():
@@ -74,7 +75,7 @@ def _has_devices(machine: MachineParams) -> bool:
         raise ValueError(NO_DEVICE)
     # Without a word of how many share the machine, what is known is that there are so many.
     known = next((int(os.environ[name]) for name in LOCAL_SIZES if name in os.environ), None)
-    local = known or int(os.environ["LOCAL_RANK"]) + 1
+    local = known or local_rank() + 1
     if n_devices >= local:
         return True
     short = (
@@ -104,21 +105,6 @@ def _agree(store: Any, kind: str, own: int, size: int) -> None:
                 f"rank 0 would train on {kinds[0]} and rank {other} on {found}: set machine.device "
                 "to one that every machine has"
             )
-
-
-def rank() -> int:
-    """Which of the processes this is, from 0."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def world_size() -> int:
-    """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_first() -> bool:
-    """Whether this is the one process that writes files, curves and MLflow."""
-    return rank() == 0
 
 
 def shares(n: int, micro_batch_size: int | None = None) -> list[range]:

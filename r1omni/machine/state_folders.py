@@ -6,7 +6,8 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from r1omni.machine.ranks import barrier, is_first
+from r1omni.machine.environment import is_first
+from r1omni.machine.ranks import barrier
 from r1omni.own_code import changed_code, refuse_changed_code
 
 RECIPE = "recipe"  # the file of a state's folder that holds the whole fingerprint

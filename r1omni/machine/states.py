@@ -13,8 +13,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from r1omni.machine.environment import is_first, world_size
 from r1omni.machine.launch import lost_peer
-from r1omni.machine.ranks import barrier, gather, is_first, world_size
+from r1omni.machine.ranks import barrier, gather
 
 RECORD = "record.json"
 WHOLE = "whole"  # the layout in which rank 0's file holds everything, for any number of ranks

@@ -4,7 +4,6 @@ Training and evaluation leave such clips out, and say how many there are.
 """
 
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Final
 import pandas as pd
 
 from r1omni.corpora.clip import Clip
+from r1omni.machine.environment import is_first
+from r1omni.model.checksums import verify_table
 
 REJECTS: Final = "rejects.parquet"
 _log = logging.getLogger(__name__)
@@ -37,9 +38,9 @@ def write_feature_rejects(rejects: Iterable[FeatureReject], folder: Path) -> Non
 
 
 def read_feature_rejects(folder: Path) -> list[FeatureReject]:
-    """What a folder of features says of clips without. Raises ValueError for a broken table."""
+    """What a folder of features says of clips without. Raises ValueError for a damaged table."""
     path = folder / REJECTS
-    if not path.is_file():
+    if not verify_table(path):
         return []
     try:
         rows = pd.read_parquet(path).to_dict("records")
@@ -54,7 +55,7 @@ def without_rejects(clips: Sequence[Clip], folders: Sequence[Path]) -> list[Clip
     """The clips that have features. How many were left out, and the first of them, is logged."""
     reasons = {r.clip_id: r.reason for folder in folders for r in read_feature_rejects(folder)}
     left_out = [clip for clip in clips if clip.clip_id in reasons]
-    if left_out and os.environ.get("RANK", "0") == "0":
+    if left_out and is_first():
         first = left_out[0]
         _log.warning(
             "%d of %d clips have no features and are left out; the first, %s: %s",

@@ -1,11 +1,10 @@
 """Tower outputs on disk: shards of half-precision tensors, and the index that finds a clip's row.
 
-A folder holds `index.parquet` (clip_id, key, shard, row, has_audio, towers, sha256) and the shards
-that it names; `sha256` is the checksum of the row's shard. Shapes: `B` clips, `F` frames,
-`N` patches, `A` audio tokens, `Dv`/`Da` tower widths.
+A folder holds `index.parquet` (clip_id, key, shard, row, has_audio, towers, sha256), the shards
+that it names and the checksums of its tables; `sha256` is the checksum of the row's shard. Shapes:
+`B` clips, `F` frames, `N` patches, `A` audio tokens, `Dv`/`Da` tower widths.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -19,13 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from r1omni.model.checksums import sha256_of, verify, verify_table
+
 INDEX: Final = "index.parquet"
 COLUMNS: Final = ("clip_id", "key", "shard", "row", "has_audio", "towers", "sha256")
-
-_HEAL: Final = (
-    "DVC would put the same bytes back from its cache, so first remove them there: `r1omni doctor "
-    "--cache --remove`, then `r1omni repro` (or `dvc pull`) makes them anew"
-)
 
 
 @dataclass(frozen=True)
@@ -63,19 +59,13 @@ def write_shard(
     tensors = {"vision": shard.vision, "audio": shard.audio, "has_audio": shard.has_audio}
     try:
         save_file(tensors, partial, metadata={"keys": json.dumps(shard.keys)})
-        checksum = shard_checksum(partial)
+        checksum = sha256_of(partial)
         before(checksum)
         partial.replace(path)
     except (SafetensorError, OSError) as error:
         partial.unlink(missing_ok=True)
         raise ValueError(f"{path}: cannot be written: {error}") from error
     return checksum
-
-
-def shard_checksum(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_shard(path: Path) -> Shard:
@@ -97,10 +87,9 @@ class FeatureStore:
 
     Shards are opened at first use and stay mapped, so that the operating system's page cache is the
     only cache: a small corpus is served from memory, and a large one takes no more than there is.
-    A shard's checksum is verified when it is opened: one inode may be the pipeline's state, its
-    data and DVC's cache, and DVC does not read again what it has linked.
+    The index's checksum is verified when the store is made, a shard's when it is opened.
     Raises ValueError, naming the folder, for one without features, for a clip in two folders and
-    for folders made by different towers; naming the shard, for one that is damaged.
+    for folders made by different towers; naming the file, for a damaged index or shard.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -151,25 +140,15 @@ class FeatureStore:
             raise KeyError(f"clip {clip_id!r} has no features in {', '.join(self._folders)}")
         path, row = self._places[clip_id]
         if path not in self._shards:
-            _verify(path, self._checksums[path])
+            verify(path, self._checksums[path], INDEX)
             self._shards[path] = read_shard(path)
         return self._shards[path], row
 
 
-def _verify(path: Path, expected: str) -> None:
-    try:
-        found = shard_checksum(path)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}; {_HEAL}") from error
-    if found != expected:
-        raise ValueError(
-            f"{path}: is damaged: its SHA-256 is {found[:12]}..., {INDEX} beside it says "
-            f"{expected[:12]}...; {_HEAL}"
-        )
-
-
 def _read_index(folder: Path) -> pd.DataFrame:
     path = folder / INDEX
+    if not path.is_file() or not verify_table(path):
+        raise ValueError(f"{path}: no such index of features; run the features stage")
     try:
         index = pd.read_parquet(path)
     except (OSError, ValueError) as error:

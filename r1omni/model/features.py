@@ -13,10 +13,7 @@ its own share of the shards, and the first hands them out once all are there.
 import hashlib
 import json
 import logging
-import os
-import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
@@ -26,17 +23,6 @@ from typing import Final, TypeVar
 
 import pandas as pd
 import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 from torch import Tensor
 
 from r1omni import media
@@ -44,13 +30,22 @@ from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.corpora.paths import EscapesRoot, resolve_clip
 from r1omni.limits import Limits
 from r1omni.machine.device import Device, own_device
+from r1omni.machine.environment import rank, world_size
 from r1omni.media import COMPLETE, MediaSettings, TowerInputs
 from r1omni.media.pool import Undecoded, decode_clips, usable_cores
 from r1omni.model import modelling
 from r1omni.model import towers as tower_code
 from r1omni.model.conversion import read_checkpoint
-from r1omni.model.feature_rejects import FeatureReject, write_feature_rejects
-from r1omni.model.feature_store import COLUMNS, INDEX, FeatureBatch, FeatureStore, Shard
+from r1omni.model.feature_output import (
+    STATE,
+    Disk,
+    FreeBytes,
+    commit_features,
+    features_bar,
+    free_on_disk,
+)
+from r1omni.model.feature_rejects import FeatureReject
+from r1omni.model.feature_store import COLUMNS, FeatureBatch, FeatureStore, Shard
 from r1omni.model.kept_shards import KeptShards
 from r1omni.model.modelling import HumanOmniForConditionalGeneration
 from r1omni.model.processor import HumanOmniProcessor
@@ -60,17 +55,9 @@ __all__ = ["FeatureBatch", "FeatureStore", "run_features", "tower_fingerprint"]
 
 _log = logging.getLogger(__name__)
 
-FreeBytes = Callable[[Path], int]
-STATE: Final = Path(".state/features")
 SHARD_CLIPS: Final = 256
 SHARD_BYTES: Final = 2**28  # fewer clips to a shard where each is large: one is held in memory
-_LOG_SECONDS: Final = 30.0  # between lines of progress where there is no terminal for a bar
 Item = TypeVar("Item")
-
-
-def free_on_disk(folder: Path) -> int:
-    """How many bytes the folder's disk can still take."""
-    return shutil.disk_usage(folder).free
 
 
 def run_features(
@@ -106,16 +93,16 @@ def run_features(
     clip_bytes = _clip_bytes(model)
     groups = list(_groups(paths, max(1, min(SHARD_CLIPS, SHARD_BYTES // clip_bytes))))
     kept = KeptShards(STATE / out.name)
-    disk = _Disk(out, free_bytes, min_free_gb, clip_bytes)
+    disk = Disk(out, free_bytes, min_free_gb, clip_bytes)
     disk.announce(groups, kept)
     _announce_cuts(out.name, clips, settings)
 
-    todo = [group for group in groups[_rank() :: _world_size()] if not kept.holds(group)]
+    todo = [group for group in groups[rank() :: world_size()] if not kept.holds(group)]
     missing = [key for group in todo for key in group if key not in kept]
-    workers = workers or max(1, usable_cores() // _world_size())
+    workers = workers or max(1, usable_cores() // world_size())
     _refuse_missing(manifest, [paths[key] for key in missing])
     decoded = decode_clips([paths[key] for key in missing], settings, workers, limits)
-    with _spare_threads(workers), _progress(out.name, len(missing)) as advance:
+    with _spare_threads(workers), features_bar(out.name, len(missing)) as advance:
         for group in todo:
             new = [key for key in group if key not in kept]
             disk.check(len(group))
@@ -132,7 +119,7 @@ def run_features(
             if reasons:
                 kept.reject(group, reasons)
 
-    if _rank() == 0:
+    if rank() == 0:
         kept.wait_for(groups)
         reasons = {key: why for group in groups for key, why in kept.rejected(group).items()}
         rejects = _rejects(manifest, clips, keys, reasons, kept)
@@ -158,7 +145,7 @@ def _hand_out(
         for clip, key in zip(clips, keys, strict=True)
         if key in places
     ]
-    _commit(pd.DataFrame(rows, columns=list(COLUMNS)), list(shards), rejects, out)
+    commit_features(pd.DataFrame(rows, columns=list(COLUMNS)), list(shards), rejects, out)
     kept.drop_all_but(shards)
 
 
@@ -236,7 +223,7 @@ def _refuse_missing(manifest: Path, paths: Sequence[Path]) -> None:
 
 def _announce_cuts(name: str, clips: Sequence[Clip], settings: MediaSettings) -> None:
     n_cut = sum(settings.cuts(clip.audio_duration) for clip in clips)
-    if n_cut and _rank() == 0:
+    if n_cut and rank() == 0:
         _log.warning(
             "features %s: %d of %d clips have more sound than the model hears: cut after %g s",
             name, n_cut, len(clips), settings.audio_seconds,
@@ -248,14 +235,6 @@ def _path(manifest: Path, root: Path, clip: Clip) -> Path:
         return resolve_clip(root, clip.path)
     except EscapesRoot as error:
         raise ValueError(f"{manifest}: clip {clip.clip_id!r}: {error}") from error
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
-
-
-def _world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _key(clip: Clip, towers: str, settings: MediaSettings) -> str:
@@ -280,67 +259,6 @@ def _clip_bytes(model: HumanOmniForConditionalGeneration) -> int:
     return int(2 * (vision + audio))
 
 
-class _Disk:
-    """The room that features take, on the disk where they are made and on the one they go to."""
-
-    def __init__(
-        self, out: Path, free_bytes: FreeBytes, min_free_gb: float, clip_bytes: int
-    ) -> None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        self._out, self._free_bytes, self._clip_bytes = out, free_bytes, clip_bytes
-        self._reserve = int(min_free_gb * 1e9)
-
-    def announce(self, groups: Sequence[Sequence[str]], kept: KeptShards) -> None:
-        """Say what is to come, before it takes its time. Raises ValueError where the disk is."""
-        n_clips = sum(map(len, groups))
-        n_written = sum(len(group) for group in groups if not kept.holds(group))
-        n_missing = sum(key not in kept for group in groups for key in group)
-        size, free = n_written * self._clip_bytes, self._free()
-        if size + self._reserve > free:
-            raise ValueError(
-                f"{self._out}: needs {size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free and "
-                f"machine.min_free_gb keeps {self._reserve / 1e9:.2f} of them"
-            )
-        if _rank() == 0:
-            Console(stderr=True).print(
-                f"features {self._out.name}: {n_clips} clips, {n_clips - n_missing} of them kept "
-                f"from earlier, {n_missing} to compute, {size / 1e6:.0f} MB of "
-                f"{free / 1e9:.1f} GB free"
-            )
-
-    def check(self, n_clips: int) -> None:
-        """Raise ValueError where a shard of so many clips would leave too little."""
-        free = self._free()
-        if n_clips * self._clip_bytes + self._reserve > free:
-            raise ValueError(
-                f"{self._out}: stopped with {free / 1e9:.2f} GB free, of which "
-                f"machine.min_free_gb keeps {self._reserve / 1e9:.2f}; what is finished is kept "
-                "in .state/features: make room and run the stage again"
-            )
-
-    def _free(self) -> int:
-        return min(self._free_bytes(folder) for folder in (self._out.parent, STATE))
-
-
-def _commit(
-    index: pd.DataFrame, shards: Sequence[Path], rejects: Sequence[FeatureReject], out: Path
-) -> None:
-    """Put index, shards and rejects at `out` in one step, the shards as hard links if possible."""
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    for path in shards:
-        try:
-            os.link(path, partial / path.name)
-        except OSError:  # another file system, or one without links
-            shutil.copy2(path, partial / path.name)
-    index.to_parquet(partial / INDEX, index=False)
-    write_feature_rejects(rejects, partial)
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
-
-
 def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     iterator = iter(items)
     while group := list(islice(iterator, size)):
@@ -351,36 +269,6 @@ def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def _spare_threads(workers: int) -> Iterator[None]:
     """The towers take the cores that the decoding processes leave, one at least."""
     before = torch.get_num_threads()
-    torch.set_num_threads(max(1, usable_cores() // _world_size() - workers))
+    torch.set_num_threads(max(1, usable_cores() // world_size() - workers))
     yield
     torch.set_num_threads(before)
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.finished_speed or task.speed or 0.0:.0f} clips/s")
-
-
-@contextmanager
-def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal's standard error; elsewhere a line in the log now and then."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
-               TimeRemainingColumn())  # fmt: skip
-    start = said = time.monotonic()
-    done = 0
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"features {name}", total=total)
-
-        def advance(n_clips: int) -> None:
-            nonlocal done, said
-            done += n_clips
-            progress.advance(task, n_clips)
-            now = time.monotonic()
-            if not console.is_terminal and now - said >= _LOG_SECONDS:
-                said, rate = now, done / (now - start)
-                left = (total - done) / rate
-                _log.info("features %s: %d of %d clips, %.1f a second, about %.0f s left",
-                          name, done, total, rate, left)  # fmt: skip
-
-        yield advance

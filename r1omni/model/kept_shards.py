@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from r1omni.model.feature_store import Shard, read_shard, shard_checksum, write_shard
+from r1omni.model.checksums import sha256_of
+from r1omni.model.feature_store import Shard, read_shard, write_shard
 
 _log = logging.getLogger(__name__)
 
@@ -136,4 +137,4 @@ def _write_line(path: Path, line: str) -> None:
 
 def _is_sound(shard: Path) -> bool:
     sums = _checksum_file(shard)
-    return sums.is_file() and sums.read_text(encoding="utf-8").strip() == shard_checksum(shard)
+    return sums.is_file() and sums.read_text(encoding="utf-8").strip() == sha256_of(shard)

@@ -96,20 +96,19 @@ class HumanOmniProcessor:
     def encode_prompt(self, instruction: str) -> list[int]:
         """The prompt's ids (L,), one sentinel per modality, up to where the model is to answer.
 
-        Raises ValueError for an instruction that names a placeholder itself.
+        A control token in the instruction is spelt out: no text can begin or end a turn. Raises
+        ValueError for an instruction that names a placeholder itself.
         """
         if _PLACEHOLDER.search(instruction):
             raise ValueError(
                 f"the instruction {instruction!r} contains {' or '.join(SENTINELS)}, which stand "
                 "for the clip itself: leave them out"
             )
-        text = self.tokenizer.apply_chat_template(
-            prompts.messages(instruction),
-            chat_template=prompts.CHAT_TEMPLATE,
-            add_generation_prompt=True,
-            tokenize=False,
-        )
-        return self.splice_sentinels(text)
+        spelt = self._spell(instruction)
+        if spelt == self._encode(instruction):
+            return self.splice_sentinels(self._render(instruction))
+        before, after = self._render("\0").split("\0")
+        return [*self.splice_sentinels(before), *spelt, *self.splice_sentinels(after)]
 
     def splice_sentinels(self, text: str) -> list[int]:
         """The ids of `text`, every placeholder as its sentinel, without any added special token."""
@@ -119,8 +118,13 @@ class HumanOmniProcessor:
         return ids
 
     def encode_gate(self, instruction: str) -> tuple[list[int], list[int]]:
-        """The instruction alone for the gate's BERT: ids (I,), [CLS] to [SEP], and mask (I,)."""
-        encoded = self.gate_tokenizer(instruction, truncation=True, max_length=_GATE_MAX_LENGTH)
+        """The instruction alone for the gate's BERT: ids (I,), [CLS] to [SEP], and mask (I,).
+
+        A control token in the instruction is spelt out: the only [CLS] is the first id.
+        """
+        encoded = self.gate_tokenizer(
+            instruction, truncation=True, max_length=_GATE_MAX_LENGTH, split_special_tokens=True
+        )
         return list(encoded["input_ids"]), list(encoded["attention_mask"])
 
     def encode_completion(self, text: str) -> list[int]:
@@ -128,8 +132,7 @@ class HumanOmniProcessor:
 
         A control token in the text is spelt out: no text can end a turn.
         """
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return [*ids, self.eos_token_id]
+        return [*self._spell(text), self.eos_token_id]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a completion's ids, without the one end token that it ends with.
@@ -190,6 +193,20 @@ class HumanOmniProcessor:
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _spell(self, text: str) -> list[int]:
+        """The ids of `text`, with every control token in it encoded as its letters."""
+        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+        return list(encoded["input_ids"])
+
+    def _render(self, instruction: str) -> str:
+        rendered = self.tokenizer.apply_chat_template(
+            prompts.messages(instruction),
+            chat_template=prompts.CHAT_TEMPLATE,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        return str(rendered)
 
     def _token_id(self, token: str) -> int:
         found = self.tokenizer.get_vocab().get(token)

@@ -13,8 +13,16 @@ from r1omni.config import TrackingParams
 from r1omni.lineage import PROVENANCE, WORDS, Data, read_provenance, size_text
 from r1omni.tracking.artifacts import store_files
 from r1omni.tracking.provenance import code_tags, content_hash, lineage_tags
-from r1omni.tracking.runs import Description, create_run, deliver_training, owed_run, tag_run
 from r1omni.tracking.store import local_path, locked, open_client, reaching
+from r1omni.tracking.store_runs import (
+    Description,
+    create_run,
+    deliver_times,
+    deliver_training,
+    owed_run,
+    owed_times,
+    tag_run,
+)
 
 CHECKPOINT = "checkpoint"
 
@@ -52,15 +60,19 @@ def run_register(
     same content is the same version, however often it is registered. No alias moves here.
     What the store still lacks of the training (it may have been unreachable) is delivered first, to
     the run that `state` names if the training began one there: each point is in the store once.
+    So are the seconds that the training left beside its state.
     Raises StoreUnreachable; ValueError for a checkpoint or metrics that are not as expected.
     """
     evaluation = dict(_evaluation(metrics, name))
     tags = _provenance(checkpoint, name) | {"content_hash": content_hash(checkpoint)}
     client, experiment = open_client(tracking)
+    times = owed_times(state, tags["content_hash"]) if state is not None else None
     with locked(tracking.uri), reaching(tracking.uri):
         version = _find_version(client, tracking.registered_model, tags["content_hash"])
         run_id = version.run_id if version else _training_run(client, experiment, tags, state)
         deliver_training(client, run_id, training)
+        if times is not None:
+            deliver_times(client, run_id, times)
         tag_run(client, run_id, lineage_tags(checkpoint))
         _log_evaluation(client, run_id, evaluation)
         store_files(client, run_id, predictions, "predictions")
@@ -228,7 +240,7 @@ def _evaluation(path: Path, name: str) -> Iterator[tuple[str, float]]:
     try:
         corpora = json.loads(path.read_text(encoding="utf-8"))[name]
         for corpus, values in corpora.items():
-            for key in ("war", "uar", "format_rate", "n"):
+            for key in ("war", "uar", "format_rate", "n", "undecoded"):
                 if values.get(key) is not None:
                     yield f"eval/{corpus}/{key}", float(values[key])
             for key in ("war_ci", "uar_ci"):

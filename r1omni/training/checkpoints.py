@@ -18,7 +18,8 @@ from r1omni.lineage import (
     write_provenance,
 )
 from r1omni.machine.curves import write_curves
-from r1omni.machine.ranks import barrier, gather, is_first
+from r1omni.machine.environment import is_first
+from r1omni.machine.ranks import barrier, gather
 from r1omni.machine.state_folders import FINISHED, TrainingPaths, commit_folder, refuse_edits
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.towers import tower_tensors

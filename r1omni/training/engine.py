@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from r1omni.config import MachineParams
-from r1omni.machine.ranks import gather, join_ranks, shares, sum_over_ranks, world_size
+from r1omni.machine.environment import world_size
+from r1omni.machine.ranks import gather, join_ranks, shares, sum_over_ranks
 from r1omni.machine.states import WHOLE, newest_state, write_state
 
 Schedule = Callable[[int], float]

@@ -8,7 +8,7 @@ import torch
 
 from r1omni import prompts
 from r1omni.corpora.clip import Clip
-from r1omni.machine.ranks import is_first
+from r1omni.machine.environment import is_first
 from r1omni.rewards import Score
 from r1omni.training.joint import Row
 from r1omni.training.rollouts import Groups

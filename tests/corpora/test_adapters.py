@@ -1,6 +1,7 @@
 """Whatever bytes an annotation file holds: rows, or one error that names the file."""
 
 import json
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from r1omni.corpora import read_clips
 from r1omni.corpora.clip import REASONS, Reject
 from r1omni.corpora.ingest import ADAPTERS
 from r1omni.corpora.lists import CorpusError, Listed
@@ -58,3 +60,27 @@ def test_any_bytes_become_rows_or_an_error_that_names_the_file(corpus, content):
 @given(entries=st.lists(JSON, min_size=1))
 def test_any_json_list_gives_one_row_an_entry(entries):
     assert len(read("conversations", json.dumps(entries).encode())) == len(entries)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("corpus", "name"),
+    [
+        ("conversations", "annotations.json"),
+        ("conversations", "a stray one.json"),
+        ("emer", "a stray one.csv"),
+        ("dfew", "Annotation/annotation.csv"),
+        ("dfew", "Annotation/annotation.xlsx"),
+    ],
+)
+@pytest.mark.parametrize("special", ["a FIFO", "a device"])
+def test_a_list_that_is_no_regular_file_is_refused_by_name(root, annotate, corpus, name, special):
+    """Reading a FIFO waits for a writer that never comes: the timeout would end the test."""
+    path = annotate(name, "")
+    path.unlink()
+    if special == "a FIFO":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/null")
+    with pytest.raises(CorpusError, match=rf"{name}: is no regular file"):
+        read_clips(corpus, root)

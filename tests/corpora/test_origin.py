@@ -1,6 +1,7 @@
 """Rendered or real: from the mark in a corpus's root to the note in its manifest."""
 
 import json
+import os
 
 import pytest
 from clip_files import LIMITS
@@ -59,6 +60,13 @@ def test_the_mark_is_no_annotation_file(root, place, annotate):
 def test_a_mark_that_is_none_is_named(tmp_path, text):
     (tmp_path / MARK).write_text(text)
     with pytest.raises(ValueError, match=r"SYNTHETIC\.json: expected the mark of a rendered"):
+        origin_of_root(tmp_path)
+
+
+@pytest.mark.timeout(30)
+def test_a_mark_that_is_a_fifo_is_named_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / MARK)
+    with pytest.raises(ValueError, match=r"SYNTHETIC\.json: .*: is no regular file"):
         origin_of_root(tmp_path)
 
 

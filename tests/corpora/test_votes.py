@@ -148,3 +148,15 @@ def test_a_sheet_of_too_many_cells_is_refused(tmp_path, rows, message):
         archive.writestr("xl/worksheets/sheet1.xml", f"<worksheet>{rows}</worksheet>")
     with pytest.raises(CorpusError, match=rf"annotation.xlsx:\d+: .*{message}"):
         list(read_xlsx(path))
+
+
+@pytest.mark.parametrize("name", ["worksheets/sheet1.xml", "sharedStrings.xml"])
+def test_a_row_of_600_000_cells_is_refused_before_its_end(tmp_path, name):
+    """Behind the cells stands no XML: a parser that came so far would say so."""
+    path = tmp_path / "annotation.xlsx"
+    row = "<row>" + "<c><v>1</v></c>" * 600_000 + "</nothing>"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for part in {"worksheets/sheet1.xml", name}:
+            archive.writestr(f"xl/{part}", row if part == name else "<worksheet/>")
+    with pytest.raises(CorpusError, match=r"annotation.xlsx:1: .*more than 65536 XML elements in"):
+        list(read_xlsx(path))

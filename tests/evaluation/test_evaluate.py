@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,9 +17,14 @@ from benchmarks.original_layout import write_original
 from r1omni.cli import app
 from r1omni.config import PredictParams
 from r1omni.corpora.clip import Clip, write_manifest
+from r1omni.evaluation import evaluate as evaluation
 from r1omni.evaluation.evaluate import wilson_interval
 from r1omni.evaluation.loading import find_checkpoint, load_checkpoint, refuse_training_clips
 from r1omni.evaluation.predict import run_predict
+from r1omni.evaluation.predictions import read_about, read_predictions
+from r1omni.evaluation.report.table1 import render_table1_markdown, render_table1_text
+from r1omni.evaluation.results import read_metrics
+from r1omni.model.features import run_features
 
 
 @pytest.fixture
@@ -70,6 +76,44 @@ def test_silence_long_sound_and_lost_packets_are_counted(checkpoint, repo, tmp_p
     assert manifest.digital_silence.tolist() == [True, False, False]
     assert manifest.audio_duration.round(1).tolist() == [2.0, 3.0, 2.0]
     assert manifest.lost_packets.tolist() == [0, 0, 1]
+
+
+def test_a_clip_that_features_cannot_decode_is_counted_wherever_n_is(
+    checkpoint, ravdess, repo, tmp_path, monkeypatch
+):
+    """It is damaged after the ingestion; ten clips, so that one is no more than a tenth."""
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        write_clip(ravdess / f"Actor_01/01-01-03-01-0{number}-02-01.mp4", seed=20 + number)
+    damaged = ravdess / "Actor_01/01-01-05-01-01-01-01.mp4"
+
+    def after_the_damage(*arguments, **more):
+        damaged.unlink()
+        damaged.write_bytes(b"rubbish")
+        run_features(*arguments, **more)
+
+    monkeypatch.setattr(evaluation, "run_features", after_the_damage)
+    done = evaluate(repo, "--model", checkpoint, "--corpus", "ravdess", "--root", ravdess)
+    assert done.exit_code == 0, (done.output, done.exception)
+    out = tmp_path / "data/evaluations/tiny-ravdess"
+    rows = read_predictions(out / "predictions.parquet")
+    assert len(rows) == 9 and not any("01-01-05" in row.clip_id for row in rows)
+    assert read_about(out / "predictions.parquet").undecoded == {"ravdess": 1}
+    measured = read_metrics(out / "metrics.json")["tiny"]["ravdess"]
+    assert (measured.n, measured.undecoded, sum(map(sum, measured.confusion.counts))) == (9, 1, 9)
+    assert "(1 clips could not be decoded for features: they are left out of n)" in done.stdout
+    told = "Left out of n, as they could not be decoded: RAVDESS 1."
+    for table in (render_table1_text, render_table1_markdown):
+        assert told in table({"base": {"ravdess": measured}})
+        assert told[:10] not in table({"base": {"ravdess": measured.model_copy(
+            update={"undecoded": 0})}})  # fmt: skip
+
+    manifest, folder = out / "manifest.parquet", out / "features/tiny-ravdess"
+    run_predict(
+        checkpoint, [manifest], [folder], tmp_path / "again.parquet",
+        predict=PredictParams(batch_size=4, max_new_tokens=2),
+    )  # fmt: skip
+    assert read_about(tmp_path / "again.parquet").undecoded == {"ravdess": 1}
 
 
 def test_one_command_measures_a_checkpoint_on_a_corpus(
@@ -238,6 +282,36 @@ def test_the_predict_stage_refuses_training_clips_too(checkpoint, tmp_path):
             predict=PredictParams(max_new_tokens=1),
             batch_size=1,
         )  # fmt: skip
+
+
+def test_mafw_and_mafw_compound_are_the_same_clips(checkpoint):
+    for trained, asked in (("mafw", "mafw_compound"), ("mafw_compound", "mafw")):
+        record(checkpoint, {"stage": "grpo", "fold": 1, "trained_on": {trained: 90}})
+        refuse_training_clips(checkpoint, [clip(asked, 1)])
+        with pytest.raises(ValueError, match=f"trained on fold 1 of {asked}, so test clips of"):
+            refuse_training_clips(checkpoint, [clip(asked, 2)])
+
+
+def test_a_manifest_without_single_labels_is_refused_by_name(checkpoint, tmp_path):
+    several = replace(
+        clip("mafw_compound", 1), label=None, soft_label=(("sad", 0.5), ("fear", 0.5))
+    )
+    for unscored, message in (
+        (
+            several,
+            "'x/1' is of mafw_compound, which is not evaluated; expected clips of dfew, mafw",
+        ),
+        (
+            replace(clip("dfew", 1), label="helpless"),
+            "'x/1' has the label 'helpless'; known for dfew",
+        ),
+    ):
+        write_manifest([unscored], tmp_path / "m.parquet")
+        with pytest.raises(ValueError, match=rf"m\.parquet: clip {message}"):
+            run_predict(
+                checkpoint, [tmp_path / "m.parquet"], [], tmp_path / "p.parquet",
+                predict=PredictParams(batch_size=1, max_new_tokens=1),
+            )  # fmt: skip
 
 
 def test_what_is_no_checkpoint_is_refused_by_name(params, tmp_path):

@@ -4,6 +4,8 @@ import os
 import pwd
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -118,19 +120,25 @@ for item in find_files([sys.argv[1]]).items:
 """
 
 
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that every user may read; pytest's own are root's alone, xdist's deeper still."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-def test_another_user_is_told_of_what_is_locked(tmp_path):
-    touch(tmp_path, "a.mp4", "locked/b.mp4", "names only/c.mp4")
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
-    (tmp_path / "locked").chmod(0o000)
-    (tmp_path / "names only").chmod(0o744)
+def test_another_user_is_told_of_what_is_locked(public):
+    touch(public, "a.mp4", "locked/b.mp4", "names only/c.mp4")
+    (public / "locked").chmod(0o000)
+    (public / "names only").chmod(0o744)
     nobody = str(pwd.getpwnam("nobody").pw_uid)
     done = subprocess.run(
-        [sys.executable, "-c", LISTING, tmp_path, nobody], capture_output=True, text=True
+        [sys.executable, "-c", LISTING, public, nobody], capture_output=True, text=True
     )
     assert done.stdout.splitlines() == [
         "a.mp4",
-        f"{tmp_path}/locked: refused: a folder that cannot be read: Permission denied",
+        f"{public}/locked: refused: a folder that cannot be read: Permission denied",
         "c.mp4",
     ], done.stderr

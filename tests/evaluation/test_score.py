@@ -132,6 +132,16 @@ def test_a_mode_that_the_checkpoint_does_not_record_stands_in_the_metrics(tmp_pa
     assert (entry["war"], entry["mode"], entry["recorded_mode"]) == (0.0, "reasoned", "direct")
 
 
+@pytest.mark.parametrize(
+    ("undecoded", "kept"), [(None, None), ({}, 0), ({"mafw": 3}, 0), ({"dfew": 2}, 2)]
+)
+def test_clips_that_could_not_be_decoded_stand_beside_n(tmp_path: Path, undecoded, kept):
+    write_predictions([make_row("?")], tmp_path / "a.parquet", About({}, None, undecoded))
+    assert read_about(tmp_path / "a.parquet").undecoded == undecoded
+    entry = score([tmp_path / "a.parquet"], tmp_path)["grpo"]["dfew"]
+    assert (entry["n"], entry["war"], entry.get("undecoded")) == (1, 0.0, kept)
+
+
 def test_a_note_that_is_none_of_ours_is_named(tmp_path: Path):
     table = pa.table({"model": ["grpo"]}).replace_schema_metadata({b"r1omni": b"{}"})
     pq.write_table(table, tmp_path / "a.parquet")

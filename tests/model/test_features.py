@@ -20,10 +20,13 @@ from safetensors.torch import load_file, save_file
 from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.media import decode
 from r1omni.model import features
+from r1omni.model.checksums import SUMS, write_sums
 from r1omni.model.feature_rejects import (
+    REJECTS,
     FeatureReject,
     read_feature_rejects,
     without_rejects,
+    write_feature_rejects,
 )
 from r1omni.model.feature_store import INDEX, FeatureStore, Shard, read_shard, write_shard
 from r1omni.model.features import run_features
@@ -191,6 +194,7 @@ def test_other_towers_mean_other_features(tiny, raw, checkpoint, computed, tmp_p
     assert not torch.equal(ours.load(["dfew/0"]).audio, theirs.load(["dfew/0"]).audio)
     table = pd.read_parquet(out / INDEX)
     table.assign(clip_id=["mafw/0", "mafw/1"]).to_parquet(out / INDEX)
+    write_sums(out)
     with pytest.raises(ValueError, match="features of different towers do not mix"):
         FeatureStore([computed / "out/dfew", out])
 
@@ -351,7 +355,7 @@ def test_a_clip_in_two_folders_is_refused(computed):
 
 
 def test_a_folder_without_features_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"index\.parquet: cannot be read"):
+    with pytest.raises(ValueError, match=r"index\.parquet: no such index of features"):
         FeatureStore([tmp_path])
 
 
@@ -395,6 +399,30 @@ def test_a_flipped_byte_in_a_shard_is_refused_by_its_name_with_the_way_to_heal_i
     shard.unlink()
     with pytest.raises(ValueError, match=rf"{shard.name}: cannot be read: No such file"):
         FeatureStore([out]).load(["dfew/1"])
+
+
+@pytest.mark.parametrize("table", [INDEX, REJECTS])
+def test_a_flipped_byte_in_a_table_of_the_features_is_refused_by_its_name(
+    computed, tmp_path, table
+):
+    """The flipped byte stands in a clip's name, so the table itself is still parquet."""
+    out = Path(shutil.copytree(computed / "out/dfew", tmp_path / "dfew"))
+    write_feature_rejects([FeatureReject("dfew/q", "q.mp4", "is text, not media")], out)
+    for name in (INDEX, REJECTS):
+        pd.read_parquet(out / name).to_parquet(out / name, compression="none")
+    write_sums(out)
+    assert len(FeatureStore([out])) == N_CLIPS
+    assert [reject.path for reject in read_feature_rejects(out)] == ["q.mp4"]
+    content = (out / table).read_bytes()
+    (out / table).write_bytes(content.replace(b"dfew/", b"dfev/"))
+    assert pd.read_parquet(out / table).clip_id[0].startswith("dfev/")
+    read = FeatureStore if table == INDEX else without_rejects
+    arguments = ([out],) if table == INDEX else ([], [out])
+    with pytest.raises(ValueError, match=rf"{table}: is damaged: .*{SUMS} .*doctor --cache"):
+        read(*arguments)
+    (out / table).unlink()
+    with pytest.raises(ValueError, match=rf"{table}: (cannot be read|no such index)"):
+        read(*arguments)
 
 
 def test_a_damaged_kept_shard_is_made_again_to_the_same_bytes(

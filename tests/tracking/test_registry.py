@@ -15,8 +15,10 @@ from r1omni.tracking.registry import (
     registered_version,
     run_register,
 )
-from r1omni.tracking.runs import Description, Run, open_run
+from r1omni.tracking.runs import Run, open_run
 from r1omni.tracking.store import StoreUnreachable, open_client
+from r1omni.tracking.store_runs import Description
+from r1omni.training.checkpoints import TIMES
 
 LARGE = b"w" * LINKED_FROM
 
@@ -104,6 +106,29 @@ def test_what_a_lost_store_missed_is_delivered_by_register(
     history = client.get_metric_history(version_of(paths["receipt"], tracking).run_id, "train/loss")
     assert [point.step for point in history] == list(range(1, 41))
     assert [point.value for point in history[:3]] == [1.0, 0.5, 1 / 3]
+
+
+@pytest.mark.parametrize("trained_it", [True, False])
+def test_the_seconds_that_a_lost_store_missed_are_delivered_by_register(
+    project: Path, tracking: TrackingParams, trained: Any, trained_it: bool
+) -> None:
+    """Unless they are another training's: its checkpoint is not the one that is registered."""
+    paths, state = trained("grpo"), project / ".state/grpo.run.json"
+    (project / "blocked").write_text("a file where the store's folder should be")
+    blocked = tracking.model_copy(update={"uri": "sqlite:///blocked/mlflow.db"})
+    with open_run("grpo", tracking=blocked, params={}, state=state) as run:
+        run.log(1, {"train/loss": 1.0, "time/sample": 2.5})
+        run.finish(paths["checkpoint"], paths["training"])
+    (project / ".state/grpo").mkdir()
+    (project / ".state/grpo" / TIMES).write_text('{"step": 1, "time/sample": 2.5}\n')
+    if not trained_it:
+        paths = trained("grpo", weights=b"another")
+    for _ in range(2):
+        run_register(**paths, name="grpo", tracking=tracking, state=state)
+    client, _ = open_client(tracking)
+    run_id = version_of(paths["receipt"], tracking).run_id
+    history = client.get_metric_history(run_id, "time/sample")
+    assert [(point.step, point.value) for point in history] == [(1, 2.5)] * trained_it
 
 
 def test_a_run_that_lost_its_store_before_the_end_is_completed_by_register(

@@ -10,8 +10,9 @@ from r1omni.config import TrackingParams
 from r1omni.tracking.curves import read_curves
 from r1omni.tracking.provenance import content_hash, flatten
 from r1omni.tracking.registry import _training_run
-from r1omni.tracking.runs import Description, Run, deliver_training, open_run
+from r1omni.tracking.runs import Run, open_run
 from r1omni.tracking.store import open_client
+from r1omni.tracking.store_runs import Description, deliver_training
 
 
 def all_runs(tracking: TrackingParams) -> list[Any]:

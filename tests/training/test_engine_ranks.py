@@ -183,7 +183,8 @@ def test_shares_by_hand(monkeypatch):
 
 def walk(world: Path, folder: Path, device: str = "cpu") -> None:
     """Every ZeRO stage and dtype at this number of ranks: train, save, resume, export."""
-    from r1omni.machine.ranks import is_first, join_ranks
+    from r1omni.machine.environment import is_first
+    from r1omni.machine.ranks import join_ranks
     from r1omni.machine.state_folders import open_state
     from r1omni.training import sft
     from r1omni.training.checkpoints import load_parent, save_checkpoint

@@ -22,7 +22,8 @@ def warm_up(world: Path, folder: Path) -> None:
     from r1omni.base_model.stage import _tower_outputs
     from r1omni.base_model.towers import GenericClip, train_towers
     from r1omni.corpora.synthetic.attributes import ATTRIBUTES
-    from r1omni.machine.ranks import is_first, join_ranks
+    from r1omni.machine.environment import is_first
+    from r1omni.machine.ranks import join_ranks
     from r1omni.media import TowerInputs
     from r1omni.training.checkpoints import freeze, load_parent
 
@@ -74,7 +75,7 @@ def whole_base(world: Path, folder: Path) -> None:
     import toy
 
     from r1omni.base_model import stage as base
-    from r1omni.machine.ranks import rank
+    from r1omni.machine.environment import rank
     from r1omni.media import TowerInputs
 
     def decode(files, media, workers, limits):
@@ -111,7 +112,8 @@ def look(world: Path, folder: Path) -> None:
     """What every rank is told of the held-out clips, and the answers that were judged."""
     import toy
 
-    from r1omni.machine.ranks import join_ranks, rank
+    from r1omni.machine.environment import rank
+    from r1omni.machine.ranks import join_ranks
     from r1omni.model.feature_store import FeatureStore
     from r1omni.training import held_out
     from r1omni.training.checkpoints import load_parent

@@ -20,6 +20,7 @@ from r1omni.machine.curves import read_curves
 from r1omni.machine.interruption import Stopped
 from r1omni.machine.state_folders import drop_state
 from r1omni.machine.states import WHOLE, StateDoesNotFit, newest_state, write_state
+from r1omni.model.checksums import write_sums
 from r1omni.model.feature_store import INDEX
 from r1omni.training.engine import Engine, NonFiniteLoss
 from r1omni.training.held_out import Watch
@@ -128,6 +129,7 @@ def poisoned(world: Path, folder: Path, where: int) -> Path:
     index = pd.read_parquet(path.with_name(INDEX))
     index["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     index.to_parquet(path.with_name(INDEX))
+    write_sums(path.parent)
     return folder
 
 

@@ -19,6 +19,7 @@ from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.machine.curves import Log, read_curves
 from r1omni.machine.state_folders import TrainingPaths
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.model.checksums import write_sums
 from r1omni.model.feature_store import INDEX, FeatureBatch, Shard, write_shard
 from r1omni.params_file import read_params
 from r1omni.training.checkpoints import freeze
@@ -106,6 +107,7 @@ def build_world(root: Path) -> Path:
             "sha256": checksum,
         }
     ).to_parquet(root / "features" / INDEX)
+    write_sums(root / "features")
     return root
 
 

@@ -79,6 +79,7 @@ def protocol_lines(metrics: Metrics) -> list[str]:
         "Protocol: open vocabulary, after normalisation; an answer that is not exactly one known "
         "label is wrong. RAVDESS keeps calm as a class, which DFEW and MAFW lack.",
         f"Test sets: {'; '.join(tests) or 'none measured'}.",
+        *_undecoded_lines(metrics),
         *corpus_lines(metrics),
         f"Paper: {SOURCE}, on the real corpora, 0.5B. Its own WAR is uncertain by "
         + ", ".join(f"± {PAPER_HALF_WIDTHS[c]} ({CORPORA[c]})" for c in CORPORA)
@@ -134,6 +135,7 @@ def render_table1_text(metrics: Metrics) -> str:
     title = f"Table 1 · WAR / UAR in %, ± half the {interval_name(metrics)} · calm kept"
     about = [
         *textwrap.wrap(short_caption(metrics), WIDTH),
+        *_undecoded_lines(metrics),
         f"rows marked paper: {PAPER_DATA}",
     ]
     heads = [_padded(head, widths), _padded(marks, widths)]
@@ -154,6 +156,16 @@ def _cell(measured: CorpusMetrics | None, paper: tuple[float, float]) -> Cell:
 def _head(metrics: Metrics, corpus: str) -> str:
     counts = sorted({m[corpus].n for m in metrics.values() if corpus in m})
     return f"{CORPORA[corpus]} (n {'/'.join(map(str, counts))})" if counts else CORPORA[corpus]
+
+
+def _undecoded_lines(metrics: Metrics) -> list[str]:
+    """How many test clips are not among n, in a line; no line where all are."""
+    told = []
+    for corpus, name in CORPORA.items():
+        counts = sorted({m[corpus].undecoded or 0 for m in metrics.values() if corpus in m})
+        if any(counts):
+            told.append(f"{name} {'/'.join(map(str, counts))}")
+    return [f"Left out of n, as they could not be decoded: {', '.join(told)}."] if told else []
 
 
 def _overall_format(metrics: Metrics, model: str) -> str:
