@@ -142,8 +142,8 @@ def predict(folder: Path) -> dict[str, object]:
     from clip_files import write_clip
 
     from r1omni.emotions import LABELS
-    from r1omni.evaluation.answer import Answer, answer_files
-    from r1omni.evaluation.loading import load_checkpoint
+    from r1omni.inference.answer import Answer, answer_files
+    from r1omni.inference.loading import load_checkpoint
     from r1omni.params_file import read_params
 
     clip = write_clip(folder / "clip.mp4", size=(256, 256))

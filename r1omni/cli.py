@@ -15,9 +15,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from r1omni.machine.lifeline import LIFELINE, die_with_caller, die_with_input
-from r1omni.params_file import check_listed, read_params
-from r1omni.predict_options import (
+from r1omni.inference.options import (
     BatchSize,
     MaxNewTokens,
     MaxPixels,
@@ -27,6 +25,8 @@ from r1omni.predict_options import (
     Timeout,
     choose_options,
 )
+from r1omni.machine.lifeline import LIFELINE, die_with_caller, die_with_input
+from r1omni.params_file import check_listed, read_params
 from r1omni.stages import PARAMS, ParamsFile, stages
 
 app = typer.Typer(
@@ -138,11 +138,11 @@ def predict(
     from r1omni.media.pool import start_forkserver
 
     start_forkserver()  # it imports while the model is loaded: the first answer need not wait
-    from r1omni.evaluation.answer import VOCABULARIES, Answer, answer_batches
-    from r1omni.evaluation.files import Refusal
-    from r1omni.evaluation.finding import find_files
-    from r1omni.evaluation.loading import find_checkpoint, load_checkpoint
     from r1omni.hub import explained
+    from r1omni.inference.answer import VOCABULARIES, Answer, answer_batches
+    from r1omni.inference.files import Refusal
+    from r1omni.inference.finding import find_files
+    from r1omni.inference.loading import find_checkpoint, load_checkpoint
     from r1omni.lineage import caution, read_lineage
 
     found = find_files(files)
@@ -245,8 +245,8 @@ def evaluate(
     read = read_params(params)
     os.environ.setdefault("OMP_NUM_THREADS", str(read.machine.threads))
     from r1omni.evaluation.evaluate import Field, Subject, render_verdict, run_evaluate
-    from r1omni.evaluation.loading import find_checkpoint
     from r1omni.hub import explained
+    from r1omni.inference.loading import find_checkpoint
     from r1omni.lineage import caution, read_lineage
 
     known = read.corpora.get(corpus)

@@ -34,6 +34,7 @@ PLUMBING = (
     "config.py",
     "corpora/__init__.py",
     "evaluation/__init__.py",
+    "inference/__init__.py",
     "limits.py",  # what a clip may cost
     "loopback.py",
     "machine/*.py",

@@ -9,16 +9,12 @@ from r1omni.config import Params
 from r1omni.corpora.clip import Clip, read_manifest, read_rejects, write_manifest
 from r1omni.corpora.ingest import check_fold, run_ingest
 from r1omni.corpora.origin import read_origin
-from r1omni.evaluation.loading import (
-    lineage_of,
-    load_checkpoint,
-    refuse_training_clips,
-    trained_on,
-)
 from r1omni.evaluation.predict import count_undecoded, predict_clips
 from r1omni.evaluation.predictions import About, write_predictions
 from r1omni.evaluation.results import CorpusMetrics, Interval, Rates, read_metrics
 from r1omni.evaluation.score import run_score
+from r1omni.evaluation.seen_clips import refuse_training_clips, trained_on
+from r1omni.inference.loading import lineage_of, load_checkpoint
 from r1omni.lineage import WORDS, origin_record, size_text
 from r1omni.media import MediaSettings
 from r1omni.model.feature_rejects import without_rejects

@@ -2,10 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 
@@ -14,26 +12,16 @@ from r1omni.config import PredictParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.corpora.origin import read_origins
 from r1omni.emotions import LABELS
-from r1omni.evaluation.loading import lineage_of, load_checkpoint, refuse_training_clips
 from r1omni.evaluation.predictions import About, Prediction, write_predictions
+from r1omni.evaluation.seen_clips import refuse_training_clips
+from r1omni.inference.greedy import Answered, answer_batch
+from r1omni.inference.loading import lineage_of, load_checkpoint
 from r1omni.judging import judge
 from r1omni.machine.device import Device
 from r1omni.media import MediaSettings
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_rejects import without_rejects
-from r1omni.model.feature_store import FeatureBatch, FeatureStore
-from r1omni.model.prompting import prefill_prompts
-from r1omni.model.sampling import decode
-
-
-@dataclass(frozen=True)
-class Answered:
-    """One greedy completion, with the sum of its tokens' log probabilities."""
-
-    completion: str
-    finished: bool
-    n_tokens: int
-    logprob: float
+from r1omni.model.feature_store import FeatureStore
 
 
 def run_predict(
@@ -113,34 +101,6 @@ def predict_clips(
             ]
             progress.advance(task, len(batch))
     return rows
-
-
-@torch.no_grad()
-def answer_batch(
-    model: HumanOmniForConditionalGeneration,
-    processor: HumanOmniProcessor,
-    features: FeatureBatch,
-    max_new_tokens: int,
-) -> list[Answered]:
-    """The greedy completion for each clip, asked in the checkpoint's own mode."""
-    question = prompts.instruction(model.config.answer_mode)
-    decoded = decode(
-        model,
-        prefill_prompts(model, processor, features, [question] * len(features.vision)),
-        group_size=1,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=processor.eos_token_ids,
-    )
-    columns = (decoded.token_ids, decoded.logprobs, decoded.mask, decoded.finished)
-    return [
-        Answered(
-            completion=processor.decode(ids[mask.bool()].tolist()),
-            finished=bool(finished),
-            n_tokens=int(mask.sum()),
-            logprob=float(logprobs.sum()),
-        )
-        for ids, logprobs, mask, finished in zip(*(c[:, 0] for c in columns), strict=True)
-    ]
 
 
 def _batches(clips: Sequence[Clip], size: int) -> Iterator[Sequence[Clip]]:

@@ -19,11 +19,12 @@ from r1omni.config import PredictParams
 from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.evaluation import evaluate as evaluation
 from r1omni.evaluation.evaluate import wilson_interval
-from r1omni.evaluation.loading import find_checkpoint, load_checkpoint, refuse_training_clips
 from r1omni.evaluation.predict import run_predict
 from r1omni.evaluation.predictions import read_about, read_predictions
 from r1omni.evaluation.report.table1 import render_table1_markdown, render_table1_text
 from r1omni.evaluation.results import read_metrics
+from r1omni.evaluation.seen_clips import refuse_training_clips
+from r1omni.inference.loading import find_checkpoint, load_checkpoint
 from r1omni.model.features import run_features
 
 

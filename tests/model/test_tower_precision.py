@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.original_layout import write_original
 from r1omni.base_model.stage import run_base
 from r1omni.corpora.clip import Clip
-from r1omni.evaluation.loading import load_checkpoint
+from r1omni.inference.loading import load_checkpoint
 from r1omni.machine.state_folders import TrainingPaths
 from r1omni.model import HumanOmniForConditionalGeneration
 from r1omni.training.checkpoints import load_parent, save_checkpoint

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from r1omni import prompts
-from r1omni.evaluation.predict import answer_batch
+from r1omni.inference.greedy import answer_batch
 from r1omni.model import HumanOmniProcessor
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.model.prompting import prefill_prompts

@@ -7,7 +7,7 @@ import torch
 
 from r1omni import completions, prompts
 from r1omni.corpora.clip import Clip
-from r1omni.evaluation.predict import answer_batch
+from r1omni.inference.greedy import answer_batch
 from r1omni.machine.state_folders import TrainingPaths
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.training.checkpoints import freeze

@@ -14,10 +14,10 @@ from pretend_cuda import on_cpu, pretend_cuda
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from r1omni import completions, prompts
-from r1omni.evaluation.answer import features_of
-from r1omni.evaluation.files import ReadFile
-from r1omni.evaluation.predict import answer_batch
-from r1omni.evaluation.probabilities import label_probabilities
+from r1omni.inference.answer import features_of
+from r1omni.inference.files import ReadFile
+from r1omni.inference.greedy import answer_batch
+from r1omni.inference.probabilities import label_probabilities
 from r1omni.media import TowerInputs
 from r1omni.model import packed_linear
 from r1omni.model.feature_store import FeatureStore

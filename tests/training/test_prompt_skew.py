@@ -6,8 +6,8 @@ import pytest
 from clip_files import LIMITS, write_clip
 from test_learning import clip_named, features_of
 
-from r1omni.evaluation.answer import Answer, answer_files
-from r1omni.evaluation.predict import answer_batch
+from r1omni.inference.answer import Answer, answer_files
+from r1omni.inference.greedy import answer_batch
 from r1omni.machine.state_folders import TrainingPaths
 from r1omni.media import decode
 from r1omni.model import HumanOmniForConditionalGeneration as HumanOmni

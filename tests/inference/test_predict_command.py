@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 
 from r1omni.cli import app
 from r1omni.emotions import EMOTIONS
-from r1omni.evaluation.answer import answer_batches
-from r1omni.evaluation.files import Refusal
-from r1omni.evaluation.predict import answer_batch
-from r1omni.evaluation.probabilities import label_probabilities
+from r1omni.inference.answer import answer_batches
+from r1omni.inference.files import Refusal
+from r1omni.inference.greedy import answer_batch
+from r1omni.inference.options import DEFAULTS, choose_options
+from r1omni.inference.probabilities import label_probabilities
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.params_file import ParamsError
-from r1omni.predict_options import DEFAULTS, choose_options
 
 N_FILES = 200
 

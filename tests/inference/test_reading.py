@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from clip_files import LIMITS, write_clip
 
-from r1omni.evaluation.files import ReadFile, Refusal, read_file
-from r1omni.evaluation.reading import read_files
+from r1omni.inference.files import ReadFile, Refusal, read_file
+from r1omni.inference.reading import read_files
 from r1omni.media import MediaSettings, TowerInputs, UnreadableMedia
 
 SETTINGS = MediaSettings(2, 16, "pad", 16000, 1600, 400, 160, 10)

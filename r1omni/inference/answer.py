@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from r1omni.emotions import EMOTIONS, LABELS
-from r1omni.evaluation.files import ReadFile, Refusal
-from r1omni.evaluation.finding import find_files
-from r1omni.evaluation.predict import Answered, answer_batch
-from r1omni.evaluation.probabilities import label_probabilities
-from r1omni.evaluation.reading import read_files
+from r1omni.inference.files import ReadFile, Refusal
+from r1omni.inference.finding import find_files
+from r1omni.inference.greedy import Answered, answer_batch
+from r1omni.inference.probabilities import label_probabilities
+from r1omni.inference.reading import read_files
 from r1omni.judging import Judged, judge
 from r1omni.limits import Limits
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor

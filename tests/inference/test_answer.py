@@ -16,9 +16,9 @@ from r1omni import completions
 from r1omni.cli import app
 from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.emotions import EMOTIONS, LABELS
-from r1omni.evaluation.answer import Answer, answer_files, features_of
-from r1omni.evaluation.files import NO_AUDIO, NO_VIDEO, Refusal, read_file
-from r1omni.evaluation.probabilities import label_probabilities
+from r1omni.inference.answer import Answer, answer_files, features_of
+from r1omni.inference.files import NO_AUDIO, NO_VIDEO, Refusal, read_file
+from r1omni.inference.probabilities import label_probabilities
 from r1omni.judging import judge
 from r1omni.media import UnreadableMedia, decode, preprocess, waveform_to_mel
 from r1omni.model.feature_store import FeatureBatch, FeatureStore

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from r1omni.evaluation.files import ReadFile, Refusal, read_file
+from r1omni.inference.files import ReadFile, Refusal, read_file
 from r1omni.limits import Limits
 from r1omni.media import MediaSettings
 from r1omni.media.pool import Undecoded, read_each

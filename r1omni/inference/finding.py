@@ -18,7 +18,7 @@ from typing import Final
 import av
 from av.format import ContainerFormat
 
-from r1omni.evaluation.files import Refusal
+from r1omni.inference.files import Refusal
 
 # FFmpeg's formats that hold pictures, subtitles, text or references to other files
 _NOT_MEDIA: Final = frozenset((

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from r1omni.evaluation.files import Refusal, read_file
-from r1omni.evaluation.finding import find_files, media_suffixes
+from r1omni.inference.files import Refusal, read_file
+from r1omni.inference.finding import find_files, media_suffixes
 from r1omni.media import MediaSettings, UnreadableMedia
 
 
@@ -112,8 +112,8 @@ def test_a_folder_without_permission_is_named(tmp_path, monkeypatch):
 
 LISTING = """
 import os, sys
-from r1omni.evaluation.finding import find_files
-from r1omni.evaluation.files import Refusal
+from r1omni.inference.finding import find_files
+from r1omni.inference.files import Refusal
 os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))
 for item in find_files([sys.argv[1]]).items:
     print(item.as_text() if isinstance(item, Refusal) else item.name)

@@ -9,8 +9,8 @@ from clip_files import LIMITS, write_clip
 from mutations import mutated
 
 from r1omni.corpora.probing import Unreadable, probe_clips
-from r1omni.evaluation.files import NO_VIDEO, ReadFile, read_file
-from r1omni.evaluation.reading import read_files
+from r1omni.inference.files import NO_VIDEO, ReadFile, read_file
+from r1omni.inference.reading import read_files
 from r1omni.media import MediaSettings, UnreadableMedia, decode, probe
 
 SETTINGS = MediaSettings(4, 16, "pad", 16000, 32000, 400, 160, 10)
