@@ -25,7 +25,7 @@ from r1omni.inference.options import (
     Timeout,
     choose_options,
 )
-from r1omni.machine.lifeline import LIFELINE, die_with_caller, die_with_input
+from r1omni.machine.lifeline import die_with_caller, die_with_parent
 from r1omni.params_file import check_listed, read_params
 from r1omni.stages import PARAMS, ParamsFile, stages
 
@@ -79,8 +79,8 @@ def _start(
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when huggingface_hub is imported
     if "DVC_STAGE" in os.environ:
         die_with_caller()
-    if os.environ.pop(LIFELINE, None):
-        die_with_input()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # a rank: its launcher may be killed
+        die_with_parent()
 
 
 @app.command(rich_help_panel=PEOPLE)

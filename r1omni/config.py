@@ -252,7 +252,6 @@ class MachineParams(Section):
 
     device: Literal["auto", "cpu", "cuda"]
     processes: Count
-    hostfile: Path | None
     zero_stage: Annotated[int, Field(ge=0, le=3)]
     micro_batch_size: Count | None
     gradient_checkpointing: bool

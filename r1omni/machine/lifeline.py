@@ -9,8 +9,6 @@ import threading
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
-LIFELINE = "R1OMNI_LIFELINE"  # set where standard input is one
-TERM = b"TERM\n"  # what is said on it for SIGTERM
 SHELLS = frozenset({"sh", "dash", "bash", "zsh", "ksh"})  # by the names of their processes
 
 
@@ -46,21 +44,6 @@ def die_with_caller() -> None:
         _die()  # one of the two died while we looked
 
     _die_when_ready(caller)
-
-
-def die_with_input() -> None:
-    """As `die_with_parent`, for a parent on another machine: it holds our standard input open.
-
-    SIGKILL when that ends, SIGTERM when the parent writes TERM to it.
-    """
-
-    def watch() -> None:
-        while said := os.read(0, 64):
-            if TERM.strip() in said:
-                os.kill(os.getpid(), signal.SIGTERM)
-        _die()
-
-    threading.Thread(target=watch, name="lifeline", daemon=True).start()
 
 
 def _die_when_ready(process: int) -> None:

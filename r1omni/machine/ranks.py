@@ -11,17 +11,15 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed.rendezvous import rendezvous
 
 from r1omni.config import MachineParams
 from r1omni.machine.device import NO_DEVICE, count_devices
 from r1omni.machine.environment import is_first, local_rank, rank, world_size
-from r1omni.machine.hosts import interface_towards
-from r1omni.machine.launch import RENDEZVOUS
 
 # How many ranks this machine has: our launcher and torchrun say it by the first, DeepSpeed's by the
 # second.
@@ -30,7 +28,6 @@ LOCAL_SIZES = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE")
 # checkpoint of gigabytes, hashes a state, or logs to a store that does not answer. All other work
 # is shared. A rank that has died is noticed at once; this is for a machine that is no longer there.
 PATIENCE = timedelta(minutes=30)
-MEETING = timedelta(minutes=5)  # for ranks of several machines to find each other
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +49,7 @@ def join_ranks(machine: MachineParams) -> torch.device:
     os.environ["DS_ACCELERATOR"] = device.type  # what DeepSpeed goes by when it is imported
     if not distributed.is_initialized():
         alone, store = world_size() == 1, _store()
-        if store is not None and not alone:
+        if not alone:
             _agree(store, device.type, rank(), world_size())
         distributed.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
@@ -83,10 +80,7 @@ def _has_devices(machine: MachineParams) -> bool:
         f"device{'s' * (n_devices != 1)}"
     )
     if machine.device == "cuda" or known != world_size():  # other machines may have enough
-        raise ValueError(
-            f"{short}: set machine.processes (or the hostfile's slots) to {n_devices}, or "
-            "machine.device to cpu"
-        )
+        raise ValueError(f"{short}: set machine.processes to {n_devices}, or machine.device to cpu")
     if is_first() and not distributed.is_initialized():
         logger.warning("%s: training on the CPU; machine.processes: %d uses them", short, n_devices)
     return False
@@ -168,34 +162,8 @@ def _cut(whole: range, parts: int) -> list[range]:
 
 
 def _store() -> Any:
-    """Where the ranks meet: a file or a port, the launcher's own place (None), or nowhere if alone.
-
-    Raises DistNetworkError where the others do not come within a few minutes.
-    """
-    if RENDEZVOUS in os.environ:
-        place = os.environ[RENDEZVOUS]
-        if place.startswith("tcp://"):
-            host, _, port = place.removeprefix("tcp://").rpartition(":")
-            _tell_where(host)
-            tcp = distributed.TCPStore  # type: ignore[attr-defined]
-            store: Any = tcp(host, int(port), world_size(), is_master=rank() == 0, timeout=MEETING)
-        else:
-            path = str(Path(place).absolute())
-            store = distributed.FileStore(path, world_size())  # type: ignore[attr-defined]
-        store.set_timeout(PATIENCE)  # NCCL makes communicators when they are first used
-        return store
-    if world_size() > 1:
-        return None
-    return distributed.HashStore()  # type: ignore[attr-defined]  # alone: no port that others take
-
-
-def _tell_where(first: str) -> None:
-    """Have gloo and NCCL meet on the interface towards the first machine.
-
-    Else gloo takes what this machine's own name stands for, which is often loopback, and NCCL the
-    first that is none, which may be a bridge of containers.
-    """
-    interface = interface_towards(first)
-    if interface is not None:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")  # by its whole name
+    """Where the ranks meet: at MASTER_ADDR and MASTER_PORT; for one alone, nowhere."""
+    if world_size() == 1:
+        return distributed.HashStore()  # type: ignore[attr-defined]  # no port that others take
+    store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
+    return store

@@ -111,7 +111,7 @@ def _newest_whole(folder: Path, recipe: str, layout: str) -> tuple[tuple[Path, i
 
 def _misfit(state: Path, how: str) -> str:
     return (
-        f"{state} {how}: put machine.processes, zero_stage and hostfile back to go on from it, or "
+        f"{state} {how}: put machine.processes and zero_stage back to go on from it, or "
         f"remove {state.parent} to train from the start; nothing was changed"
     )
 

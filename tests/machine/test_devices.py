@@ -16,7 +16,7 @@ from r1omni.training import engine as engines
 def machine(monkeypatch):
     """A machine with so many CUDA devices, and a rank of it that joins what is noted."""
     joined = []
-    for name in (*ranks.LOCAL_SIZES, ranks.RENDEZVOUS, "DS_ACCELERATOR"):
+    for name in (*ranks.LOCAL_SIZES, "DS_ACCELERATOR"):
         monkeypatch.setenv(name, "")  # so that it is put back, whatever join_ranks sets
         monkeypatch.delenv(name)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: joined.append(str(device)))

@@ -7,8 +7,8 @@ import gc
 import multiprocessing
 import os
 import signal
+import socket
 import sys
-import uuid
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 import toy
 
 from r1omni.config import TrackingParams
-from r1omni.machine.launch import RENDEZVOUS
 from r1omni.machine.state_folders import drop_state
 from r1omni.tracking.runs import open_run
 
@@ -43,11 +42,14 @@ class Ranks:
 
     def __init__(self, folder: Path, size: int, target: Callable[..., None], *args: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        rendezvous = folder / f"rendezvous-{uuid.uuid4().hex}"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
         on_cuda = any("cuda" in (arg.values() if isinstance(arg, dict) else [arg]) for arg in args)
         start: Any = (_fresh if on_cuda else _context).Process
         self.processes: list[BaseProcess] = [
-            start(target=_run, args=(rank, size, rendezvous, target, args)) for rank in range(size)
+            start(target=_run, args=(rank, size, port, folder, target, args))
+            for rank in range(size)
         ]
         for process in self.processes:
             process.start()
@@ -80,18 +82,24 @@ class Ranks:
 
 
 def _run(
-    rank: int, size: int, rendezvous: Path, target: Callable[..., None], args: tuple[Any, ...]
+    rank: int,
+    size: int,
+    port: int,
+    folder: Path,
+    target: Callable[..., None],
+    args: tuple[Any, ...],
 ) -> None:
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(size),
-        RENDEZVOUS: str(rendezvous),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
     }
     gc.freeze()  # DeepSpeed collects garbage often, and there are a million objects by now
-    said = (rendezvous.parent / f"said-{rank}").open("a")
+    said = (folder / f"said-{rank}").open("a")
     os.dup2(said.fileno(), 1)
     os.dup2(said.fileno(), 2)
     sys.stdout = sys.stderr = said

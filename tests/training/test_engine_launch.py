@@ -18,8 +18,8 @@ LAUNCH = """
 import sys
 from types import SimpleNamespace
 from r1omni.machine.launch import launch_ranks
-engine = SimpleNamespace(processes=int(sys.argv[1]), hostfile=None, restarts=int(sys.argv[2]))
-sys.exit(launch_ranks(engine, [sys.executable, "-c", *sys.argv[3:]]))
+machine = SimpleNamespace(processes=int(sys.argv[1]), restarts=int(sys.argv[2]))
+sys.exit(launch_ranks(machine, [sys.executable, "-c", *sys.argv[3:]]))
 """
 
 
@@ -64,7 +64,7 @@ def test_one_failed_rank_ends_all_and_is_quoted():
     process = launched(2, code)
     _, said = process.communicate()
     assert process.returncode == 7
-    assert "rank 1 on localhost ended with code 7" in said
+    assert "rank 1 ended with code 7" in said
     assert "no such clip" in said
     assert time.monotonic() - began < 50
 
@@ -79,7 +79,7 @@ def test_a_killed_rank_is_named_and_not_the_one_that_lost_it():
     process = launched(2, code)
     _, said = process.communicate()
     assert process.returncode == 128 + signal.SIGKILL
-    assert said == "rank 1 on localhost was killed (SIGKILL: out of memory?)\n"
+    assert said == "rank 1 was killed (SIGKILL: out of memory?)\n"
 
 
 def test_ranks_start_again_as_often_as_params_allow_and_only_after_a_kill(tmp_path):
@@ -148,12 +148,6 @@ def test_one_process_and_a_launched_rank_train_by_themselves(params, monkeypatch
     assert launch_ranks(params.machine.model_copy(update={"processes": 4})) is None
 
 
-def test_a_missing_hostfile_is_named(params):
-    machine = params.machine.model_copy(update={"hostfile": Path("/no/hosts")})
-    with pytest.raises(ValueError, match=r"/no/hosts: machine\.hostfile names it"):
-        launch_ranks(machine)
-
-
 def ranks_in(state: Path) -> int | None:
     """How many ranks have saved their state together, once they have."""
     for record in state.glob("*/step-*/record.json"):
@@ -190,18 +184,16 @@ def stage_in(folder: Path, repo: Path, world: Path, start: list[str], **machine:
     ("start", "how"),
     [
         (ALONE, {"processes": 2}),
-        (ALONE, {"processes": 1, "hostfile": "hosts"}),
         ([sys.executable, *TORCHRUN, "-m", "r1omni.cli"], {"processes": 1}),
         (
             [sys.executable, *DEEPSPEED, "--no_local_rank", "--module", "r1omni.cli"],
             {"processes": 1},
         ),
     ],
-    ids=["processes", "hostfile", "torchrun", "deepspeed"],
+    ids=["processes", "torchrun", "deepspeed"],
 )
 def test_a_stage_command_trains_in_two_processes(repo, world, tmp_path, start, how):
     """The command that dvc.yaml runs, and the same behind two launchers."""
-    (tmp_path / "hosts").write_text("localhost slots=2\n")
     process = stage_in(tmp_path, repo, world, start, **how)
     until(lambda: process.poll() is not None or ranks_in(tmp_path / ".state" / "checkpoint"))
     assert ranks_in(tmp_path / ".state" / "checkpoint") == 2, (tmp_path / "said").read_text()
@@ -221,7 +213,7 @@ def test_a_rank_that_the_kernel_kills_is_named_and_the_training_goes_on(repo, wo
             rank.kill()
     assert process.wait(timeout=120) == 0, (tmp_path / "said").read_text()[-3000:]
     said = (tmp_path / "said").read_text()
-    assert "rank 1 on localhost was killed (SIGKILL: out of memory?)" in said
+    assert "rank 1 was killed (SIGKILL: out of memory?)" in said
     assert "going on from the last state (machine.restarts: 1 left)" in said
     assert "by peer" not in said
     curves = (tmp_path / "out" / "training" / "curves.jsonl").read_text().splitlines()

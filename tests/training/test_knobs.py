@@ -17,7 +17,6 @@ from r1omni.own_code import CodeChanged
 PARAMS = {"steps": 4, "held_out": 2}
 OTHER = {
     "device": "auto",
-    "hostfile": Path("hosts"),
     "micro_batch_size": 1,
     "gradient_checkpointing": True,
     "prefix": "recompute",
@@ -27,7 +26,7 @@ OTHER = {
     "restarts": 5,
 }
 # What cannot change a single bit on this machine; the others change the order of sums.
-EXACT = ("device", "hostfile", "threads", "save_every", "keep_last", "restarts")
+EXACT = ("device", "threads", "save_every", "keep_last", "restarts")
 ROUNDING = ("micro_batch_size", "gradient_checkpointing", "prefix")
 NOT_TRAINING = {  # what features, decoding and answers take
     *("features_batch_size", "predict_batch_size", "workers", "min_free_gb"),
@@ -134,7 +133,7 @@ def test_a_state_of_another_zero_stage_is_refused_and_nothing_is_touched(world, 
         train("grpo", world, left, {"zero_stage": 1}, PARAMS)
     message = str(refused.value)
     assert "step-000002 is whole and this training's would be ZeRO 1 in fp32" in message
-    assert "put machine.processes, zero_stage and hostfile back" in message
+    assert "put machine.processes and zero_stage back" in message
     assert everything(left) == before
 
 

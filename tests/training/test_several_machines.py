@@ -1,11 +1,10 @@
-"""A hostfile of two machines: one stage, one curve, one life."""
+"""torchrun on two machines: one stage, one curve, one life."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -13,177 +12,104 @@ import pytest
 import toy
 import yaml
 from forked import Ranks, train
-from torch.distributed import DistNetworkError
 from two_machines import missing, two_machines
 
-from r1omni.machine import ranks
 from r1omni.machine.curves import read_curves
-from r1omni.machine.hosts import Host, meeting_point, over_ssh, read_hosts
-from r1omni.machine.launch import RENDEZVOUS
+
+STEPS = 12
 
 
 @pytest.fixture(scope="module")
-def machines(tmp_path_factory):
-    """Two machines with ssh between them."""
+def machines():
+    """Two machines that reach each other."""
     if why := missing():
         pytest.skip(why)
-    with two_machines(tmp_path_factory.mktemp("machines")) as found:
+    with two_machines() as found:
         yield found
 
 
-def project(folder: Path, repo: Path, hosts: list[str], steps: int) -> Path:
-    """A folder whose params.yaml trains on the hosts."""
+def project(folder: Path, repo: Path) -> Path:
+    """A folder whose params.yaml trains a process on each machine."""
     folder.mkdir()
-    (folder / "hosts").write_text("".join(f"{host} slots=1\n" for host in hosts))
     values = yaml.safe_load((repo / "params.yaml").read_text())
-    machine = toy.machine_params(hostfile="hosts", processes=1, zero_stage=2, save_every=1000)
+    machine = toy.machine_params(processes=1, zero_stage=2, save_every=1000)
     values["machine"] = machine.model_dump(mode="json")
-    values["grpo"] = toy.grpo_params(steps=steps).model_dump(mode="json")
+    values["grpo"] = toy.grpo_params(steps=STEPS).model_dump(mode="json")
     values["held_out"]["clips"] = 0
     values["tracking"] |= {"uri": "sqlite:////proc/none.db", "system_metrics": False}
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     return folder
 
 
-def begin(machines, folder: Path, world: Path) -> "subprocess.Popen[bytes]":
-    """The command that dvc.yaml runs, on the first machine."""
-    command = [sys.executable, "-m", "r1omni.cli", "grpo", str(world / "parent"), "out/checkpoint"]
-    command += ["--manifest", str(world / "manifest.parquet"), "--training", "out/training"]
-    command += ["--features", str(world / "features")]
-    with (folder / "said").open("ab") as said:
-        environment = {**os.environ, "PATH": machines.path, "DVC_ROOT": str(folder)}
+def begin(machines, folder: Path, world: Path) -> list["subprocess.Popen[bytes]"]:
+    """The stage's command behind torchrun on both machines, as the how-to says."""
+    stage = ["-m", "r1omni.cli", "grpo", str(world / "parent"), "out/checkpoint"]
+    stage += ["--manifest", str(world / "manifest.parquet"), "--training", "out/training"]
+    stage += ["--features", str(world / "features")]
+    both = []
+    for number, end in enumerate("ab"):
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
+        torchrun += ["--nproc-per-node", "1", "--node-rank", str(number)]
+        torchrun += ["--master-addr", machines.first, "--master-port", "29511"]
+        environment = {**os.environ, "DVC_ROOT": str(folder), "GLOO_SOCKET_IFNAME": f"v{end}"}
         environment.pop("RANK", None)
-        streams = {"stdout": said, "stderr": said, "start_new_session": True}
-        return machines.run(command, cwd=folder, env=environment, **streams)
+        with (folder / "said").open("ab") as said:
+            streams = {"stdout": said, "stderr": said, "cwd": folder, "env": environment}
+            both.append(machines.run(end, [*torchrun, *stage], **streams))
+    return both
 
 
-def curves_in(folder: Path) -> Path:
+def steps_in(folder: Path) -> int:
     found = (folder / ".state" / "checkpoint").glob("*/curves.jsonl")
-    return next(found, folder / "no curves yet")
+    return len(read_curves(next(found, folder / "no curves yet")))
 
 
-def after_steps(process, folder: Path, n: int) -> None:
+def after_steps(both, folder: Path, n: int) -> None:
     """Wait until n steps are in the curves."""
     until = time.monotonic() + 120
-    while process.poll() is None and len(read_curves(curves_in(folder))) < n:
+    while steps_in(folder) < n:
+        assert all(process.poll() is None for process in both), (folder / "said").read_text()[
+            -3000:
+        ]
         assert time.monotonic() < until, (folder / "said").read_text()[-3000:]
         time.sleep(0.01)
-    assert process.poll() is None, (folder / "said").read_text()[-3000:]
 
 
-def ranks_of(folder: Path) -> list[psutil.Process]:
-    """The training processes of a project, on both machines."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "cwd", "environ"]):
-        command = process.info["cmdline"] or []
-        ranked = "RANK" in (process.info["environ"] or {})
-        if ranked and "r1omni.cli" in command and process.info["cwd"] == str(folder):
-            found.append(process)
-    return found
+def ranks_of(both) -> list[psutil.Process]:
+    """The training processes, on both machines."""
+    return [rank for process in both for rank in psutil.Process(process.pid).children()]
 
 
 def test_two_machines_stop_die_continue_and_end_as_one_process_does(
     machines, repo, world, tmp_path
 ):
-    steps = 40
-    hosts = [machines.first, machines.second]
-    folder = project(tmp_path / "project", repo, hosts, steps)
-    process = begin(machines, folder, world)
-    after_steps(process, folder, 3)
-    here, there = ranks_of(folder)
-    assert {rank.environ()["RANK"] for rank in (here, there)} == {"0", "1"}
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 143, (folder / "said").read_text()[-3000:]
-    saved = [path.name for path in curves_in(folder).parent.glob("step-*")]
-    assert saved == [f"step-{len(read_curves(curves_in(folder))):06d}"]
+    folder = project(tmp_path / "project", repo)
+    both = begin(machines, folder, world)
+    after_steps(both, folder, 2)
+    both[1].send_signal(signal.SIGTERM)  # on one machine: both save the same step
+    for process in both:
+        process.wait(timeout=60)
+    (saved,) = (folder / ".state" / "checkpoint").glob("*/step-*")
+    assert saved.name == f"step-{steps_in(folder):06d}", (folder / "said").read_text()[-3000:]
+    stopped_at = steps_in(folder)
 
-    process = begin(machines, folder, world)  # as Prefect's cancel does: all get SIGTERM at once
-    after_steps(process, folder, len(read_curves(curves_in(folder))) + 2)
-    os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=60) == 143, (folder / "said").read_text()[-3000:]
-    saved = sorted(path.name for path in curves_in(folder).parent.glob("step-*"))
-    assert saved[-1] == f"step-{len(read_curves(curves_in(folder))):06d}"
-
-    process = begin(machines, folder, world)
-    after_steps(process, folder, len(read_curves(curves_in(folder))) + 2)
-    ranks = ranks_of(folder)
+    both = begin(machines, folder, world)
+    after_steps(both, folder, stopped_at + 2)
+    ranks = ranks_of(both)
     assert len(ranks) == 2
-    process.kill()
-    process.wait()
-    assert psutil.wait_procs(ranks, timeout=10)[1] == []
+    both[0].kill()  # torchrun itself: its rank dies with it, the other one notices
+    assert psutil.wait_procs(ranks, timeout=60)[1] == []
+    for process in both:
+        process.wait(timeout=60)
 
-    assert begin(machines, folder, world).wait(timeout=120) == 0, (folder / "said").read_text()
+    for process in begin(machines, folder, world):
+        assert process.wait(timeout=120) == 0, (folder / "said").read_text()[-3000:]
     found = read_curves(folder / "out" / "training" / "curves.jsonl")
     alone = tmp_path / "alone"
-    one = Ranks(alone, 1, train, "grpo", world, alone, {"zero_stage": 2}, {"steps": steps})
+    one = Ranks(alone, 1, train, "grpo", world, alone, {"zero_stage": 2}, {"steps": STEPS})
     assert one.wait() == [0]
     expected = read_curves(alone / "training" / "curves.jsonl")
-    assert [row["step"] for row in found] == list(range(1, steps + 1))
+    assert [row["step"] for row in found] == list(range(1, STEPS + 1))
     for ours, theirs in zip(found, expected, strict=True):
         for name in ("train/loss", "train/kl", "reward/total", "optim/grad_norm"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-5, abs=1e-7)
-
-
-def test_a_machine_that_does_not_answer_is_named(machines, repo, world, tmp_path):
-    folder = project(tmp_path / "project", repo, [machines.first, "10.77.0.9"], 4)
-    assert begin(machines, folder, world).wait(timeout=60) == 255
-    said = (folder / "said").read_text()
-    assert "rank 1 on 10.77.0.9 ended with code 255; the last it said:\nssh: connect" in said
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ("a slots=1\nb slots\n", r"hosts:2: expected `host slots=N`, found 'b slots'"),
-        ("a 2\n", r"hosts:1: expected `host slots=N`"),
-        ("a slots=0\n", r"hosts:1: expected `host slots=N`"),
-        ("-oProxyCommand=x slots=1\n", r"hosts:1: expected `host slots=N`"),
-        ("a slots=1\n\na slots=2 # again\n", r"hosts:3: a stands there twice"),
-        ("# nobody\n", r"hosts: names no machine"),
-        ("localhost slots=1\nb slots=1\n", r"the others cannot reach `localhost`"),
-    ],
-)
-def test_a_hostfile_that_cannot_be_meant_is_refused_with_its_line(tmp_path, text, complaint):
-    (tmp_path / "hosts").write_text(text)
-    with pytest.raises(ValueError, match=complaint):
-        read_hosts(tmp_path / "hosts")
-
-
-def test_a_hostfile_by_hand(tmp_path):
-    (tmp_path / "hosts").write_text("one slots=8 # the first\n\ntwo slots=4\n")
-    assert read_hosts(tmp_path / "hosts") == [Host("one", 8), Host("two", 4)]
-
-
-def test_a_rank_elsewhere_gets_its_place_and_no_secret(monkeypatch):
-    monkeypatch.setenv("NCCL_DEBUG", "INFO $HOME")
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hush")
-    *_, host, script = over_ssh("two", ["python", "-m", "x"], {"RANK": "1"})
-    assert host == "two"
-    assert "'NCCL_DEBUG=INFO $HOME'" in script
-    assert " RANK=1 " in script
-    assert script.endswith(" python -m x")
-    assert "hush" not in script
-
-
-def test_ranks_meet_at_the_first_machine(monkeypatch):
-    monkeypatch.setenv("MASTER_PORT", "1234")  # 192.0.2.0/24 is nobody's
-    assert meeting_point([Host("192.0.2.1", 1), Host("b", 1)]) == "tcp://192.0.2.1:1234"
-    monkeypatch.delenv("MASTER_PORT")
-    assert meeting_point([Host("me@192.0.2.1", 1)]) == "tcp://192.0.2.1:29500"
-    address, _, port = meeting_point([Host("127.0.0.1", 1)]).rpartition(":")
-    assert address == "tcp://127.0.0.1"
-    assert int(port) > 1023
-
-
-def test_one_machine_by_two_names_is_refused():
-    with pytest.raises(ValueError, match=r"this machine twice: localhost and 127\.0\.0\.1"):
-        meeting_point([Host("localhost", 1), Host("127.0.0.1", 1)])
-
-
-def test_a_rank_that_finds_nobody_at_the_meeting_point_gives_up(monkeypatch):
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv(RENDEZVOUS, meeting_point([Host("127.0.0.1", 1)]))
-    monkeypatch.setattr(ranks, "MEETING", timedelta(seconds=1))
-    with pytest.raises(DistNetworkError, match=r"127\.0\.0\.1"):
-        ranks._store()

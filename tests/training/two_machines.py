@@ -1,43 +1,27 @@
-"""Two network namespaces as two machines on one disk: own addresses, own loopback, ssh between.
-
-sshd answers in the second where it is installed; else a stand-in for ssh enters the namespace.
-"""
+"""Two network namespaces as two machines on one disk: own addresses, own loopback."""
 
 import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 ETC = Path("/etc/netns")  # where iproute2 looks for a namespace's own /etc/hosts
-STAND_IN = """#!/bin/sh
-while [ "${1#-}" != "$1" ]; do [ "$1" = -o ] && shift; shift; done
-host=$1; shift
-[ "$host" = beta ] || { echo "ssh: connect to host $host port 22: refused" >&2; exit 255; }
-exec ip netns exec @NAME@ sh -c "$*"
-"""
-REAL = """#!/bin/sh
-exec @SSH@ -F none -i @KEY@ -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \\
-    -o LogLevel=ERROR "$@"
-"""
 
 
 @dataclass(frozen=True)
 class Machines:
-    """The first runs stages; both are named as a hostfile names them."""
+    """Both are reached by an address; each has one interface beside its loopback."""
 
     name: str
-    first: str
-    second: str
-    path: str  # with an ssh that reaches the second
+    first: str  # the first one's address
 
-    def run(self, command: list[str], **options: object) -> "subprocess.Popen[bytes]":
-        """Start a command on the first machine."""
-        inside = ["ip", "netns", "exec", f"{self.name}a", *command]
+    def run(self, end: str, command: list[str], **options: object) -> "subprocess.Popen[bytes]":
+        """Start a command on the machine a or b."""
+        inside = ["ip", "netns", "exec", f"{self.name}{end}", *command]
         return subprocess.Popen(inside, **options)  # type: ignore[call-overload,no-any-return]
 
 
@@ -54,7 +38,7 @@ def missing() -> str | None:
 
 
 @contextmanager
-def two_machines(folder: Path) -> Iterator[Machines]:
+def two_machines() -> Iterator[Machines]:
     """Both machines, until the block ends."""
     name = f"r1m{os.getpid()}"
     first, second = "10.77.0.1", "10.77.0.2"
@@ -73,8 +57,7 @@ def two_machines(folder: Path) -> Iterator[Machines]:
             *(f"-n {name}{end} link set {link} up" for end in "ab" for link in ("lo", f"v{end}")),
         ):
             subprocess.run(["ip", *words.split()], check=True)
-        ssh = _ssh(folder, f"{name}b")
-        yield Machines(name, "alpha", "beta", f"{ssh.parent}{os.pathsep}{os.environ['PATH']}")
+        yield Machines(name, first)
     finally:
         for end in "ab":
             inside = ["ip", "netns", "pids", f"{name}{end}"]
@@ -82,42 +65,3 @@ def two_machines(folder: Path) -> Iterator[Machines]:
                 subprocess.run(["kill", "-9", pid], check=False)
             subprocess.run(["ip", "netns", "del", f"{name}{end}"], check=False)
             shutil.rmtree(ETC / f"{name}{end}")
-
-
-def _ssh(folder: Path, namespace: str) -> Path:
-    """An `ssh` in a folder of its own."""
-    ssh = folder / "bin" / "ssh"
-    ssh.parent.mkdir(parents=True)
-    sshd, client = shutil.which("sshd", path="/usr/sbin:/usr/bin"), shutil.which("ssh")
-    if sshd and client:
-        script = REAL.replace("@SSH@", client).replace(
-            "@KEY@", str(_serve(folder, namespace, sshd))
-        )
-    else:
-        script = STAND_IN.replace("@NAME@", namespace)
-    ssh.write_text(script)
-    ssh.chmod(0o755)
-    return ssh
-
-
-def _serve(folder: Path, namespace: str, sshd: str) -> Path:
-    """The key that sshd takes in the namespace."""
-    for name in ("host", "user"):
-        keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
-        subprocess.run(keygen, check=True)
-    Path("/run/sshd").mkdir(exist_ok=True)
-    pid = folder / "pid"
-    options = {
-        "HostKey": folder / "host",
-        "AuthorizedKeysFile": folder / "user.pub",
-        "PidFile": pid,
-        "StrictModes": "no",
-        "PermitRootLogin": "prohibit-password",
-        "UsePAM": "no",
-    }
-    words = [word for pair in options.items() for word in ("-o", f"{pair[0]}={pair[1]}")]
-    subprocess.run(["ip", "netns", "exec", namespace, sshd, "-f", "/dev/null", *words], check=True)
-    until = time.monotonic() + 10
-    while not pid.exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    return folder / "user"
