@@ -40,7 +40,8 @@ class Clip:
     compound emotion), summing to 1, or None where nobody counted. `audio_duration`: the sound's
     length in seconds, 0 without sound; what is longer than media.audio_seconds is cut. Where there
     is `digital_silence`, every sample of the sound is 0. `lost_packets` of the sound could not be
-    decoded and are silence. Manifests from before these three columns have none of them.
+    decoded and are silence. By the prints (prints.py) copies are found; None where sound or picture
+    is too little to go by. Manifests from before these five columns have none of them.
     """
 
     clip_id: str
@@ -60,6 +61,8 @@ class Clip:
     audio_duration: float = 0.0
     digital_silence: bool = False
     lost_packets: int = 0
+    sound_print: str | None = None
+    picture_print: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ _DTYPES = {
     "sha256": "string",
 }
 _SOUND = {"audio_duration": "float64", "digital_silence": "bool", "lost_packets": "int64"}
+_PRINTS = {"sound_print": "string", "picture_print": "string"}
 _SOFT_LABEL = "soft_label"  # JSON; stands only in the manifest of a corpus whose votes are known
 _ROWS = 1024  # written at once: what bounds the memory
 _NOTE = b"r1omni"  # a parquet file's metadata: JSON on what its rows are about
@@ -107,13 +111,13 @@ def write_sorted_manifest(
     clips: Iterable[Clip], path: Path, *, soft: bool, note: Mapping[str, Any] | None = None
 ) -> None:
     """Write clips that come sorted by clip_id, a few at a time; `soft`: with their soft labels."""
-    dtypes = _DTYPES | _SOUND | ({_SOFT_LABEL: "string"} if soft else {})
+    dtypes = _DTYPES | _SOUND | _PRINTS | ({_SOFT_LABEL: "string"} if soft else {})
     _write((_cells(clip) for clip in clips), dtypes, path, note)
 
 
 def read_manifest(path: Path) -> list[Clip]:
     """The clips of a manifest. Raises ValueError naming the file if it is none."""
-    rows = _read(path, "manifest", list(_DTYPES), [*_SOUND, _SOFT_LABEL])
+    rows = _read(path, "manifest", list(_DTYPES), [*_SOUND, *_PRINTS, _SOFT_LABEL])
     return [Clip(**row | _soft_label(path, row)) for row in rows]
 
 

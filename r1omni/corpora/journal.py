@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from r1omni import media
-from r1omni.corpora import probe_worker
+from r1omni.corpora import content, prints, probe_worker
 from r1omni.corpora.clip import Clip, Reject
 from r1omni.corpora.probing import Finding
 
@@ -162,7 +162,8 @@ def _stamp(path: Path) -> str:
 
 @cache
 def _code() -> str:
-    assert probe_worker.__file__ is not None
     digest = hashlib.sha256(media.code_hash().encode())
-    digest.update(Path(probe_worker.__file__).read_bytes())
+    for module in (content, prints, probe_worker):
+        assert module.__file__ is not None
+        digest.update(Path(module.__file__).read_bytes())
     return digest.hexdigest()[:16]

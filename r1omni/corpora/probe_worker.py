@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from r1omni.corpora.prints import Sketch
 from r1omni.limits import Limits, limit_memory
 from r1omni.media import UnreadableMedia, probe
 
@@ -37,9 +38,11 @@ def inspect(path: Path, max_pixels: int | None = None) -> dict[str, Any]:
     """The Finding of `path` as JSON: its fields, or `{"error": why it is unreadable}`."""
     try:
         sha256 = _sha256(path)
-        found = probe(path, max_pixels)
+        sketch = Sketch()
+        found = probe(path, max_pixels, sketch)
     except (UnreadableMedia, OSError) as error:
         return {"error": str(error)}
+    sound_print, picture_print = sketch.prints()
     return {
         "duration": float(found.duration),
         "fps": float(found.fps),
@@ -49,6 +52,8 @@ def inspect(path: Path, max_pixels: int | None = None) -> dict[str, Any]:
         "audio_duration": round(found.sound.seconds, 6),
         "digital_silence": found.sound.digital_silence,
         "lost_packets": found.sound.n_lost,
+        "sound_print": sound_print,
+        "picture_print": picture_print,
     }
 
 

@@ -35,6 +35,8 @@ class Finding:
     audio_duration: float = 0.0
     digital_silence: bool = False
     lost_packets: int = 0
+    sound_print: str | None = None
+    picture_print: str | None = None
 
 
 @dataclass(frozen=True)

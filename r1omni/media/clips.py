@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import av
 import numpy as np
@@ -77,7 +77,14 @@ class Probe:
         return self.sound.is_there
 
 
-def probe(path: Path, max_pixels: int | None = None) -> Probe:
+class Observer(Protocol):
+    """Is shown the frames of a clip while it is probed: all of its sound, its first pictures."""
+
+    def hear(self, frame: av.AudioFrame) -> None: ...
+    def see(self, frame: av.VideoFrame) -> None: ...
+
+
+def probe(path: Path, max_pixels: int | None = None, observer: Observer | None = None) -> Probe:
     """What the clip file holds, once its audio and its first frames have really decoded.
 
     Raises UnreadableMedia for whatever `decode` would raise it for, e.g. a truncated download
@@ -88,7 +95,7 @@ def probe(path: Path, max_pixels: int | None = None) -> Probe:
     """
     with explained(path):
         with open_media(path, max_pixels) as container:
-            played = _Played(path, container)
+            played = _Played(path, container, observer)
             header, form = _header(path, container), _form(path, container)
         n_frames = _check_pictures(path, header, form, played, max_pixels)
     duration = played.seconds or n_frames / played.rate
@@ -170,10 +177,13 @@ class _Played:
     decoded well, nor does a packet that gives none.
     """
 
-    def __init__(self, path: Path, container: InputContainer) -> None:
+    def __init__(
+        self, path: Path, container: InputContainer, observer: Observer | None = None
+    ) -> None:
         video = picture_stream(path, container)
         audio = next(iter(container.streams.audio), None)
-        reader = None if audio is None else SoundReader(path, container)
+        hear = None if observer is None else observer.hear
+        reader = None if audio is None else SoundReader(path, container, listener=hear)
         video.thread_type = "NONE"  # the processes are the threads
         self.watched = self.damaged = 0
         sizes = set()
@@ -189,7 +199,10 @@ class _Played:
                 frames = decode_packet(packet)
                 self.watched += 1 if frames is None else len(frames)
                 self.damaged += 1 if frames is None else sum(f.is_corrupt for f in frames)
-                sizes |= {(frame.width, frame.height) for frame in frames or ()}
+                for frame in frames or ():
+                    sizes.add((frame.width, frame.height))
+                    if observer is not None:
+                        observer.see(frame)
         self.is_whole = not self.damaged and self.watched < _WATCHED_FRAMES and len(sizes) == 1
         self.seconds = clock.seconds()
         self.sound = NO_SOUND if reader is None else reader.finish()

@@ -1,5 +1,6 @@
 """A clip's sound, packet by packet: how much of it decodes, when it sounds, and the waveform."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -67,7 +68,7 @@ class SoundReader:
 
     A sound that starts after the picture, or jumps ahead, has silence in the gap. Time stamps that
     jump back, or beyond the end of the file, are not believed. Without a `sampling_rate` there is
-    no waveform: what is there is only counted.
+    no waveform: what is there is only counted. Each decoded frame is shown to `listener`.
     """
 
     def __init__(
@@ -76,8 +77,10 @@ class SoundReader:
         container: InputContainer,
         sampling_rate: int | None = None,
         keep: int | None = None,
+        listener: Callable[[av.AudioFrame], None] | None = None,
     ) -> None:
         self._path = path
+        self._listener = listener
         self._stream = container.streams.audio[0]
         refuse_unknown_codec(path, self._stream)
         self._mp4 = "mp4" in container.format.name
@@ -135,6 +138,8 @@ class SoundReader:
         self._samples += frame.samples
         self._seconds += gap + frame.samples / frame.sample_rate
         self._silent = self._silent and _is_still(frame)
+        if self._listener is not None:
+            self._listener(frame)
         if self._waveform is not None:
             if gap:
                 self._waveform.add_silence(round(gap * frame.sample_rate), frame)
