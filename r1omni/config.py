@@ -187,6 +187,7 @@ class ValidationParams(Section):
     min_clips_per_label: Annotated[int, Field(ge=0)]
     min_clips: Annotated[int, Field(ge=0)]
     max_copies: Annotated[int, Field(ge=0)]
+    same_sound: Annotated[float, Field(ge=0.8, le=1.01)]
 
 
 class MediaParams(Section):

@@ -15,6 +15,7 @@ RECIPE_CODE = (
     "model/*.py",
     "training/*.py",
     "corpora/clip.py",
+    "corpora/content.py",
     "corpora/origin.py",
     "corpora/synthetic/attributes.py",
     "completions.py",

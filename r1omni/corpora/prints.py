@@ -9,7 +9,7 @@ All sums are of whole numbers that float64 holds exactly: prints are the same on
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import av
 import numpy as np
@@ -20,6 +20,7 @@ from r1omni.corpora.content import BANDS, CELLS, SEGMENTS
 Wide = npt.NDArray[np.float64]  # whole numbers
 Grey = npt.NDArray[np.uint8]
 
+_TYPES: Final = {"u8": "u1", "s16": "i2", "s32": "i4", "flt": "f4", "dbl": "f8"}  # of samples
 _RATE: Final = 4000  # Hz, about, of the sound that is looked at
 _RATES: Final = (_RATE, 400_000)  # of sounds that have a print
 _TAPS: Final = 8  # of the low pass, for each sample that is dropped
@@ -47,8 +48,7 @@ class Sketch:
     """The prints of a clip whose decoded frames are shown to it in their order."""
 
     def __init__(self) -> None:
-        self._sound: list[Wide] = []
-        self._rate: int | None = None
+        self._sound: list[av.AudioFrame] = []
         self._heard = 0.0  # s
         self._pictures: list[Grey] = []
         self._last: av.VideoFrame | None = None
@@ -56,9 +56,8 @@ class Sketch:
 
     def hear(self, frame: av.AudioFrame) -> None:
         """Take a frame of sound; what comes after the first seconds does not count."""
-        self._rate = self._rate or frame.sample_rate
-        if frame.sample_rate == self._rate and self._heard < _HEARD:
-            self._sound.append(_mono(frame))
+        if self._heard < _HEARD and (not self._sound or _form(frame) == _form(self._sound[0])):
+            self._sound.append(frame)
             self._heard += frame.samples / frame.sample_rate
 
     def see(self, frame: av.VideoFrame) -> None:
@@ -75,7 +74,8 @@ class Sketch:
         """Sound and picture print in hexadecimal; None where there is too little to go by."""
         if self._last is not None and self._last.time is not None:
             self._look(self._last, self._last.time - self._start + 1e-6)
-        sound = sound_print(np.concatenate(self._sound), self._rate or 0) if self._sound else None
+        known = self._sound and self._sound[0].format.name.removesuffix("p") in _TYPES
+        sound = sound_print(_mono(self._sound), self._sound[0].sample_rate) if known else None
         return sound, picture_print(self._pictures)
 
     def _look(self, frame: av.VideoFrame, until: float) -> None:
@@ -116,36 +116,55 @@ def picture_print(pictures: Sequence[Grey]) -> str | None:
     return np.stack(pictures).tobytes().hex() if spread >= (_FLAT * cells.size) ** 2 else None
 
 
-def _mono(frame: av.AudioFrame) -> Wide:
-    """A frame's sound as whole numbers of 16 bits, the mean of its channels (S,)."""
-    samples: Any = frame.to_ndarray()  # (channels, S), or (1, S x channels)
+def _form(frame: av.AudioFrame) -> tuple[str, int, int]:
+    return frame.format.name, frame.layout.nb_channels, frame.sample_rate
+
+
+def _mono(frames: Sequence[av.AudioFrame]) -> Wide:
+    """The frames' sound as whole numbers of 16 bits, the mean of its channels (S,)."""
+    name, channels, _ = _form(frames[0])
+    kind = _TYPES[name.removesuffix("p")]
+    planes = channels if name.endswith("p") else 1  # packed samples take turns in one plane
+    sound: Any = 0
+    for parts in zip(
+        *(cast(Sequence[Any], frame.planes)[:planes] for frame in frames), strict=True
+    ):
+        pieces = [
+            np.frombuffer(part, kind, frame.samples * channels // planes)
+            for part, frame in zip(parts, frames, strict=True)
+        ]
+        sound = sound + _sixteen_bits(np.concatenate(pieces))
+    return np.asarray(np.floor(sound.reshape(-1, channels // planes).sum(axis=1) / channels))
+
+
+def _sixteen_bits(samples: npt.NDArray[Any]) -> Wide:
+    """Samples of any type as whole numbers from -2^15 to 2^15."""
     if samples.dtype.kind == "f":
-        samples = np.rint(np.nan_to_num(np.clip(samples, -1, 1) * 32767)).astype(np.int64)
-    elif samples.dtype == np.uint8:
-        samples = (samples.astype(np.int64) - 128) << 8
-    else:
-        samples = samples.astype(np.int64) >> (8 * samples.dtype.itemsize - 16)
-    channels = frame.layout.nb_channels
-    by_channel = samples if frame.format.is_planar else samples.reshape(-1, channels).T
-    return np.asarray(by_channel.sum(axis=0) // channels, dtype=np.float64)
+        return np.rint(np.nan_to_num(np.clip(samples.astype(np.float64), -1, 1)) * 2**15)
+    wide = samples.astype(np.float64)
+    return (
+        (wide - 128) * 2**8
+        if samples.dtype == np.uint8
+        else np.floor(wide / 2 ** (8 * samples.itemsize - 16))
+    )
 
 
 def _thinned(sound: Wide, several: int) -> Wide:
     """One sample of `several`, once frequencies that are too high for it are filtered out."""
-    taps = _low_pass(several)
-    if len(sound) < len(taps):
-        return sound[:0]
-    windows = np.lib.stride_tricks.sliding_window_view(sound, len(taps))[::several]
-    return np.floor(windows @ taps / 2**12)
+    rows = sound[: len(sound) // several * several].reshape(-1, several)
+    parts = rows @ _low_pass(several).T  # (rows, _TAPS): what each row adds to eight sums
+    n = max(0, len(rows) - _TAPS + 1)
+    sums = np.sum([parts[i : i + n, i] for i in range(_TAPS)], axis=0)
+    return np.asarray(np.floor(sums / 2**12))
 
 
 @lru_cache(maxsize=8)
 def _low_pass(several: int) -> Wide:
-    """A windowed sinc of whole numbers whose sum is about 2^12."""
+    """A windowed sinc of whole numbers whose sum is about 2^12 (_TAPS, several)."""
     n = _TAPS * several
     place = (np.arange(n) - (n - 1) / 2) / several
     taps = np.sinc(_PASSED * place) * np.hanning(n)
-    return np.asarray(np.rint(taps / taps.sum() * 2**12))
+    return np.asarray(np.rint(taps / taps.sum() * 2**12)).reshape(_TAPS, several)
 
 
 @lru_cache(maxsize=8)
@@ -168,10 +187,17 @@ def _brightness(frame: av.VideoFrame) -> Grey:
 
 def _shrunk(picture: Grey) -> Grey:
     """The means of the picture's cells: (H, W) -> (_SIDE, _SIDE)."""
-    cells: Any = picture[:: max(1, picture.shape[0] // _FINE), :: max(1, picture.shape[1] // _FINE)]
-    for axis, side in enumerate(cells.shape):
-        edges = np.arange(_SIDE + 1) * side // _SIDE
-        counts = np.maximum(np.diff(edges), 1)
-        sums = np.add.reduceat(cells, edges[:-1], axis=axis, dtype=np.int64)
-        cells = sums // (counts[:, None] if axis == 0 else counts)
-    return np.asarray(cells, dtype=np.uint8)
+    down, across = (max(1, side // _FINE) for side in picture.shape)
+    sampled = picture[::down, ::across].astype(np.float64)
+    rows, columns = (_cells(side) for side in sampled.shape)
+    counts = np.outer(rows.sum(axis=1), columns.sum(axis=1))
+    return np.asarray(np.floor(rows @ sampled @ columns.T / counts), dtype=np.uint8)
+
+
+@lru_cache(maxsize=64)
+def _cells(side: int) -> Wide:
+    """Which of `side` rows belong to which of _SIDE cells, each at least one: 0 or 1."""
+    edges = np.arange(_SIDE + 1)[:, None] * side // _SIDE
+    places = np.arange(side)
+    ends = np.maximum(edges[1:], edges[:-1] + 1)
+    return np.asarray((places >= edges[:-1]) & (places < ends), dtype=np.float64)

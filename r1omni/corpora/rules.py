@@ -5,6 +5,7 @@ too small) is counted into a column of its own first, so that every failure has 
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,6 +15,7 @@ import pandas as pd
 
 from r1omni.config import ValidationParams
 from r1omni.corpora.clip import Clip, SoftLabel, Split, read_manifest
+from r1omni.corpora.content import group_by_content, likeness
 from r1omni.emotions import EMOTIONS, LABELS
 
 SPLITS: Final[tuple[str, ...]] = get_args(Split)
@@ -24,7 +26,8 @@ _TESTED_SPLITS: Final[Mapping[str, tuple[str, ...]]] = {
     "mafw": ("train", "test"),
     "ravdess": ("test",),
 }
-_OPTIONAL: Final = ("label", "fold", "subject", "rationale", "soft_label")
+_PRINTS: Final = ("sound_print", "picture_print")
+_OPTIONAL: Final = ("label", "fold", "subject", "rationale", "soft_label", *_PRINTS)
 
 
 @dataclass(frozen=True)
@@ -40,19 +43,24 @@ class Rule:
     high: float | None = None
 
 
-def read_manifests(manifests: Sequence[Path]) -> pd.DataFrame:
+def read_manifests(manifests: Sequence[Path], same_sound: float) -> pd.DataFrame:
     """All rows, with `manifest` (the file's stem) and the columns that the rules look at.
 
+    Clips whose sounds are alike by `same_sound` have the same number in `content` (content.py).
     Raises ValueError naming the file that is no manifest.
     """
     names = manifest_names(manifests)
-    rows = [
-        {"manifest": name} | asdict(clip)
+    clips = [
+        (name, clip)
         for name, path in zip(names, manifests, strict=True)
         for clip in read_manifest(path)
     ]
-    columns = ["manifest", *(f.name for f in fields(Clip))]
+    rows = [{"manifest": name} | asdict(clip) for name, clip in clips]
+    columns = ["manifest", *(f.name for f in fields(Clip) if f.name not in _PRINTS)]
     table = pd.DataFrame(rows, columns=columns, dtype=object)
+    listed = [clip for _, clip in clips]
+    content = group_by_content(listed, same_sound)
+    table = table.assign(content=content, copy_of=_name_copies(listed, content))
     for column in ("duration", "fps", "n_frames"):
         table[column] = pd.to_numeric(table[column], errors="coerce")
     return _counted(table)
@@ -83,12 +91,12 @@ def build_rules(
         Rule("frame_rate", "fps", "clips have a frame rate", "bounds", low=0.1, high=1000),
         Rule("subject_in_one_split", "splits_of_subject", "no person or film in two splits of "
              f"a corpus{_unknown_subjects(table)}", "bounds", high=1),
-        Rule("content_in_one_split", "splits_of_content", "no file's bytes in two splits, of one "
-             "corpus or of two", "bounds", high=1),
-        Rule("content_has_one_label", "labels_of_content", "no file's bytes under two labels in a "
-             "split of a corpus", "bounds", high=1),
+        Rule("content_in_one_split", "splits_of_content", "no clip's content in two splits, of one "
+             "corpus or of two, however it is encoded", "bounds", high=1),
+        Rule("content_has_one_label", "labels_of_content", "no clip's content under two labels in "
+             "a split of a corpus", "bounds", high=1),
         Rule("content_once", "copies_in_split", f"at most {validation.max_copies} clips in a split "
-             "of a corpus have the bytes of another one (validation.max_copies)", "bounds",
+             "of a corpus have the content of another one (validation.max_copies)", "bounds",
              high=validation.max_copies),
         Rule("one_fold", "fold_is_usual", "a corpus comes from one fold", "allowed", (True,)),
         Rule("enough_clips_per_label", "clips_of_label", f"labels have at least "
@@ -145,8 +153,8 @@ def _counted(table: pd.DataFrame) -> pd.DataFrame:
     splits = table["split"].fillna("")
     by_class = table["manifest"] + "/" + splits.astype(str) + "/" + labels.astype(str)
     usual = table.groupby("corpus")["fold"].transform(_most_common)
-    in_split = [table["corpus"].fillna(""), splits, table["sha256"]]
-    copies = table.groupby(in_split)["sha256"]
+    in_split = [table["corpus"].fillna(""), splits, table["content"]]
+    copies = table.groupby(in_split)["content"]
     return table.assign(
         gaps=[", ".join(c for c in needed if pd.isna(row[c])) for _, row in table.iterrows()],
         label_is_known=[
@@ -155,7 +163,7 @@ def _counted(table: pd.DataFrame) -> pd.DataFrame:
         ],
         path_is_inside=[_is_inside(path) for path in table["path"]],
         splits_of_subject=table.groupby(["corpus", "subject"])["split"].transform("nunique"),
-        splits_of_content=table.groupby("sha256")["split"].transform("nunique"),
+        splits_of_content=table.groupby("content")["split"].transform("nunique"),
         labels_of_content=table.groupby(in_split)["label"].transform("nunique"),
         copies_in_split=_surplus(copies.transform("size"), copies.cumcount(), in_split[:2]),
         fold_is_usual=table["fold"].fillna(0).eq(usual.fillna(0)),
@@ -163,6 +171,33 @@ def _counted(table: pd.DataFrame) -> pd.DataFrame:
         clips_of_label=by_class.groupby(by_class).transform("size").where(closed),
         clips_of_manifest=table.groupby("manifest")["manifest"].transform("size"),
     )
+
+
+def _name_copies(clips: Sequence[Clip], content: Sequence[int]) -> list[str]:
+    """For each clip that has copies: which one, if possible of another split or label, and why."""
+    groups: dict[int, list[Clip]] = defaultdict(list)
+    for clip, group in zip(clips, content, strict=True):
+        kinds = [(c.split, c.label) for c in groups[group]]
+        if kinds.count((clip.split, clip.label)) < 2:  # two are enough to name one for each clip
+            groups[group].append(clip)
+    names = []
+    for clip, group in zip(clips, content, strict=True):
+        others = [c for c in groups[group] if (c.clip_id, c.path) != (clip.clip_id, clip.path)]
+        others.sort(key=lambda c: (c.split == clip.split, c.label == clip.label))
+        named = [f"{_named(clip)} is {_named(c)} ({_how_alike(clip, c)})" for c in others[:1]]
+        names.append("".join(named))
+    return names
+
+
+def _named(clip: Clip) -> str:
+    return f"{clip.corpus} {clip.split} {clip.path}"
+
+
+def _how_alike(one: Clip, other: Clip) -> str:
+    if one.sha256 == other.sha256:
+        return "the same bytes"
+    sound, pictures = likeness(one, other)
+    return f"sound {sound:.2f} alike, pictures {pictures:.2f}"
 
 
 def _surplus(sizes: pd.Series, places: pd.Series, split: list[pd.Series]) -> pd.Series:

@@ -82,7 +82,7 @@ def run_validate(
     if not manifests:
         raise ValueError("no manifests to validate")
     names = manifest_names(manifests)
-    table = read_manifests(manifests)
+    table = read_manifests(manifests, validation.same_sound)
     rules = build_rules(names, table, validation, missing_audio)
     outcomes, failures = _check(table, rules, docs)
     content = {
@@ -120,7 +120,7 @@ def _check(
         validation_definitions=[context.validation_definitions.add(definition)],
         result_format={
             "result_format": "COMPLETE",
-            "unexpected_index_column_names": ["manifest", "clip_id", "label_class"],
+            "unexpected_index_column_names": ["manifest", "clip_id", "label_class", "copy_of"],
         },
     )
     run = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": _escaped(table)})
@@ -197,6 +197,8 @@ def _detail(rule: Rule, row: Mapping[str, Any]) -> str:
     value = row[rule.column]
     shown = f"{value:g}" if isinstance(value, float) else str(value)
     where = f" ({row['label_class']})" if rule.column == "clips_of_label" else ""
+    if rule.name.startswith("content_"):
+        where = f": {row['copy_of']}"
     return f"{rule.column} is {shown}{where}"
 
 

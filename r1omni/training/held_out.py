@@ -4,7 +4,7 @@ import hashlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from r1omni import prompts
 from r1omni.config import HeldOutParams
 from r1omni.corpora.clip import Clip
+from r1omni.corpora.content import group_by_content
 from r1omni.judging import judge
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureStore
@@ -30,13 +31,16 @@ def set_aside(
     """The clips to learn from, and those held out: `held_out.clips` labelled ones a corpus.
 
     Which ones depends on the seed and their ids alone, but clips of one subject, or of the same
-    bytes, are held out together, so that a corpus may give some more. A clip of another corpus with
-    the bytes of one that is held out is in neither list, which is logged. Raises ValueError naming
-    the corpus of which less than half would be left to learn from.
+    content (content.py), are held out together, so that a corpus may give some more. A clip of
+    another corpus with the content of a held-out one is in neither list, which is logged. Raises
+    ValueError naming the corpus of which less than half would be left to learn from.
     """
     if held_out is None or held_out.clips == 0:
         return list(clips), []
     by_corpus: dict[str, list[Clip]] = defaultdict(list)
+    training = [clip for clip in clips if clip.split == "train"]
+    ids = [clip.clip_id for clip in training]
+    content = dict(zip(ids, group_by_content(training), strict=True))
     for clip in clips:
         if clip.split == "train" and clip.label is not None:
             by_corpus[clip.corpus].append(clip)
@@ -48,31 +52,34 @@ def set_aside(
                 f"{len(own)} labelled training clips"
             )
         own.sort(key=lambda clip: _rank(clip, held_out.seed))
-        chosen = _whole_groups(own, held_out.clips)
+        chosen = _whole_groups(own, content, held_out.clips)
         if 2 * len(chosen) > len(own):
             raise ValueError(
                 f"{corpus}: {len(chosen)} of {len(own)} labelled training clips would be held out, "
-                "as clips of one subject or of the same bytes stay together: lower held_out.clips"
+                "as clips of one subject or of the same content stay together: lower held_out.clips"
             )
         held.update(clip.clip_id for clip in chosen)
     watched = [clip for clip in clips if clip.clip_id in held]
-    bytes_held = {clip.sha256 for clip in watched}
+    content_held = {content[clip.clip_id] for clip in watched}
     others = [clip for clip in clips if clip.clip_id not in held]
-    learned = [c for c in others if c.split != "train" or c.sha256 not in bytes_held]
+    learned = [c for c in others if c.split != "train" or content[c.clip_id] not in content_held]
     if len(learned) < len(others):
         logger.warning(
-            "%d training clips are left out: they have the bytes of held-out clips of another "
+            "%d training clips are left out: they have the content of held-out clips of another "
             "corpus",
             len(others) - len(learned),
         )
     return learned, watched
 
 
-def _whole_groups(ranked: Sequence[Clip], n: int) -> list[Clip]:
-    """The first `n` clips, and every other that shares a subject or its bytes with one of them."""
-    members: dict[tuple[str, str], list[Clip]] = defaultdict(list)
+def _whole_groups(ranked: Sequence[Clip], content: Mapping[str, int], n: int) -> list[Clip]:
+    """The first `n` clips, and every other that shares a subject or its content with one of them.
+
+    `content`: the number of each clip's content by the clip's id.
+    """
+    members: dict[tuple[str, str | int], list[Clip]] = defaultdict(list)
     for clip in ranked:
-        for key in _group_keys(clip):
+        for key in _group_keys(clip, content):
             members[key].append(clip)
     chosen: dict[str, Clip] = {}
     for clip in ranked:
@@ -83,13 +90,15 @@ def _whole_groups(ranked: Sequence[Clip], n: int) -> list[Clip]:
             found = waiting.pop()
             if found.clip_id not in chosen:
                 chosen[found.clip_id] = found
-                waiting += [c for key in _group_keys(found) for c in members[key]]
+                waiting += [c for key in _group_keys(found, content) for c in members[key]]
     return list(chosen.values())
 
 
-def _group_keys(clip: Clip) -> list[tuple[str, str]]:
-    subject = [] if clip.subject is None else [("subject", clip.subject)]
-    return [("bytes", clip.sha256), *subject]
+def _group_keys(clip: Clip, content: Mapping[str, int]) -> list[tuple[str, str | int]]:
+    subject: list[tuple[str, str | int]] = []
+    if clip.subject is not None:
+        subject.append(("subject", clip.subject))
+    return [("content", content[clip.clip_id]), *subject]
 
 
 def watched(
