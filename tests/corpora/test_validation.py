@@ -15,7 +15,7 @@ from r1omni.corpora.validation import ValidationFailed, run_validate
 from r1omni.emotions import LABELS
 
 PARAMS = ValidationParams(
-    min_seconds=0.5, max_seconds=60.0, min_clips_per_label=2, min_clips=3, max_copies=0
+    min_seconds=0.5, max_seconds=60.0, min_clips_per_label=2, min_clips=3, max_copies=0, same_sound=0.82
 )
 GOOD = Clip(
     clip_id="dfew/0", corpus="dfew", path="clip/0.mp4", label="happy", split="train", fold=1,
