@@ -131,8 +131,7 @@ def test_the_fast_comparison_is_the_obvious_one_of_all_pairs(monkeypatch):
     monkeypatch.setattr(content, "_BLOCK", 7)
     rng = np.random.default_rng(0)
     sounds = [
-        np.rint(voice(i % 6) + rng.normal(0, 8 * i, round(1.7 * SAMPLING_RATE)))
-        for i in range(20)
+        np.rint(voice(i % 6) + rng.normal(0, 8 * i, round(1.7 * SAMPLING_RATE))) for i in range(20)
     ]
     rows = [Row(str(i), sound_print(s, SAMPLING_RATE)) for i, s in enumerate(sounds)]
     groups = list(range(len(rows)))
