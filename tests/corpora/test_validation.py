@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -269,3 +270,22 @@ def test_many_names_or_two_labels_for_the_same_bytes_are_named(tmp_path):
         validate(
             tmp_path, dfew=[replace(c, sha256="a") if n < 2 else c for n, c in enumerate(dfew())]
         )
+
+
+def test_a_sound_in_two_splits_is_refused_with_both_files_and_their_likeness(tmp_path):
+    """dfew/3 trains, ravdess/1 tests; a tenth of the signs of its print are others."""
+    bits = np.random.default_rng(0).integers(0, 2, 48 * 16)
+    other = np.where(np.arange(bits.size) % 20 == 0, 1 - bits, bits)  # cosine 1 - 2 / 20
+    texts = [np.packbits(np.concatenate([b, 1 - b])).tobytes().hex() for b in (bits, other)]
+    clips = [replace(c, sound_print=texts[0]) if n == 3 else c for n, c in enumerate(dfew())]
+    tested = replace(GOOD, clip_id="ravdess/1", corpus="ravdess", split="test", path="b.wav",
+                     sha256="r", sound_print=texts[1])  # fmt: skip
+    with pytest.raises(ValidationFailed, match=r"content_in_one_split"):
+        validate(tmp_path, dfew=clips, ravdess=[tested])
+    with (tmp_path / "failures.csv").open() as file:
+        details = [r["detail"] for r in csv.DictReader(file) if r["rule"] == "content_in_one_split"]
+    alike = "(sound 0.90 alike, pictures 0.00)"
+    assert details == [
+        f"splits_of_content is 2: dfew train clip/3.mp4 is ravdess test b.wav {alike}",
+        f"splits_of_content is 2: ravdess test b.wav is dfew train clip/3.mp4 {alike}",
+    ]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,3 +93,18 @@ def test_another_corpus_does_not_teach_the_bytes_of_a_held_out_clip(caplog):
     rest, held = set_aside([*CLIPS, copy], held_out)
     assert copy not in rest + held
     assert "1 training clips are left out" in caplog.text
+
+
+def test_clips_of_the_same_sound_are_held_out_together_and_another_corpus_does_not_teach_it():
+    """Clip i sounds like clip i + 10, and clip 90 + i of mafw too."""
+    rng = np.random.default_rng(0)
+    prints = []
+    for _ in range(10):
+        up = rng.integers(0, 2, 48 * 16)
+        prints.append(np.packbits(np.concatenate([up, 1 - up])).tobytes().hex())
+    own = [replace(c, sound_print=prints[i % 10]) for i, c in enumerate(CLIPS[:20])]
+    copies = [replace(clip("mafw", 90 + i, label=None), sound_print=prints[i]) for i in range(10)]
+    rest, held = set_aside([*own, *copies], HeldOutParams(clips=3, seed=1, every=1))
+    assert len(held) == 4 and len({c.sound_print for c in held}) == 2
+    assert {c.sound_print for c in held}.isdisjoint({c.sound_print for c in rest})
+    assert len(rest) == 16 + 8
