@@ -38,6 +38,19 @@ def tiny(params):
     return build_untrained(captions, captions, model=params.model, media=params.media)
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete MLflow database without runs, to copy: made once for all xdist workers."""
+    from r1omni.tracking.store import ensure_store
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # each worker has a folder of its own in it
+    path = folder / "empty-store" / "mlflow.db"
+    ensure_store(f"sqlite:///{path}")  # one process at a time makes it, the others wait
+    return path
+
+
 LONGEST = (  # minutes: begun first, or one worker would be left with them
     "test_pipeline.py",
     "test_engine_ranks.py",

@@ -56,7 +56,7 @@ def test_any_bytes_become_rows_or_an_error_that_names_the_file(corpus, content):
     read(corpus, content)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(entries=st.lists(JSON, min_size=1))
 def test_any_json_list_gives_one_row_an_entry(entries):
     assert len(read("conversations", json.dumps(entries).encode())) == len(entries)

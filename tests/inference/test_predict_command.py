@@ -87,6 +87,10 @@ def test_an_answer_does_not_depend_on_the_batch_that_it_is_in(tiny):
             assert chances == pytest.approx(alone[i][1][0], abs=1e-5)
 
 
+def default_sigint() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "r1omni.cli", "predict", *map(str, arguments)],
@@ -95,6 +99,7 @@ def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=default_sigint,  # ignored where pytest itself runs in the background
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
 

@@ -1,4 +1,4 @@
-"""Real SQLite stores in temporary folders; the empty one is made once, as it takes seconds."""
+"""Real SQLite stores in temporary folders, copied from the empty one of tests/conftest.py."""
 
 import json
 import shutil
@@ -10,15 +10,6 @@ import pandas as pd
 import pytest
 
 from r1omni.config import TrackingParams
-from r1omni.tracking.store import ensure_store
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete MLflow database without runs."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    ensure_store(f"sqlite:///{path}")
-    return path
 
 
 @pytest.fixture

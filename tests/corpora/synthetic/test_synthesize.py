@@ -83,7 +83,7 @@ from small_corpora import build_synthetic
 from r1omni.corpora.synthetic.synthesize import run_synthesize
 if __name__ == "__main__":
     home = Path(sys.argv[2])
-    synthetic = build_synthetic({"dfew": 160})
+    synthetic = build_synthetic({"dfew": 80})
     run_synthesize(home / "dfew", home / "truth.parquet", corpus="dfew", synthetic=synthetic)
 """
 
@@ -106,7 +106,7 @@ def test_a_killed_run_goes_on_where_it_was_and_leaves_nothing(tmp_path):
     assert not (home / "dfew").exists()
     kept = {path.name: path.stat().st_mtime_ns for path in done}
 
-    synthetic = build_synthetic({"dfew": 160})
+    synthetic = build_synthetic({"dfew": 80})
     run_synthesize(home / "dfew", home / "truth.parquet", corpus="dfew", synthetic=synthetic)
     again = {name: (home / "dfew/Clip/original" / name).stat().st_mtime_ns for name in kept}
     assert again == kept
