@@ -20,8 +20,9 @@ from pydantic.fields import FieldInfo
 
 DOCS: Final = Path(__file__).resolve().parent
 REPO: Final = DOCS.parent
-MEANINGS: Final = DOCS / "reference" / "meanings.yaml"
+MEANINGS: Final = DOCS / "meanings.yaml"
 WRITTEN: Final = "<!-- Written by `python docs/generate.py`. Do not edit. -->"
+PROFILES: Final = ("params.yaml", "params/paper.yaml")
 BOUNDS: Final = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "multiple_of": "a multiple of"}
 
 
@@ -44,9 +45,6 @@ def render_params() -> str:
         lines += ["", f"## {name}", ""]
         lines += _section(name, field.annotation, values, texts[0])
     return "\n".join(lines) + "\n"
-
-
-PROFILES: Final = ("params.yaml", "params/paper.yaml")
 
 
 def _section(path: str, kind: Any, values: list[Any], text: str) -> Iterator[str]:
@@ -116,7 +114,7 @@ def _metadata(field: FieldInfo) -> Iterator[Any]:
 
 def _type_name(kind: Any) -> str:
     names = {int: "integer", float: "number", bool: "true or false", str: "text", Path: "path"}
-    if get_origin(kind) in (dict, Mapping) or getattr(get_origin(kind), "__name__", "") == "Mapping":
+    if get_origin(kind) in (dict, Mapping):
         return "mapping"
     if get_origin(kind) is tuple:
         return "list"
@@ -124,7 +122,10 @@ def _type_name(kind: Any) -> str:
 
 
 def _meaning(cls: type, key: str, field: FieldInfo, text: str) -> str:
-    """The field's description, else that of meanings.yaml, else the comment in params.yaml."""
+    """The field's description, else that of meanings.yaml, else the comment in params.yaml.
+
+    Raises ValueError, naming the key, where there is none of them.
+    """
     known = yaml.safe_load(MEANINGS.read_text(encoding="utf-8"))
     found = field.description or known.get(f"{cls.__name__}.{key}") or known.get(key)
     if found is None:
