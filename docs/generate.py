@@ -23,6 +23,7 @@ REPO: Final = DOCS.parent
 MEANINGS: Final = DOCS / "meanings.yaml"
 WRITTEN: Final = "<!-- Written by `python docs/generate.py`. Do not edit. -->"
 PROFILES: Final = ("params.yaml", "params/paper.yaml")
+COLUMNS: Final = ("default", "paper")
 BOUNDS: Final = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "multiple_of": "a multiple of"}
 
 
@@ -56,7 +57,8 @@ def _section(path: str, kind: Any, values: list[Any], text: str) -> Iterator[str
         yield from ("", f"One entry per name: `{path}.NAME`.")
         names = [", ".join(f"`{key}`" for key in value) or "none" for value in values]
         yield from ("", f"`params.yaml` has {names[0]}; `params/paper.yaml` has {names[1]}.")
-    rows = ["| key | value | default | paper | meaning |", "|---|---|---|---|---|"]
+    columns = ["key", "value", "meaning"] if named else ["key", "value", *COLUMNS, "meaning"]
+    rows = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     below: list[str] = []
     for key, field in cls.model_fields.items():
         own = f"{path}.{key}"
@@ -65,11 +67,11 @@ def _section(path: str, kind: Any, values: list[Any], text: str) -> Iterator[str
             inner = [{} if named else value[key] for value in values]
             below += ["", f"### {own}", "", *_section(own, field.annotation, inner, text)]
             continue
-        shown = ["" if named else _value(value[key]) for value in values]
+        shown = [] if named else [_value(value[key]) for value in values]
         meaning = _meaning(cls, key, field, text)
         if key in getattr(cls, "KNOBS", ()):
             meaning = f"{meaning} *Machine.*"
-        rows.append(f"| `{key}` | {_range(field)} | {shown[0]} | {shown[1]} | {meaning} |")
+        rows.append(f"| {' | '.join([f'`{key}`', _range(field), *shown, meaning])} |")
     if len(rows) > 2:
         yield from ("", *rows)
     yield from below
