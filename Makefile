@@ -1,5 +1,5 @@
 # Every target installs what it needs into .venv first. Needs Python 3.11, git and a C++ compiler.
-.PHONY: help install repro test lint bench ui prefect rehearse clean
+.PHONY: help install repro test lint bench docs ui prefect rehearse clean
 SHELL := /bin/bash
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -32,6 +32,13 @@ lint: install ## ruff, mypy, import-linter
 bench: install ## Time the GRPO step against the textbook's and TRL's (BENCH=quick: under 10 minutes)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[bench]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench $(or $(BENCH),full)
+
+docs: install ## Build this documentation into site/, without a network; a broken link fails
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[docs]'
+	$(BIN)/python docs/generate.py
+	rm -rf site && $(BIN)/zensical build --strict
+	! grep -rlE '<(script|link)[^>]*(src|href)="?https?:' site --include='*.html'
+	@echo "site/index.html; with search: python -m http.server --directory site 8000 --bind 127.0.0.1"
 
 ui: install ## Open MLflow on 127.0.0.1 and print the link to the registry
 	@exec $(BIN)/r1omni ui

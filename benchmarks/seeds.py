@@ -5,8 +5,8 @@
 Each row is the pipeline itself (`dvc repro score`) in a copy of this project under .sweep/, with
 other values in params.yaml and this project's DVC cache, so what rows have in common is run once.
 A seed is the seed of cold start, label SFT and GRPO (their batches and samples); corpora, towers
-and base are the same for all seeds. Writes benchmarks/SEEDS.md, benchmarks/seeds.json and the
-tables in README.md.
+and base are the same for all seeds. Writes benchmarks/seeds.json and the tables in
+docs/explanation/seeds.md.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEP = ROOT / ".sweep"
+PAGE = ROOT / "docs/explanation/seeds.md"
 LEFT_OUT = (".git", ".venv", ".sweep", ".state", ".prefect", "data", "mlartifacts", "mlflow.db*",
             "__pycache__", "tmp", "cache", ".*_cache", "config.local", "dvc.lock")  # fmt: skip
 MODELS = ("base", "cold_start", "label_sft", "grpo")
@@ -49,9 +50,7 @@ def main() -> None:
     measured = {f"{s:g}/{seed}": read_row(s, seed) for s, seed in there}
     write(ROOT / "benchmarks/seeds.json", json.dumps(measured, indent=1, sort_keys=True) + "\n")
     tables = render(measured, arguments.shortcuts, arguments.seeds)
-    write(ROOT / "benchmarks/SEEDS.md", tables)
-    readme = ROOT / "README.md"
-    write(readme, between_markers(readme.read_text(encoding="utf-8"), tables))
+    write(PAGE, between_markers(PAGE.read_text(encoding="utf-8"), tables))
 
 
 def folder_of(shortcut: float, seed: int) -> Path:
@@ -199,7 +198,7 @@ def between_markers(document: str, tables: str) -> str:
     before, _, rest = document.partition(BEGIN)
     _, _, after = rest.partition(END)
     if not rest or not after:
-        raise ValueError(f"README.md: expected the markers {BEGIN} and {END}")
+        raise ValueError(f"{PAGE}: expected the markers {BEGIN} and {END}")
     return f"{before}{BEGIN}\n{tables}{END}{after}"
 
 

@@ -20,7 +20,7 @@ WEIGHTS = (
 TOWER_KEYS = {"vision": "mm_vision_tower", "audio": "mm_audio_tower", "gate": "bert_path"}
 RECORD = "fetched.json"
 LOG_IN = "log in by `hf auth login` or set HF_TOKEN"
-OTHER_WAY = "or bring the files yourself (docs/real-data.md, 2)"
+OTHER_WAY = "or bring the files yourself (docs/how-to/real-data.md, 2)"
 
 
 @dataclass(frozen=True)

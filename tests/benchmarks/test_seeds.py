@@ -1,4 +1,4 @@
-"""The seeds table: bold only where both intervals exclude 0; the README keeps its text."""
+"""The seeds table: bold only where both intervals exclude 0; the page keeps its text."""
 
 import json
 from pathlib import Path
