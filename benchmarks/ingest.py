@@ -32,7 +32,7 @@ from mutations import slow_video  # noqa: E402
 
 from r1omni.config import IngestParams  # noqa: E402
 from r1omni.corpora.clip import read_manifest, read_rejects  # noqa: E402
-from r1omni.corpora.ingest import run_ingest  # noqa: E402
+from r1omni.corpora.ingestion.ingest import run_ingest  # noqa: E402
 from r1omni.limits import Limits  # noqa: E402
 from r1omni.media import decode, probe  # noqa: E402
 

@@ -14,7 +14,7 @@ import pytest
 from clip_files import LIMITS, write_clip
 from media_cases import damage_packet, variable_rate, write_media
 
-from r1omni.corpora.probing import Finding, Unreadable, probe_clips
+from r1omni.corpora.ingestion.probing import Finding, Unreadable, probe_clips
 from r1omni.inference.files import DIGITAL_SILENCE, NO_VIDEO, read_file
 from r1omni.media import (
     MediaSettings,

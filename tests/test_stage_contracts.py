@@ -18,7 +18,7 @@ NOT_DEPENDENCIES = {f"r1omni/{file}" for file in files_of(PLUMBING)}
 STAGES = {
     "synthesize": ("r1omni/corpora/synthetic/synthesize.py", {"synthetic"}),
     "fetch": ("r1omni/hub.py", {"hub"}),
-    "ingest": ("r1omni/corpora/ingest.py", {"ingest", "corpora"}),
+    "ingest": ("r1omni/corpora/ingestion/ingest.py", {"ingest", "corpora"}),
     "validate": ("r1omni/corpora/validation.py", {"corpora", "ingest", "validation"}),
     "base": ("r1omni/base_model/stage.py", {"base", "engine", "ingest", "media", "model"}),
     "features": ("r1omni/model/features.py", {"ingest"}),

@@ -30,7 +30,9 @@ def read_clips(
     is not laid out as it should be.
     """
     from r1omni.config import IngestParams
-    from r1omni.corpora.ingest import read_corpus  # late: the worker processes import this package
+    from r1omni.corpora.ingestion.ingest import (
+        read_corpus,  # late: the worker processes import this package
+    )
     from r1omni.limits import Limits
 
     ingest = IngestParams(

@@ -12,11 +12,11 @@ from typing import Final, Literal
 
 from r1omni.corpora.clip import Reject
 from r1omni.corpora.documented import DOCUMENTED, Documented
-from r1omni.corpora.ingest import ADAPTERS, check_request
-from r1omni.corpora.lists import CorpusError, Listed
+from r1omni.corpora.ingestion.ingest import ADAPTERS, check_request
+from r1omni.corpora.ingestion.lists import CorpusError, Listed
+from r1omni.corpora.ingestion.probing import Unreadable, probe_clips
+from r1omni.corpora.ingestion.votes import find_votes, read_votes
 from r1omni.corpora.paths import EscapesRoot, find_clip
-from r1omni.corpora.probing import Unreadable, probe_clips
-from r1omni.corpora.votes import find_votes, read_votes
 from r1omni.limits import Limits
 
 _OPENED: Final = 6  # clips, spread over the corpus

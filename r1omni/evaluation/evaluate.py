@@ -7,7 +7,7 @@ from statistics import NormalDist
 
 from r1omni.config import Params
 from r1omni.corpora.clip import Clip, read_manifest, read_rejects, write_manifest
-from r1omni.corpora.ingest import check_fold, run_ingest
+from r1omni.corpora.ingestion.ingest import check_fold, run_ingest
 from r1omni.corpora.origin import read_origin
 from r1omni.evaluation.predict import count_undecoded, predict_clips
 from r1omni.evaluation.predictions import About, write_predictions

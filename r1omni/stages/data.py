@@ -60,7 +60,7 @@ def ingest(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Read a corpus in its own layout: clips to the manifest, the rest to the rejects."""
-    from r1omni.corpora.ingest import run_ingest
+    from r1omni.corpora.ingestion.ingest import run_ingest
 
     read = read_params(params)
     run_ingest(

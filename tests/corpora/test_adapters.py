@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from r1omni.corpora import read_clips
 from r1omni.corpora.clip import REASONS, Reject
-from r1omni.corpora.ingest import ADAPTERS
-from r1omni.corpora.lists import CorpusError, Listed
+from r1omni.corpora.ingestion.ingest import ADAPTERS
+from r1omni.corpora.ingestion.lists import CorpusError, Listed
 
 FILES = {
     "dfew": ("label/single_trainset_1.csv", "label/single_testset_1.csv"),

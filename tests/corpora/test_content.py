@@ -12,8 +12,8 @@ from clip_files import write_clip
 
 from r1omni.corpora import content
 from r1omni.corpora.content import SAME_SOUND, group_by_content, likeness
-from r1omni.corpora.prints import Sketch, picture_print, sound_print
-from r1omni.corpora.probe_worker import inspect
+from r1omni.corpora.ingestion.prints import Sketch, picture_print, sound_print
+from r1omni.corpora.ingestion.probe_worker import inspect
 from r1omni.corpora.synthetic.attributes import ATTRIBUTES
 from r1omni.corpora.synthetic.voices import SAMPLING_RATE, draw_voice
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from r1omni.corpora import read_clips
-from r1omni.corpora.lists import CorpusError
+from r1omni.corpora.ingestion.lists import CorpusError
 
 
 def entry(video, answer, **extra):

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from r1omni.corpora import read_clips
-from r1omni.corpora.lists import CorpusError
+from r1omni.corpora.ingestion.lists import CorpusError
 
 TRAIN = "EmoLabel_DataSplit/train(single-labeled)/set_1.csv"
 TEST = "EmoLabel_DataSplit/test(single-labeled)/set_1.csv"

@@ -14,8 +14,8 @@ from r1omni.cli import app
 from r1omni.config import IngestParams
 from r1omni.corpora import doctor, read_clips
 from r1omni.corpora.clip import read_manifest, read_rejects
-from r1omni.corpora.ingest import ADAPTERS, run_ingest
-from r1omni.corpora.lists import CorpusError
+from r1omni.corpora.ingestion.ingest import ADAPTERS, run_ingest
+from r1omni.corpora.ingestion.lists import CorpusError
 
 
 @pytest.fixture(scope="module")

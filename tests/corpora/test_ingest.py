@@ -16,9 +16,9 @@ from clip_files import LIMITS
 from r1omni.config import IngestParams
 from r1omni.corpora import read_clips
 from r1omni.corpora.clip import read_manifest, read_rejects
-from r1omni.corpora.ingest import run_ingest
-from r1omni.corpora.lists import CorpusError
-from r1omni.corpora.probing import Finding, Unreadable, probe_clips
+from r1omni.corpora.ingestion.ingest import run_ingest
+from r1omni.corpora.ingestion.lists import CorpusError
+from r1omni.corpora.ingestion.probing import Finding, Unreadable, probe_clips
 
 PARAMS = IngestParams(
     max_pixels=4096 * 2304,
@@ -84,7 +84,7 @@ def test_a_decoder_that_dies_costs_one_clip(clips, tmp_path):
 
     def kill_worker() -> None:
         for child in psutil.Process().children():
-            if "r1omni.corpora.probe_worker" in child.cmdline():
+            if "r1omni.corpora.ingestion.probe_worker" in child.cmdline():
                 child.kill()
 
     killer = threading.Timer(1.0, kill_worker)

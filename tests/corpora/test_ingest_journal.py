@@ -16,11 +16,11 @@ import pytest
 from clip_files import LIMITS
 
 from r1omni.config import IngestParams
-from r1omni.corpora import probing
 from r1omni.corpora.clip import read_manifest
-from r1omni.corpora.ingest import run_ingest
-from r1omni.corpora.journal import Journal
-from r1omni.corpora.probing import Finding, Unreadable, probe_clips
+from r1omni.corpora.ingestion import probing
+from r1omni.corpora.ingestion.ingest import run_ingest
+from r1omni.corpora.ingestion.journal import Journal
+from r1omni.corpora.ingestion.probing import Finding, Unreadable, probe_clips
 
 PARAMS = IngestParams(
     max_pixels=4096 * 2304,
@@ -150,7 +150,7 @@ def test_a_worker_that_its_alarm_cannot_end_is_left_behind(clips, tmp_path, monk
 
     def stop_worker() -> None:
         for child in psutil.Process().children():
-            if "r1omni.corpora.probe_worker" in child.cmdline():
+            if "r1omni.corpora.ingestion.probe_worker" in child.cmdline():
                 child.send_signal(signal.SIGSTOP)
 
     found = probe_clips(enumerate(paths), workers=1, limits=replace(LIMITS, timeout_seconds=2.0))

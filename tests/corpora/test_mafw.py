@@ -3,7 +3,7 @@
 import pytest
 
 from r1omni.corpora import read_clips
-from r1omni.corpora.lists import CorpusError
+from r1omni.corpora.ingestion.lists import CorpusError
 
 LIST = "Train & Test Set/single/no_caption/set_1/{}.txt"
 

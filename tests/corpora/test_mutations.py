@@ -8,8 +8,8 @@ import stand_ins
 from mutations import KINDS, list_in, mutated, problems
 
 from r1omni.corpora import read_clips
-from r1omni.corpora.ingest import ADAPTERS
-from r1omni.corpora.lists import CorpusError
+from r1omni.corpora.ingestion.ingest import ADAPTERS
+from r1omni.corpora.ingestion.lists import CorpusError
 
 
 def test_mutated_clips_are_clips_or_rejects_and_never_zeros(tmp_path):

@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_ins import write_xlsx
 
-from r1omni.corpora import read_clips, spreadsheet
+from r1omni.corpora import read_clips
 from r1omni.corpora.clip import read_manifest, write_manifest
-from r1omni.corpora.lists import CorpusError
-from r1omni.corpora.spreadsheet import read_xlsx
-from r1omni.corpora.votes import find_votes, read_votes, soft_label
+from r1omni.corpora.ingestion import spreadsheet
+from r1omni.corpora.ingestion.lists import CorpusError
+from r1omni.corpora.ingestion.spreadsheet import read_xlsx
+from r1omni.corpora.ingestion.votes import find_votes, read_votes, soft_label
 
 HEADER = ["1happy", "2sad", "3neutral", "4angry", "5surprise", "6disgust", "7fear", "order"]
 ROWS = [

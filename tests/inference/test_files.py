@@ -8,7 +8,7 @@ import pytest
 from clip_files import LIMITS, write_clip
 from mutations import mutated
 
-from r1omni.corpora.probing import Unreadable, probe_clips
+from r1omni.corpora.ingestion.probing import Unreadable, probe_clips
 from r1omni.inference.files import NO_VIDEO, ReadFile, read_file
 from r1omni.inference.reading import read_files
 from r1omni.media import MediaSettings, UnreadableMedia, decode, probe

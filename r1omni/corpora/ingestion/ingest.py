@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from r1omni.config import IngestParams
-from r1omni.corpora import conversations, dfew, emer, mafw, ravdess
 from r1omni.corpora.clip import Clip, Reject, write_rejects, write_sorted_manifest
-from r1omni.corpora.journal import Journal
-from r1omni.corpora.lists import CorpusError, Listed, reject
+from r1omni.corpora.ingestion import conversations, dfew, emer, mafw, ravdess
+from r1omni.corpora.ingestion.journal import Journal
+from r1omni.corpora.ingestion.lists import CorpusError, Listed, reject
+from r1omni.corpora.ingestion.probing import Finding, Unreadable, probe_clips
 from r1omni.corpora.origin import origin_of_root
 from r1omni.corpora.paths import EscapesRoot, find_anywhere, find_clip, index_names
-from r1omni.corpora.probing import Finding, Unreadable, probe_clips
 from r1omni.limits import Limits
 from r1omni.lineage import origin_record
 from r1omni.prompts import CONTROL

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from r1omni.corpora.clip import SoftLabel
-from r1omni.corpora.lists import CorpusError, find_folder, read_csv_rows, shown
-from r1omni.corpora.spreadsheet import read_xlsx
+from r1omni.corpora.ingestion.lists import CorpusError, find_folder, read_csv_rows, shown
+from r1omni.corpora.ingestion.spreadsheet import read_xlsx
 from r1omni.emotions import DFEW_IDS, canonical
 
 _EMOTIONS: Final = tuple(DFEW_IDS.values())

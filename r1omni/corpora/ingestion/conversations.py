@@ -11,7 +11,7 @@ from typing import Any
 
 from r1omni.completions import parse
 from r1omni.corpora.clip import Reason, Reject
-from r1omni.corpora.lists import CorpusError, Listed, read_json_list, reject, shown
+from r1omni.corpora.ingestion.lists import CorpusError, Listed, read_json_list, reject, shown
 from r1omni.corpora.origin import MARK
 from r1omni.corpora.paths import EscapesRoot, relative_path
 from r1omni.emotions import EMOTIONS, canonical

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Final
 from xml.etree import ElementTree as ET
 
-from r1omni.corpora.lists import CorpusError, refuse_special_file
+from r1omni.corpora.ingestion.lists import CorpusError, refuse_special_file
 
 _LARGEST: Final = 2**28  # bytes unpacked: a zip bomb is refused before it is opened
 _WIDEST, _CELLS = 512, 10**7  # columns of a row, cells of a sheet; DFEW's has 9 and 150,000

@@ -17,7 +17,7 @@ from typing import Final
 
 from r1omni.limits import Limits
 
-_PACKAGE_ROOT = Path(__file__).parents[2]
+_PACKAGE_ROOT = Path(__file__).parents[3]
 _QUEUED: Final = 3  # clips that a worker has been given: it need not wait for its next order
 _GRACE_SECONDS: Final = 5.0  # after its timeout, a worker that its own alarm did not end is left
 _CLIPS_PER_WORKER: Final = 2000  # then it is replaced: whatever a decoder leaks stays small
@@ -151,7 +151,12 @@ class _Worker:
         self.chatter = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker)
         search = [str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "r1omni.corpora.probe_worker", json.dumps(asdict(limits))],
+            [
+                sys.executable,
+                "-m",
+                "r1omni.corpora.ingestion.probe_worker",
+                json.dumps(asdict(limits)),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.chatter,

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from r1omni.corpora.prints import Sketch
+from r1omni.corpora.ingestion.prints import Sketch
 from r1omni.limits import Limits, limit_memory
 from r1omni.media import UnreadableMedia, probe
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from r1omni import media
-from r1omni.corpora import content, prints, probe_worker
+from r1omni.corpora import content
 from r1omni.corpora.clip import Clip, Reject
-from r1omni.corpora.probing import Finding
+from r1omni.corpora.ingestion import prints, probe_worker
+from r1omni.corpora.ingestion.probing import Finding
 
 _log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from r1omni.corpora.clip import Reject
-from r1omni.corpora.lists import CorpusError, Listed, reject, shown
+from r1omni.corpora.ingestion.lists import CorpusError, Listed, reject, shown
 from r1omni.emotions import RAVDESS_CODES
 
 _NAME = re.compile(r"(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)\.(mp4|avi|wav)", re.I)

@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from r1omni.corpora.clip import Reject, SoftLabel, Split
-from r1omni.corpora.lists import CorpusError, Listed, find_folder, read_lines, reject, shown
+from r1omni.corpora.ingestion.lists import (
+    CorpusError,
+    Listed,
+    find_folder,
+    read_lines,
+    reject,
+    shown,
+)
 from r1omni.emotions import MAFW_NAMES
 
 _FOLDERS = ("data/clips", "clips", "data/videos", "videos", "MAFW/data/clips", "data", ".")

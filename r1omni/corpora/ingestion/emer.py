@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r1omni.corpora.clip import Reject
-from r1omni.corpora.lists import CorpusError, Listed, read_csv, read_text, reject, shown
+from r1omni.corpora.ingestion.lists import CorpusError, Listed, read_csv, read_text, reject, shown
 from r1omni.emotions import EMOTIONS, canonical
 
 _V2 = ("name", "chinese", "english")

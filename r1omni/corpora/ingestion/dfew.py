@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from r1omni.corpora.clip import Reject, Split
-from r1omni.corpora.lists import CorpusError, Listed, find_folder, read_csv, reject, shown
-from r1omni.corpora.votes import find_votes, read_votes, soft_label
+from r1omni.corpora.ingestion.lists import CorpusError, Listed, find_folder, read_csv, reject, shown
+from r1omni.corpora.ingestion.votes import find_votes, read_votes, soft_label
 from r1omni.emotions import DFEW_IDS
 
 _FOLDERS = ("Clip/original", "DFEW/videos", "clip", "videos", "Clip", "DFEW/Clip/original", ".")
