@@ -132,7 +132,7 @@ def registered_version(client: Any, receipt: Receipt) -> Any:
         name = receipt.model
         raise ValueError(
             f"{name} ({receipt.registered_model}, content {receipt.content_hash[:12]}) is not "
-            f"registered here; run `dvc repro -f register@{name}` or `r1omni register {name} …`"
+            f"registered here; run `dvc repro --force --single-item register@{name}`"
         )
     return found
 

@@ -234,7 +234,7 @@ def test_a_pulled_receipt_whose_version_is_not_in_this_registry_says_what_to_run
     paths = trained("grpo")
     run_register(**paths, name="grpo", tracking=tracking)
     shutil.copy(empty_store, project / "mlflow.db")
-    with pytest.raises(ValueError, match=r"not registered here; run `dvc repro -f register@grpo`"):
+    with pytest.raises(ValueError, match=r"not registered here; run `dvc repro --force --single-item register@grpo`"):
         run_promote(paths["receipt"], tracking=tracking)
 
 
