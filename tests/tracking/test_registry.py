@@ -234,7 +234,8 @@ def test_a_pulled_receipt_whose_version_is_not_in_this_registry_says_what_to_run
     paths = trained("grpo")
     run_register(**paths, name="grpo", tracking=tracking)
     shutil.copy(empty_store, project / "mlflow.db")
-    with pytest.raises(ValueError, match=r"not registered here; run `dvc repro --force --single-item register@grpo`"):
+    advice = "not registered here; run `dvc repro --force --single-item register@grpo`"
+    with pytest.raises(ValueError, match=advice):
         run_promote(paths["receipt"], tracking=tracking)
 
 
