@@ -82,35 +82,19 @@ def ranks_of(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def test_two_machines_stop_die_continue_and_end_as_one_process_does(
-    machines, repo, world, tmp_path
-):
-    steps = 40
+def test_two_machines_stop_go_on_and_end_as_one_process_does(machines, repo, world, tmp_path):
+    steps = 24
     hosts = [machines.first, machines.second]
     folder = project(tmp_path / "project", repo, hosts, steps)
     process = begin(machines, folder, world)
-    after_steps(process, folder, 3)
+    after_steps(process, folder, 2)
     here, there = ranks_of(folder)
     assert {rank.environ()["RANK"] for rank in (here, there)} == {"0", "1"}
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 143, (folder / "said").read_text()[-3000:]
     saved = [path.name for path in curves_in(folder).parent.glob("step-*")]
     assert saved == [f"step-{len(read_curves(curves_in(folder))):06d}"]
-
-    process = begin(machines, folder, world)  # as Prefect's cancel does: all get SIGTERM at once
-    after_steps(process, folder, len(read_curves(curves_in(folder))) + 2)
-    os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=60) == 143, (folder / "said").read_text()[-3000:]
-    saved = sorted(path.name for path in curves_in(folder).parent.glob("step-*"))
-    assert saved[-1] == f"step-{len(read_curves(curves_in(folder))):06d}"
-
-    process = begin(machines, folder, world)
-    after_steps(process, folder, len(read_curves(curves_in(folder))) + 2)
-    ranks = ranks_of(folder)
-    assert len(ranks) == 2
-    process.kill()
-    process.wait()
-    assert psutil.wait_procs(ranks, timeout=10)[1] == []
+    assert psutil.wait_procs([here, there], timeout=10)[1] == []
 
     assert begin(machines, folder, world).wait(timeout=120) == 0, (folder / "said").read_text()
     found = read_curves(folder / "out" / "training" / "curves.jsonl")
@@ -122,6 +106,61 @@ def test_two_machines_stop_die_continue_and_end_as_one_process_does(
     for ours, theirs in zip(found, expected, strict=True):
         for name in ("train/loss", "train/kl", "reward/total", "optim/grad_norm"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-5, abs=1e-7)
+
+
+STAGE = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from r1omni.training.launch import launch_ranks
+engine = SimpleNamespace(processes=1, hostfile=Path("hosts"), restarts=1)
+sys.exit(launch_ranks(engine, [sys.executable, "rank.py"]))
+"""
+RANK = """
+import os, pathlib, signal, sys, time
+from r1omni.lifeline import LIFELINE, die_with_input
+def save(*_):
+    if not saved.exists():
+        time.sleep(0.5)  # a step is finished first
+        saved.touch()
+    sys.exit(143)
+saved = pathlib.Path("saved-" + os.environ["RANK"])
+signal.signal(signal.SIGTERM, save)
+if os.environ.pop(LIFELINE, None):
+    die_with_input()
+pathlib.Path("pid-" + os.environ["RANK"]).write_text(str(os.getpid()))
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("send", "code", "left"),
+    [
+        (lambda stage: os.killpg(stage.pid, signal.SIGTERM), 143, ["saved-0", "saved-1"]),
+        (lambda stage: stage.kill(), -signal.SIGKILL, []),
+    ],
+    ids=["SIGTERM to all, as Prefect's cancel", "SIGKILL to the stage"],
+)
+def test_ranks_on_two_machines_save_or_die_with_their_stage(machines, tmp_path, send, code, left):
+    """The ranks do what the command line's do at a signal, and nothing else: they start at once."""
+    (tmp_path / "hosts").write_text(f"{machines.first} slots=1\n{machines.second} slots=1\n")
+    (tmp_path / "rank.py").write_text(RANK)
+    environment = {**os.environ, "PATH": machines.path}
+    environment.pop("RANK", None)
+    stage = machines.run(
+        [sys.executable, "-c", STAGE], cwd=tmp_path, env=environment, start_new_session=True
+    )
+    until = time.monotonic() + 60
+    notes = [tmp_path / f"pid-{rank}" for rank in (0, 1)]
+    while not all(note.exists() and note.read_text() for note in notes):
+        assert time.monotonic() < until
+        assert stage.poll() is None
+        time.sleep(0.01)
+    ranks = [psutil.Process(int(note.read_text())) for note in notes]
+    send(stage)
+    assert stage.wait(timeout=60) == code
+    assert psutil.wait_procs(ranks, timeout=10)[1] == []
+    assert sorted(path.name for path in tmp_path.glob("saved-*")) == left
 
 
 def test_a_machine_that_does_not_answer_is_named(machines, repo, world, tmp_path):
