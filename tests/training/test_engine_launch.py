@@ -22,10 +22,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from r1omni.training.launch import launch_ranks
-size = sys.argv[1]
-where = {"processes": int(size), "hostfile": None}
-if not size.isdigit():
-    where = {"processes": 1, "hostfile": Path(size)}
+where = {"processes": 1, "hostfile": Path(sys.argv[1])}
+if sys.argv[1].isdigit():
+    where = {"processes": int(sys.argv[1]), "hostfile": None}
 engine = SimpleNamespace(restarts=int(sys.argv[2]), **where)
 sys.exit(launch_ranks(engine, [sys.executable, "-c", *sys.argv[3:]]))
 """
