@@ -43,9 +43,7 @@ def test_an_unknown_key_is_named_with_its_line_and_the_known_ones(broken, repo):
 
 
 def test_an_unknown_key_deep_inside_is_named(broken):
-    assert "synthetic.corpora.dfew.clipz: unknown key" in broken(
-        "dfew: {clips:", "dfew: {clipz:"
-    )
+    assert "synthetic.corpora.dfew.clipz: unknown key" in broken("dfew: {clips:", "dfew: {clipz:")
 
 
 def test_an_unknown_section_is_named(broken):
@@ -218,9 +216,7 @@ def test_the_corpora_that_are_listed_are_those_that_the_stages_read(repo):
     names = read_manifest_names(repo / "dvc.yaml")
     for profile in ("params.yaml", "params/paper.yaml"):
         check_listed(read_params(repo / profile).corpora, names, Path(profile))
-    with pytest.raises(
-        ParamsError, match=r"params.yaml: corpora.mafw is missing, and stages of"
-    ):
+    with pytest.raises(ParamsError, match=r"params.yaml: corpora.mafw is missing, and stages of"):
         check_listed({"reasoning", "dfew", "ravdess"}, names, Path("params.yaml"))
     with pytest.raises(ParamsError, match=r"corpora.enterface is listed, and no stage of dvc.yaml"):
         check_listed({*names, "enterface"}, names, Path("params.yaml"))
@@ -228,7 +224,4 @@ def test_the_corpora_that_are_listed_are_those_that_the_stages_read(repo):
 
 def test_an_adapter_of_compound_labels_is_refused_before_anything_runs(broken):
     message = broken("{adapter: mafw,", "{adapter: mafw_compound,")
-    assert (
-        "corpora.mafw.adapter: clips with several emotions have no single label"
-        in message
-    )
+    assert "corpora.mafw.adapter: clips with several emotions have no single label" in message

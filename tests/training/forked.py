@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import toy
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from r1omni.config import TrackingParams
 from r1omni.machine.state_folders import drop_state
@@ -31,9 +32,15 @@ _context.set_forkserver_preload(
         "mlflow",
         "mlflow.store.tracking.sqlalchemy_store",
         "r1omni.training.grpo",
+        # imported late, by every training
+        "deepspeed.module_inject.auto_ep_layer",
+        "mlflow.store.tracking.sqlalchemy_workspace_store",
+        "pyarrow.dataset",
+        "sqlalchemy.dialects.sqlite",
     ]
 )
 
+get_checkpoint_conversion_mapping("")  # makes transformers compile its thousand patterns, once
 toy.toy_params()  # read once, before anything is forked: an edit of params.yaml changes no child
 
 

@@ -9,8 +9,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import kills
 import psutil
 import pytest
+import toy
+from forked import Ranks, train
 
 from r1omni.machine.launch import launch_ranks, lost_peer
 
@@ -44,13 +47,19 @@ def until(condition) -> None:
 def test_every_rank_knows_its_place_and_where_to_meet(tmp_path):
     code = (
         "import os, sys, pathlib; "
-        "names = ('RANK', 'LOCAL_RANK', 'WORLD_SIZE'); "
+        "names = ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'); "
         "text = ' '.join(os.environ[n] for n in names); "
         "pathlib.Path(sys.argv[1], os.environ['RANK']).write_text(text)"
     )
     assert launched(3, code, str(tmp_path)).wait() == 0
     found = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert found == {"0": "0 0 3", "1": "1 1 3", "2": "2 2 3"}
+    (meeting,) = {text.split(maxsplit=3)[-1] for text in found.values()}
+    assert meeting.startswith("127.0.0.1 ")
+    assert {name: text.removesuffix(f" {meeting}") for name, text in found.items()} == {
+        "0": "0 0 3",
+        "1": "1 1 3",
+        "2": "2 2 3",
+    }
 
 
 def test_one_failed_rank_ends_all_and_is_quoted():
@@ -128,20 +137,6 @@ def test_sigterm_reaches_the_ranks_and_their_code_comes_back(tmp_path):
     assert process.wait() == 143
 
 
-def test_killed_stage_leaves_no_rank_behind(tmp_path):
-    code = (
-        "import os, pathlib, sys, time; "
-        "pathlib.Path(sys.argv[1], os.environ['RANK']).touch(); time.sleep(60)"
-    )
-    process = launched(2, code, str(tmp_path))
-    until(lambda: len(list(tmp_path.iterdir())) == 2)
-    ranks = psutil.Process(process.pid).children()
-    assert len(ranks) == 2
-    process.kill()
-    process.wait()
-    assert psutil.wait_procs(ranks, timeout=10)[1] == []
-
-
 def test_one_process_and_a_launched_rank_train_by_themselves(params, monkeypatch):
     assert launch_ranks(params.machine.model_copy(update={"processes": 1})) is None
     monkeypatch.setenv("RANK", "0")
@@ -156,9 +151,9 @@ def ranks_in(state: Path) -> int | None:
     return None
 
 
-ALONE = [sys.executable, "-m", "r1omni.cli"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 DEEPSPEED = ["-m", "deepspeed.launcher.runner", "--hostfile", "none", "--num_accelerators", "2"]
+PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def stage_in(folder: Path, repo: Path, world: Path, start: list[str], **machine: object):
@@ -180,41 +175,84 @@ def stage_in(folder: Path, repo: Path, world: Path, start: list[str], **machine:
         )
 
 
-@pytest.mark.parametrize(
-    ("start", "how"),
-    [
-        (ALONE, {"processes": 2}),
-        ([sys.executable, *TORCHRUN, "-m", "r1omni.cli"], {"processes": 1}),
-        (
-            [sys.executable, *DEEPSPEED, "--no_local_rank", "--module", "r1omni.cli"],
-            {"processes": 1},
-        ),
-    ],
-    ids=["processes", "torchrun", "deepspeed"],
-)
-def test_a_stage_command_trains_in_two_processes(repo, world, tmp_path, start, how):
-    """The command that dvc.yaml runs, and the same behind two launchers."""
-    process = stage_in(tmp_path, repo, world, start, **how)
-    until(lambda: process.poll() is not None or ranks_in(tmp_path / ".state" / "checkpoint"))
-    assert ranks_in(tmp_path / ".state" / "checkpoint") == 2, (tmp_path / "said").read_text()
-    assert process.wait(timeout=120) == 0, (tmp_path / "said").read_text()[-3000:]
-    assert (tmp_path / "out" / "checkpoint" / "model.safetensors").is_file()
-    assert len((tmp_path / "out" / "training" / "curves.jsonl").read_text().splitlines()) == 3
-    left = [path.name for path in (tmp_path / ".state" / "checkpoint").iterdir()]
+def trained_by_two(folder: Path) -> None:
+    """Hold that the stage has ended well and that its state is gone."""
+    assert (folder / "out" / "checkpoint" / "model.safetensors").is_file()
+    curves = (folder / "out" / "training" / "curves.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in curves] == [1, 2, 3]
+    left = [path.name for path in (folder / ".state" / "checkpoint").iterdir()]
     assert left == ["times.jsonl"]
 
 
-def test_a_rank_that_the_kernel_kills_is_named_and_the_training_goes_on(repo, world, tmp_path):
-    process = stage_in(tmp_path, repo, world, ALONE, processes=2)
+def test_a_stage_command_behind_torchrun_trains_in_two_processes(repo, world, tmp_path):
+    start = [sys.executable, *TORCHRUN, "-m", "r1omni.cli"]
+    process = stage_in(tmp_path, repo, world, start, processes=1)
     state = tmp_path / ".state" / "checkpoint"
     until(lambda: process.poll() is not None or ranks_in(state))
-    for rank in psutil.Process(process.pid).children():
+    assert ranks_in(state) == 2, (tmp_path / "said").read_text()
+    assert process.wait(timeout=120) == 0, (tmp_path / "said").read_text()[-3000:]
+    trained_by_two(tmp_path)
+
+
+def as_launched(places: list[dict[str, str]], folder: Path, *arguments: object) -> None:
+    """Train where a launcher has put this rank; it leaves the number of ranks that saved."""
+    place = places[int(os.environ["RANK"])]
+    os.environ.update(place)
+    assert launch_ranks(toy.machine_params(processes=1), []) is None
+    train(*arguments)  # type: ignore[arg-type]
+    (folder / f"ranks-{place['RANK']}").write_text(str(ranks_in(toy.paths_in(folder).state)))
+
+
+def test_deepspeeds_launcher_says_what_ranks_need_to_train_together(world, tmp_path):
+    """Its own processes only write down where it put them: ours are forked, not started anew."""
+    program = tmp_path / "place.py"
+    program.write_text(
+        "import json, os, pathlib, sys\n"
+        "place = {name: os.environ[name] for name in sys.argv[2:]}\n"
+        "pathlib.Path(sys.argv[1], os.environ['RANK']).write_text(json.dumps(place))\n"
+    )
+    command = [sys.executable, *DEEPSPEED, "--no_local_rank", str(program)]
+    command += [str(tmp_path), *PLACE]
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
+    places = [json.loads((tmp_path / str(rank)).read_text()) for rank in (0, 1)]
+    assert [place["RANK"] for place in places] == ["0", "1"]
+    machine, params = {"zero_stage": 2, "save_every": 1}, {"epochs": 1}
+    folder = tmp_path / "trained"
+    given = (places, folder, "sft", world, folder, machine, params)
+    assert Ranks(folder, 2, as_launched, *given).wait() == [0, 0], (folder / "said-1").read_text()
+    assert [(folder / f"ranks-{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
+    assert [row["step"] for row in kills.curves(folder)] == [1, 2, 3]
+
+
+def test_a_killed_stage_leaves_no_rank_and_a_killed_rank_is_named_and_both_go_on(
+    repo, world, tmp_path
+):
+    state = tmp_path / ".state" / "checkpoint"
+    alone = [sys.executable, "-m", "r1omni.cli"]
+    process = stage_in(tmp_path, repo, world, alone, processes=2)
+    until(lambda: process.poll() is not None or ranks_in(state))
+    assert ranks_in(state) == 2, (tmp_path / "said").read_text()
+    ranks = psutil.Process(process.pid).children()
+    assert len(ranks) == 2
+    process.kill()
+    assert psutil.wait_procs(ranks, timeout=30)[1] == []
+    process.wait()
+    process = stage_in(tmp_path, repo, world, alone, processes=2)
+    until(lambda: process.poll() is not None or len(trainers(process)) == 2)
+    for rank in trainers(process):
         if rank.environ()["RANK"] == "1":
             rank.kill()
-    assert process.wait(timeout=120) == 0, (tmp_path / "said").read_text()[-3000:]
+    assert process.wait(timeout=180) == 0, (tmp_path / "said").read_text()[-3000:]
     said = (tmp_path / "said").read_text()
     assert "rank 1 was killed (SIGKILL: out of memory?)" in said
     assert "going on from the last state (machine.restarts: 1 left)" in said
     assert "by peer" not in said
-    curves = (tmp_path / "out" / "training" / "curves.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in curves] == [1, 2, 3]
+    trained_by_two(tmp_path)
+
+
+def trainers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The ranks of a stage that have begun."""
+    with suppress(psutil.NoSuchProcess):
+        return [p for p in psutil.Process(process.pid).children() if "RANK" in p.environ()]
+    return []

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -17,7 +18,14 @@ from r1omni.machine.ranks import shares
 from r1omni.model import HumanOmniForConditionalGeneration
 from r1omni.training import engine as engines
 
-ZERO, DTYPES, SIZES = (0, 1, 2, 3), ("fp32", "bf16"), (1, 2)
+ZERO, DTYPES = (0, 1, 2, 3), ("fp32", "bf16")
+EVERY = tuple((zero_stage, dtype) for zero_stage in ZERO for dtype in DTYPES)
+# By number of processes. One process divides nothing, and DeepSpeed has one optimiser for ZeRO 1
+# and 2: those pairs would show the same again.
+PAIRS = {
+    1: ((0, "fp32"), (0, "bf16"), (3, "bf16")),
+    2: tuple(pair for pair in EVERY if pair != (1, "bf16")),
+}
 
 
 def curves_of(folder: Path) -> list[dict[str, float]]:
@@ -138,7 +146,7 @@ def in_small_groups(*arguments: object) -> None:
     train(*arguments)
 
 
-@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+@pytest.mark.parametrize("zero_stage", [2, 3])  # 1 has the same optimiser in DeepSpeed as 2
 def test_the_optimiser_in_many_groups_learns_the_same_and_goes_on(
     alone, world, tmp_path, zero_stage
 ):
@@ -181,8 +189,10 @@ def test_shares_by_hand(monkeypatch):
     assert shares(1) == []
 
 
-def walk(world: Path, folder: Path, device: str = "cpu") -> None:
-    """Every ZeRO stage and dtype at this number of ranks: train, save, resume, export."""
+def walk(
+    world: Path, folder: Path, device: str = "cpu", pairs: Sequence[tuple[int, str]] = EVERY
+) -> None:
+    """Pairs of ZeRO stage and dtype at this number of ranks: train, save, resume, export."""
     from r1omni.machine.environment import is_first
     from r1omni.machine.ranks import join_ranks
     from r1omni.machine.state_folders import open_state
@@ -196,63 +206,62 @@ def walk(world: Path, folder: Path, device: str = "cpu") -> None:
     store = sft.FeatureStore([world / "features"])
     parent, processor = load_parent(world / "parent")
     found = {}
-    for zero_stage in ZERO:
-        for dtype in DTYPES:
-            paths = toy.paths_in(folder / f"{zero_stage}-{dtype}")
-            params = toy.machine_params(zero_stage=zero_stage, device=device)
+    for zero_stage, dtype in pairs:
+        paths = toy.paths_in(folder / f"{zero_stage}-{dtype}")
+        params = toy.machine_params(zero_stage=zero_stage, device=device)
 
-            def begin(params=params, dtype=dtype):
-                schedule = linear_decay(3, 0.0)
-                options = {"lr": 1e-2, "weight_decay": 0.0, "max_grad_norm": 1.0}
-                return Engine(deepcopy(parent), params, dtype=dtype, schedule=schedule, **options)
+        def begin(params=params, dtype=dtype):
+            schedule = linear_decay(3, 0.0)
+            options = {"lr": 1e-2, "weight_decay": 0.0, "max_grad_norm": 1.0}
+            return Engine(deepcopy(parent), params, dtype=dtype, schedule=schedule, **options)
 
-            def learn(trainer, upto):
-                metrics = {}
-                while trainer.step_count < upto:
-                    for places in trainer.shares(len(examples)):
-                        part = [examples[place] for place in places]
-                        loss = sft._batch_loss(trainer.model, processor, store.load, part)
-                        trainer.backward(*loss[:2])
-                    metrics = trainer.update()
-                return metrics
+        def learn(trainer, upto):
+            metrics = {}
+            while trainer.step_count < upto:
+                for places in trainer.shares(len(examples)):
+                    part = [examples[place] for place in places]
+                    loss = sft._batch_loss(trainer.model, processor, store.load, part)
+                    trainer.backward(*loss[:2])
+                metrics = trainer.update()
+            return metrics
 
-            def answer(model):
-                with torch.no_grad():
-                    prompt = torch.tensor([processor.encode_prompt("why")]).clamp(min=0)
-                    return model(input_ids=prompt.to(model.device)).logits.float().cpu()
+        def answer(model):
+            with torch.no_grad():
+                prompt = torch.tensor([processor.encode_prompt("why")]).clamp(min=0)
+                return model(input_ids=prompt.to(model.device)).logits.float().cpu()
 
-            trainer = begin()
-            paths = open_state(paths, "walk")
-            before = answer(trainer.model)
-            learn(trainer, 2)
-            trainer.save(paths.state, "walk")
-            metrics = learn(trainer, 3)
-            logits = answer(trainer.model)
-            resumed = begin()
-            step = resumed.resume(paths.state, "walk")
-            learn(resumed, 3)
-            again = answer(resumed.model)
-            save_checkpoint(
-                trainer.model,
-                processor,
-                paths,
-                stage_params=toy.sft_params(),
-                mode="reasoned",
-                parent=world / "parent",
-                clips=clips,
-                data={},
-            )
-            loaded = HumanOmniForConditionalGeneration.from_pretrained(paths.checkpoint)
-            found[f"{zero_stage}-{dtype}"] = {
-                "resumed_at": step,
-                "moved": float((logits - before).abs().max()),
-                "resumed_equal": torch.equal(logits, again),
-                "resumed_apart": float((logits - again).abs().max()),
-                "exported_equal": torch.equal(logits, answer(loaded.to(trainer.device))),
-                "dtype": str(loaded.dtype),
-                "loss": metrics["train/loss"],
-                "grad_norm": metrics["optim/grad_norm"],
-            }
+        trainer = begin()
+        paths = open_state(paths, "walk")
+        before = answer(trainer.model)
+        learn(trainer, 2)
+        trainer.save(paths.state, "walk")
+        metrics = learn(trainer, 3)
+        logits = answer(trainer.model)
+        resumed = begin()
+        step = resumed.resume(paths.state, "walk")
+        learn(resumed, 3)
+        again = answer(resumed.model)
+        save_checkpoint(
+            trainer.model,
+            processor,
+            paths,
+            stage_params=toy.sft_params(),
+            mode="reasoned",
+            parent=world / "parent",
+            clips=clips,
+            data={},
+        )
+        loaded = HumanOmniForConditionalGeneration.from_pretrained(paths.checkpoint)
+        found[f"{zero_stage}-{dtype}"] = {
+            "resumed_at": step,
+            "moved": float((logits - before).abs().max()),
+            "resumed_equal": torch.equal(logits, again),
+            "resumed_apart": float((logits - again).abs().max()),
+            "exported_equal": torch.equal(logits, answer(loaded.to(trainer.device))),
+            "dtype": str(loaded.dtype),
+            "loss": metrics["train/loss"],
+            "grad_norm": metrics["optim/grad_norm"],
+        }
     if is_first():
         (folder / "found.json").write_text(json.dumps(found))
 
@@ -261,20 +270,20 @@ def walk(world: Path, folder: Path, device: str = "cpu") -> None:
 def walked(world, tmp_path_factory):
     """What every combination did, by number of processes."""
     found = {}
-    for size in SIZES:
+    for size, pairs in PAIRS.items():
         folder = tmp_path_factory.mktemp(f"walk-{size}")
-        assert Ranks(folder, size, walk, world, folder).wait() == [0] * size, (
-            folder / "said-0"
-        ).read_text()[-3000:]
+        codes = Ranks(folder, size, walk, world, folder, "cpu", pairs).wait()
+        assert codes == [0] * size, (folder / "said-0").read_text()[-3000:]
         found[size] = json.loads((folder / "found.json").read_text())
     return found
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("zero_stage", ZERO)
+@pytest.mark.parametrize(
+    ("size", "zero_stage", "dtype"),
+    [(size, *pair) for size, pairs in PAIRS.items() for pair in pairs],
+)
 def test_every_zero_stage_and_dtype_trains_saves_resumes_and_exports(
-    walked, zero_stage, dtype, size
+    walked, size, zero_stage, dtype
 ):
     found = walked[size][f"{zero_stage}-{dtype}"]
     assert found["resumed_at"] == 2
