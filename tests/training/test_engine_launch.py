@@ -151,13 +151,27 @@ def ranks_in(state: Path) -> int | None:
     return None
 
 
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-DEEPSPEED = ["-m", "deepspeed.launcher.runner", "--hostfile", "none", "--num_accelerators", "2"]
-PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+    "deepspeed": [
+        *("deepspeed.launcher.runner", "--hostfile", "none"),
+        *("--num_accelerators", "2", "--no_local_rank"),
+    ],
+}
+PLACE = """
+import json, os, sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+note = folder / f"{os.environ['RANK']}.part"
+note.write_text(json.dumps(dict(os.environ)))
+note.rename(note.with_suffix(".place"))
+while not (folder / "done").exists():
+    time.sleep(0.05)
+"""
 
 
-def stage_in(folder: Path, repo: Path, world: Path, start: list[str], **machine: object):
-    """The command that dvc.yaml runs, behind a launcher or alone; what it says is in said."""
+def stage_in(folder: Path, repo: Path, world: Path, **machine: object):
+    """The command that dvc.yaml runs; what it says is in said."""
     import yaml
 
     values = yaml.safe_load((repo / "params.yaml").read_text())
@@ -165,7 +179,7 @@ def stage_in(folder: Path, repo: Path, world: Path, start: list[str], **machine:
     values["cold_start"] |= {"epochs": 1, "batch_size": 3}
     values["tracking"] |= {"uri": "sqlite:////proc/none.db", "system_metrics": False}
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
-    command = [*start, "cold-start", str(world / "parent")]
+    command = [sys.executable, "-m", "r1omni.cli", "cold-start", str(world / "parent")]
     command += ["out/checkpoint", "--manifest", str(world / "manifest.parquet")]
     command += ["--features", str(world / "features"), "--training", "out/training"]
     environment = {**os.environ, "DVC_ROOT": str(folder), "DS_ACCELERATOR": "cpu"}
@@ -184,43 +198,34 @@ def trained_by_two(folder: Path) -> None:
     assert left == ["times.jsonl"]
 
 
-def test_a_stage_command_behind_torchrun_trains_in_two_processes(repo, world, tmp_path):
-    start = [sys.executable, *TORCHRUN, "-m", "r1omni.cli"]
-    process = stage_in(tmp_path, repo, world, start, processes=1)
-    state = tmp_path / ".state" / "checkpoint"
-    until(lambda: process.poll() is not None or ranks_in(state))
-    assert ranks_in(state) == 2, (tmp_path / "said").read_text()
-    assert process.wait(timeout=120) == 0, (tmp_path / "said").read_text()[-3000:]
-    trained_by_two(tmp_path)
-
-
 def as_launched(places: list[dict[str, str]], folder: Path, *arguments: object) -> None:
-    """Train where a launcher has put this rank; it leaves the number of ranks that saved."""
-    place = places[int(os.environ["RANK"])]
-    os.environ.update(place)
+    """Train in the environment that a launcher gave to this rank; how many ranks saved is noted."""
+    own = places[int(os.environ["RANK"])]
+    os.environ.clear()
+    os.environ.update(own)
     assert launch_ranks(toy.machine_params(processes=1), []) is None
     train(*arguments)  # type: ignore[arg-type]
-    (folder / f"ranks-{place['RANK']}").write_text(str(ranks_in(toy.paths_in(folder).state)))
+    (folder / f"ranks-{own['RANK']}").write_text(str(ranks_in(toy.paths_in(folder).state)))
 
 
-def test_deepspeeds_launcher_says_what_ranks_need_to_train_together(world, tmp_path):
-    """Its own processes only write down where it put them: ours are forked, not started anew."""
-    program = tmp_path / "place.py"
-    program.write_text(
-        "import json, os, pathlib, sys\n"
-        "place = {name: os.environ[name] for name in sys.argv[2:]}\n"
-        "pathlib.Path(sys.argv[1], os.environ['RANK']).write_text(json.dumps(place))\n"
-    )
-    command = [sys.executable, *DEEPSPEED, "--no_local_rank", str(program)]
-    command += [str(tmp_path), *PLACE]
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_ranks_of_another_launcher_train_together(world, tmp_path, launcher):
+    """Its own processes only hold the places: ours are forked, as fresh ones take long to start."""
+    (tmp_path / "place.py").write_text(PLACE)
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], "place.py", str(tmp_path)]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
-    places = [json.loads((tmp_path / str(rank)).read_text()) for rank in (0, 1)]
-    assert [place["RANK"] for place in places] == ["0", "1"]
-    machine, params = {"zero_stage": 2, "save_every": 1}, {"epochs": 1}
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=said, stderr=said)
+    notes = [tmp_path / f"{rank}.place" for rank in (0, 1)]
+    until(lambda: process.poll() is not None or all(note.exists() for note in notes))
+    assert process.poll() is None, (tmp_path / "said").read_text()[-3000:]
+    places = [json.loads(note.read_text()) for note in notes]
     folder = tmp_path / "trained"
-    given = (places, folder, "sft", world, folder, machine, params)
-    assert Ranks(folder, 2, as_launched, *given).wait() == [0, 0], (folder / "said-1").read_text()
+    given = ("sft", world, folder, {"zero_stage": 2, "save_every": 1}, {"epochs": 1})
+    codes = Ranks(folder, 2, as_launched, places, folder, *given).wait()
+    (tmp_path / "done").touch()
+    assert process.wait(timeout=60) == 0
+    assert codes == [0, 0], (folder / "said-1").read_text()[-3000:]
     assert [(folder / f"ranks-{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
     assert [row["step"] for row in kills.curves(folder)] == [1, 2, 3]
 
@@ -229,8 +234,7 @@ def test_a_killed_stage_leaves_no_rank_and_a_killed_rank_is_named_and_both_go_on
     repo, world, tmp_path
 ):
     state = tmp_path / ".state" / "checkpoint"
-    alone = [sys.executable, "-m", "r1omni.cli"]
-    process = stage_in(tmp_path, repo, world, alone, processes=2)
+    process = stage_in(tmp_path, repo, world, processes=2)
     until(lambda: process.poll() is not None or ranks_in(state))
     assert ranks_in(state) == 2, (tmp_path / "said").read_text()
     ranks = psutil.Process(process.pid).children()
@@ -238,7 +242,7 @@ def test_a_killed_stage_leaves_no_rank_and_a_killed_rank_is_named_and_both_go_on
     process.kill()
     assert psutil.wait_procs(ranks, timeout=30)[1] == []
     process.wait()
-    process = stage_in(tmp_path, repo, world, alone, processes=2)
+    process = stage_in(tmp_path, repo, world, processes=2)
     until(lambda: process.poll() is not None or len(trainers(process)) == 2)
     for rank in trainers(process):
         if rank.environ()["RANK"] == "1":
