@@ -22,7 +22,7 @@ KINDS: Final = (
     "amrnb,amrwb,gsm,ac3,eac3,dts,truehd,wv,ape,tta,mpc,mpc8,voc"
 )
 _OPTIONS: Final = {"format_whitelist": KINDS, "protocol_whitelist": "file"}
-TOO_LARGE: Final = "takes more memory than a decoding process may have (ingest.memory_mb)"
+TOO_LARGE: Final = "takes more memory than a decoding process may have (machine.clip_memory_mb)"
 _SOURCE_LINE = re.compile(r"\[[\d:]+\] \S+:\d+: |^\[/.*\]")  # decord's clock and place
 _DECODING_ERRORS = (DECORDError, FFmpegError, RuntimeError, OSError, UnicodeError)
 _TEXTS: Final = (  # first bytes of what is often saved under a clip's name, in lower case

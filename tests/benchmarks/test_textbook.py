@@ -266,7 +266,7 @@ def test_the_gap_is_how_far_a_token_was_from_its_log_probability_at_sampling(mod
         prefix = prefill_batch(policy, prompts)
         old, _ = score_completions(policy, prefix, ids, mask, temperature=0.7)
         old[0] -= 0.25
-        sampled = Sampled(prompts, None, ids, mask, group_advantages(rewards), (), old)
+        sampled = Sampled(prompts, None, ids, mask, group_advantages(rewards), old)
         found = group_loss(policy, reference, sampled, temperature=0.7, kl_coef=0.04)
     expected = 0.25 * float(mask[0].sum() / mask.sum())
     assert found.metrics["rollout/logprob_gap"] == pytest.approx(expected, rel=1e-9)

@@ -112,7 +112,8 @@ def test_a_clip_that_features_cannot_decode_is_counted_wherever_n_is(
     manifest, folder = out / "manifest.parquet", out / "features/tiny-ravdess"
     run_predict(
         checkpoint, [manifest], [folder], tmp_path / "again.parquet",
-        predict=PredictParams(batch_size=4, max_new_tokens=2),
+        predict=PredictParams(max_new_tokens=2),
+        batch_size=4,
     )  # fmt: skip
     assert read_about(tmp_path / "again.parquet").undecoded == {"ravdess": 1}
 
@@ -311,7 +312,8 @@ def test_a_manifest_without_single_labels_is_refused_by_name(checkpoint, tmp_pat
         with pytest.raises(ValueError, match=rf"m\.parquet: clip {message}"):
             run_predict(
                 checkpoint, [tmp_path / "m.parquet"], [], tmp_path / "p.parquet",
-                predict=PredictParams(batch_size=1, max_new_tokens=1),
+                predict=PredictParams(max_new_tokens=1),
+                batch_size=1,
             )  # fmt: skip
 
 

@@ -456,7 +456,7 @@ def test_a_full_disk_is_told_before_the_start(raw, checkpoint, clip_bytes, tmp_p
     monkeypatch.chdir(tmp_path)
     write_manifest(clips, tmp_path / "m.parquet")
     with pytest.raises(
-        ValueError, match=r"out: needs 0\.00 GB, 0\.00 GB are free and features\.min"
+        ValueError, match=r"out: needs 0\.00 GB, 0\.00 GB are free and machine\.min"
     ):
         run_features(
             tmp_path / "m.parquet", root, checkpoint, tmp_path / "out", **FEATURES,
@@ -530,7 +530,7 @@ def test_a_device_that_is_not_there_and_a_clip_outside_the_root_are_refused(
     with pytest.raises(ValueError, match=r"m\.parquet: clip 'dfew/0': .*\.\./secret\.mp4"):
         run_features(*arguments, **FEATURES, limits=LIMITS, device="cpu")
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match=r"engine\.device is cuda"):
+        with pytest.raises(ValueError, match=r"machine\.device is cuda"):
             run_features(*arguments, **FEATURES, limits=LIMITS, device="cuda")
 
 

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from r1omni.corpora.ingestion.prints import Sketch
 from r1omni.limits import Limits, limit_memory
 from r1omni.media import UnreadableMedia, probe
@@ -23,6 +25,7 @@ def serve(limits: Limits) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # what a decoder prints must not stand among the answers
+    np.ones((64, 64)) @ np.ones((64, 64))  # OpenBLAS takes its buffers now: they are no clip's
     limit_memory(limits.memory_mb)
     answers.write('"ready"\n')
     answers.flush()
