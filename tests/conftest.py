@@ -53,10 +53,11 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 LONGEST = (  # minutes: begun first, or one worker would be left with them
     "test_pipeline.py",
-    "test_engine_ranks.py",
     "test_survival.py",
-    "test_grpo_pipeline.py",
+    "test_engine_ranks.py",
     "test_engine_launch.py",
+    "test_several_machines.py",
+    "test_grpo_pipeline.py",
 )
 
 

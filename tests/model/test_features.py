@@ -539,7 +539,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":  # the decoding processes import this file too: nothing heavy above
-        from r1omni.limits import Limits
+    from r1omni.limits import Limits
     from r1omni.model import features
 
     features.SHARD_CLIPS = 4

@@ -22,6 +22,8 @@ def machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: joined.append(str(device)))
     monkeypatch.setattr(distributed, "is_initialized", lambda: False)
     monkeypatch.setattr(distributed, "init_process_group", lambda *a, **k: joined.append((a, k)))
+    monkeypatch.setattr(ranks, "_store", distributed.HashStore)  # the others are not there
+    monkeypatch.setattr(ranks, "_agree", lambda *_: None)
 
     def with_devices(count, **environment):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
@@ -35,15 +37,15 @@ def machine(monkeypatch):
     return with_devices
 
 
-def engine(device, processes=1):
-    return toy.engine_params(device=device, processes=processes)
+def params(device, processes=1):
+    return toy.machine_params(device=device, processes=processes)
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
 @pytest.mark.parametrize("name", ranks.LOCAL_SIZES)
 def test_a_rank_of_the_second_machine_takes_its_own_device_and_tells_nccl(machine, device, name):
     joined = machine(4, RANK="6", LOCAL_RANK="2", WORLD_SIZE="8", **{name: "4"})
-    assert ranks.join_ranks(engine(device)) == torch.device("cuda", 2)
+    assert ranks.join_ranks(params(device)) == torch.device("cuda", 2)
     assert joined[0] == "cuda:2"
     (backend,), given = joined[1]
     assert (backend, given["rank"], given["device_id"]) == ("nccl", 6, torch.device("cuda", 2))
@@ -52,7 +54,7 @@ def test_a_rank_of_the_second_machine_takes_its_own_device_and_tells_nccl(machin
 
 def test_more_processes_than_devices_train_on_the_cpu_and_say_so(machine, caplog):
     joined = machine(1, RANK="0", LOCAL_RANK="0", WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
-    assert ranks.join_ranks(engine("auto", 2)) == torch.device("cpu")
+    assert ranks.join_ranks(params("auto", 2)) == torch.device("cpu")
     (((backend,), given),) = joined
     assert (backend, given["device_id"]) == ("gloo", None)
     assert "2 processes of this machine would share 1 CUDA device: training on the CPU; " in (
@@ -63,29 +65,29 @@ def test_more_processes_than_devices_train_on_the_cpu_and_say_so(machine, caplog
 
 def test_who_asks_for_cuda_gets_a_device_for_each_or_is_told_how_many_there_are(machine):
     machine(2, RANK="0", LOCAL_RANK="0", WORLD_SIZE="4", LOCAL_WORLD_SIZE="4")
-    with pytest.raises(ValueError, match=r"4 processes .* share 2 CUDA devices: set engine\.proc"):
-        ranks.join_ranks(engine("cuda", 4))
+    with pytest.raises(ValueError, match=r"4 processes .* share 2 CUDA devices: set machine\.proc"):
+        ranks.join_ranks(params("cuda", 4))
     machine(0)
     with pytest.raises(ValueError, match="this machine has no CUDA device"):
-        ranks.join_ranks(engine("cuda"))
+        ranks.join_ranks(params("cuda"))
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
 def test_a_launcher_that_does_not_say_how_many_share_the_machine_is_trusted(machine, device):
     """One pod of many, or one task of Slurm's: 8 ranks, of which some are elsewhere."""
     machine(4, RANK="7", LOCAL_RANK="3", WORLD_SIZE="8")
-    assert ranks.join_ranks(engine(device)) == torch.device("cuda", 3)
+    assert ranks.join_ranks(params(device)) == torch.device("cuda", 3)
     machine(1, RANK="7", WORLD_SIZE="8")
-    assert ranks.join_ranks(engine(device)) == torch.device("cuda", 0)
+    assert ranks.join_ranks(params(device)) == torch.device("cuda", 0)
     machine(2, RANK="7", LOCAL_RANK="3", WORLD_SIZE="8")
     with pytest.raises(ValueError, match="4 processes of this machine would share 2 CUDA devices"):
-        ranks.join_ranks(engine(device))
+        ranks.join_ranks(params(device))
 
 
 def test_one_of_several_machines_does_not_fall_back_alone(machine):
     machine(2, RANK="4", LOCAL_RANK="0", WORLD_SIZE="8", LOCAL_WORLD_SIZE="4")
     with pytest.raises(ValueError, match="4 processes of this machine would share 2 CUDA devices"):
-        ranks.join_ranks(engine("auto"))
+        ranks.join_ranks(params("auto"))
 
 
 def test_ranks_on_different_kinds_of_device_all_refuse():
@@ -104,7 +106,7 @@ def test_ranks_on_different_kinds_of_device_all_refuse():
 def test_the_cpu_is_taken_where_it_is_asked_for_or_alone(machine, caplog, count, device):
     joined = machine(count)
     os.environ["DS_ACCELERATOR"] = "cuda"  # of another day
-    assert ranks.join_ranks(engine(device)) == torch.device("cpu")
+    assert ranks.join_ranks(params(device)) == torch.device("cpu")
     assert joined[0][0] == ("gloo",)
     assert os.environ["DS_ACCELERATOR"] == "cpu"
     assert not caplog.text
