@@ -1,6 +1,7 @@
 """One stage command, N processes: torch's own launcher starts them on this machine.
 
-Every rank runs this very command again, with RANK, WORLD_SIZE and where to meet in its environment.
+Every rank runs this very command again, with RANK and WORLD_SIZE in its environment; they meet at a
+file.
 A process that has RANK already was launched by something else (torchrun, srun, DeepSpeed's
 launcher), on one machine or on several, and trains by itself. Imports torch late.
 """
@@ -17,6 +18,9 @@ from typing import Any
 
 from r1omni.config import MachineParams
 
+# A file where the ranks of our own launcher find each other. A port would be open to the network,
+# and what launcher and ranks tell each other is pickled.
+MEETING = "R1OMNI_MEETING"
 PATIENCE = 600  # seconds after SIGTERM in which ranks end their step and save a state
 SAID = 2000  # characters of a failed rank's last words that are repeated
 PEER_LOST = 75  # the exit code of a rank that ended because another one did
@@ -59,6 +63,7 @@ def _run(command: Sequence[str], n: int, folder: Path) -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    os.environ[MEETING] = str(folder / "ranks")
     quiet = dict.fromkeys(range(1, n), Std.ALL)  # rank 0 writes to the terminal, others to files
     config = LaunchConfig(
         min_nodes=1,
@@ -66,7 +71,8 @@ def _run(command: Sequence[str], n: int, folder: Path) -> int:
         nproc_per_node=n,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
+        rdzv_endpoint=str(folder / "launcher"),
+        rdzv_configs={"store_type": "file"},
         local_addr="127.0.0.1",
         logs_specs=DefaultLogsSpecs(log_dir=str(folder), redirects=quiet),
         max_restarts=0,

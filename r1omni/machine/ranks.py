@@ -20,6 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 from r1omni.config import MachineParams
 from r1omni.machine.device import NO_DEVICE, count_devices
 from r1omni.machine.environment import is_first, local_rank, rank, world_size
+from r1omni.machine.launch import MEETING
 
 # How many ranks this machine has: our launcher and torchrun say it by the first, DeepSpeed's by the
 # second.
@@ -162,8 +163,12 @@ def _cut(whole: range, parts: int) -> list[range]:
 
 
 def _store() -> Any:
-    """Where the ranks meet: at MASTER_ADDR and MASTER_PORT; for one alone, nowhere."""
+    """Where the ranks meet: at our launcher's file, or another's MASTER_ADDR and MASTER_PORT."""
     if world_size() == 1:
-        return distributed.HashStore()  # type: ignore[attr-defined]  # no port that others take
+        return distributed.HashStore()  # type: ignore[attr-defined]  # nobody to meet
+    if MEETING in os.environ:
+        store = distributed.FileStore(os.environ[MEETING], world_size())  # type: ignore[attr-defined]
+        store.set_timeout(PATIENCE)
+        return store
     store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
     return store

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -10,9 +10,6 @@ from typer.core import TyperCommand
 from r1omni.config import Params
 from r1omni.own_code import changed_code, code_at_start, refuse_changed_code
 from r1omni.params_file import read_params
-
-if TYPE_CHECKING:
-    pass
 
 
 class StageCommand(TyperCommand):
