@@ -107,6 +107,7 @@ class _Worker(Generic[T]):
         context.set_forkserver_preload(_PRELOADED)
         self._limits = limits
         self._late = False
+        self._stopping = threading.Lock()
         self._ours, theirs = context.Pipe()
         self._process = context.Process(
             target=_serve, args=(theirs, read, limits.memory_mb), daemon=True
@@ -128,10 +129,11 @@ class _Worker(Generic[T]):
         return outcome
 
     def stop(self) -> None:
-        """End the process, whatever it is doing."""
-        self._process.kill()
-        self._process.join()
-        self._ours.close()
+        """End the process, whatever it is doing. Its thread and the reader may both call this."""
+        with self._stopping:  # or both would close the same file descriptor
+            self._process.kill()
+            self._process.join()
+            self._ours.close()
 
     def exit_reason(self) -> str:
         """How it failed over its last file."""

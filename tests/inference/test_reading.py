@@ -2,6 +2,7 @@
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from clip_files import LIMITS, write_clip
 from r1omni.inference.files import ReadFile, Refusal, read_file
 from r1omni.inference.reading import read_files
 from r1omni.media import MediaSettings, TowerInputs, UnreadableMedia
+from r1omni.media.pool import _Worker
 
 SETTINGS = MediaSettings(2, 16, "pad", 16000, 1600, 400, 160, 10)
 
@@ -71,3 +73,19 @@ def test_what_another_process_reads_is_what_this_one_reads(tmp_path):
         assert isinstance(outcome, ReadFile)
         assert np.array_equal(outcome.inputs.pixels, here.inputs.pixels)
         assert np.array_equal(outcome.inputs.mel, here.inputs.mel)
+
+
+def test_a_process_that_two_threads_stop_is_closed_once(monkeypatch):
+    """As when Ctrl-C ends a reading while one of its processes fails: EBADF hid the Ctrl-C."""
+    worker = _Worker(Path, LIMITS)
+    close = worker._ours._close
+
+    def close_slowly() -> None:
+        time.sleep(0.1)
+        close()
+
+    monkeypatch.setattr(worker._ours, "_close", close_slowly)
+    with ThreadPoolExecutor(2) as threads:
+        for stopping in [threads.submit(worker.stop) for _ in range(2)]:
+            stopping.result()
+    assert not worker._process.is_alive()
