@@ -1,15 +1,14 @@
 """One MLflow run per checkpoint, opened at the edge of a training stage.
 
-The truth about a training is what its stage writes: curves.jsonl and rollouts.parquet. MLflow gets
-a live copy. While the store cannot be reached, training goes on and the points wait in memory; what
-is still missing at the end is delivered from the files by the `register` stage.
+A training's results are the files that its stage writes: curves.jsonl and rollouts.parquet. MLflow
+gets a live copy. If the store cannot be reached, training goes on and the points wait in memory.
+What is missing at the end is delivered from the files by the `register` stage.
 """
 
 import json
 import logging
 import os
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,27 +21,24 @@ from r1omni.tracking.curves import Curves, Row
 from r1omni.tracking.provenance import content_hash, lineage_tags, note_code
 from r1omni.tracking.store import StoreUnreachable, open_client, reaching
 from r1omni.tracking.store_runs import (
-    TOKEN,
     Description,
     continued_run,
     create_run,
     deliver_training,
-    give_up_run,
+    end_replaced_run,
     tag_run,
 )
 
 FLUSH_ROWS = 50
 FLUSH_SECONDS = 10.0
-FIRST_PAUSE = 30.0  # seconds before a store that failed is tried again; doubles up to LONGEST_PAUSE
-LONGEST_PAUSE = 600.0
-LAST_PAUSES = (0.0, 1.0, 3.0)  # seconds before each try to end a run
+RETRY_SECONDS = 60.0  # after a store has failed
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Run:
-    """A training's line to its MLflow run; give `log` to the training loop."""
+    """The MLflow run of a training; give `log` to the training loop."""
 
     description: Description
     tracking: TrackingParams
@@ -54,14 +50,11 @@ class Run:
     _monitor: Any = None
     _flushed_at: float = field(default_factory=time.monotonic)
     _retry_at: float = 0.0
-    _pause: float = FIRST_PAUSE
     _lineage: Mapping[str, str] = field(default_factory=dict)
-    _owed: tuple[str, Path] | None = None  # the checkpoint's content hash, and the stage's curves
+    _undelivered: tuple[str, Path] | None = None  # the checkpoint's content hash, its training/
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Keeps the point; sends what is kept every 50 steps or 10 seconds. Never raises for an
-        unreachable store.
-        """
+        """Add a point; points are sent every 50 steps or 10 seconds. Never raises for the store."""
         self._rows.append(Row(step, dict(metrics), int(time.time() * 1000)))
         now = time.monotonic()
         if len(self._rows) >= FLUSH_ROWS or now - self._flushed_at >= FLUSH_SECONDS:
@@ -80,22 +73,21 @@ class Run:
             self._postpone(error)
             return False
         self._rows.clear()
-        self._pause = FIRST_PAUSE
         return True
 
     def finish(self, checkpoint: Path, training: Path) -> None:
-        """Completes the run from what the stage has written, and ties it to the checkpoint.
+        """Complete the run from the stage's files and tag it with the checkpoint's content hash.
 
-        Where the store cannot be reached, the state file remembers which run is owed the rest, for
-        the `register` stage.
+        If the store cannot be reached, the state file tells the `register` stage which run lacks
+        the rest.
         """
-        self._owed = (content_hash(checkpoint), training)
+        self._undelivered = (content_hash(checkpoint), training)
         self._lineage = lineage_tags(checkpoint)
         note_code(self.state.parent / f"{checkpoint.name}.made.json")
         self._complete()
 
     def close(self, status: str) -> None:
-        """Ends the run as FINISHED, FAILED or KILLED; only a finished one is never continued."""
+        """End the run as FINISHED, FAILED or KILLED. A finished run is never continued."""
         if self._monitor is not None:
             self._monitor.finish()
         if not (self.flush(at_once=True) and self._complete() and self._ended(status)):
@@ -104,14 +96,15 @@ class Run:
             self.state.unlink(missing_ok=True)
 
     def _complete(self) -> bool:
-        """True once the store has everything of the stage's outputs; else the debt is on disk.
+        """True once the store has all that the stage has written.
 
-        The debt is written first and stays there until `close` has ended the run.
+        The state file names the checkpoint before that, until `close` has ended the run.
         """
-        if self._owed is None:
+        if self._undelivered is None:
             return True
-        digest, training = self._owed
-        self._owe(digest)
+        digest, training = self._undelivered
+        kept = json.loads(self.state.read_text(encoding="utf-8")) if self.state.is_file() else {}
+        _write_state(self.state, {**kept, "content_hash": digest})
         if not self.flush(at_once=True) or self._run_id is None:
             return False
         try:
@@ -122,31 +115,23 @@ class Run:
         except StoreUnreachable as error:
             self._postpone(error)
             return False
-        self._owed = None
+        self._undelivered = None
         return True
 
     def _ended(self, status: str) -> bool:
-        """True once the store has the run's end; a busy store is asked again, for nobody will
-        later."""
-        for pause in LAST_PAUSES:
-            time.sleep(pause)
-            try:
-                with reaching(self.tracking.uri):
-                    self._client.set_terminated(self._run_id, status)
-                return True
-            except StoreUnreachable as error:
-                logger.warning("MLflow does not take the run's end: %s", error)
-        return False
-
-    def _owe(self, digest: str) -> None:
-        kept = json.loads(self.state.read_text(encoding="utf-8")) if self.state.is_file() else {}
-        _write_state(self.state, {**kept, "content_hash": digest})
+        """True once the store has the run's final status."""
+        try:
+            with reaching(self.tracking.uri):
+                self._client.set_terminated(self._run_id, status)
+        except StoreUnreachable as error:
+            logger.warning("the run stays RUNNING in MLflow until its next attempt: %s", error)
+            return False
+        return True
 
     def _postpone(self, error: StoreUnreachable) -> None:
-        self._curves = None  # the store may have taken what it did not answer to: ask it anew
-        logger.warning("training goes on without MLflow for %.0f s: %s", self._pause, error)
-        self._retry_at = time.monotonic() + self._pause
-        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        self._curves = None  # the store may have taken points without answering: read it again
+        logger.warning("training goes on without MLflow for %.0f s: %s", RETRY_SECONDS, error)
+        self._retry_at = time.monotonic() + RETRY_SECONDS
 
     def _connect(self) -> Curves:
         if self._curves is not None:
@@ -156,17 +141,14 @@ class Run:
                 self._curves = Curves(self._client, self._run_id)
             return self._curves
         client, experiment = open_client(self.tracking)
-        mark = self.description.fingerprint()
         with reaching(self.tracking.uri):
-            run_id = continued_run(client, experiment, self.state, self.description)
+            run_id = continued_run(client, self.state, self.description)
             resumed = run_id is not None
             if run_id is None:
-                give_up_run(client, experiment, self.state)
-                # Its name before itself: a kill in between must not leave a run that none finds.
-                token = uuid.uuid4().hex
-                _write_state(self.state, {"token": token, "fingerprint": mark})
-                run_id = create_run(client, experiment, self.description, {TOKEN: token})
-            _write_state(self.state, {"run_id": run_id, "fingerprint": mark})
+                end_replaced_run(client, self.state)
+                run_id = create_run(client, experiment, self.description)
+            kept = {"run_id": run_id, "fingerprint": self.description.fingerprint()}
+            _write_state(self.state, kept)
             curves = Curves(client, run_id)
             if self.tracking.system_metrics:
                 self._monitor = _start_monitor(client.tracking_uri, run_id, resumed)
@@ -175,13 +157,13 @@ class Run:
 
 
 class _Silent(Run):
-    """The line of a rank that does not write."""
+    """The run of a rank other than 0, which logs nothing."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Nothing: the first rank logs."""
+        """Do nothing: rank 0 logs."""
 
     def finish(self, checkpoint: Path, training: Path) -> None:
-        """Nothing: the first rank does it."""
+        """Do nothing: rank 0 completes the run."""
 
 
 @contextmanager
@@ -195,15 +177,14 @@ def open_run(
     machine: Mapping[str, Any] | None = None,
     state: Path,
 ) -> Iterator[Run]:
-    """The MLflow run of one training stage, closed with the status in which the block is left.
+    """The MLflow run of one training stage. Leaving the block ends it: FINISHED, FAILED or KILLED.
 
     `params`: nested, such as {"grpo": {...}}. `datasets`: manifests (parquet) or a corpus's JSON
-    annotations. `state`: a small file, outside DVC's outs, where the run's id outlives a kill. The
-    run is continued if stage, params, datasets and tags are the same as when it was opened;
-    otherwise a new one begins, and the one that was left running ends as KILLED. `machine`:
+    annotations. `state`: a small file outside DVC's outs that keeps the run's id over a kill. The
+    run is continued if stage, params, datasets and tags equal those that it was opened with.
+    Otherwise a new run begins, and the old one, if it is still RUNNING, ends as KILLED. `machine`:
     params that may change in between. An unreachable store costs a warning, nothing else. Of
-    several ranks (RANK in the environment) only the first has a run; what the others log goes
-    nowhere.
+    several ranks (RANK in the environment) only rank 0 logs.
     """
     if not is_first():
         yield _Silent(Description(stage, params, datasets, {}), tracking, state)

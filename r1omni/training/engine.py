@@ -237,7 +237,7 @@ class Engine:
 
     @property
     def _plain(self) -> bool:
-        """Whether the optimiser is torch's own; DeepSpeed's own divide their state over the ranks."""
+        """Whether the optimiser is torch's own; DeepSpeed's divide their state over the ranks."""
         return not (self._engine.zero_optimization() or self._engine.bfloat16_enabled())
 
     def _plain_grad_norm(self) -> float | None:
