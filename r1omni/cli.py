@@ -25,7 +25,7 @@ from r1omni.inference.options import (
     Timeout,
     choose_options,
 )
-from r1omni.machine.lifeline import die_with_caller, die_with_parent
+from r1omni.machine.lifeline import die_with_parent, die_with_shell_parent
 from r1omni.params_file import check_listed, read_params
 from r1omni.stages import PARAMS, ParamsFile, stages
 
@@ -78,7 +78,7 @@ def _start(
     logging.getLogger("r1omni").setLevel(logging.INFO)
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when huggingface_hub is imported
     if "DVC_STAGE" in os.environ:
-        die_with_caller()
+        die_with_shell_parent()
     if "TORCHELASTIC_RUN_ID" in os.environ:  # a rank: its launcher may be killed
         die_with_parent()
 
