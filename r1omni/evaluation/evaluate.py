@@ -15,7 +15,7 @@ from r1omni.evaluation.results import CorpusMetrics, Interval, Rates, read_metri
 from r1omni.evaluation.score import run_score
 from r1omni.evaluation.seen_clips import refuse_training_clips, trained_on
 from r1omni.inference.loading import lineage_of, load_checkpoint
-from r1omni.lineage import WORDS, origin_record, size_text
+from r1omni.lineage import DATA_TEXT, origin_record, size_text
 from r1omni.media import MediaSettings
 from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import FeatureStore
@@ -194,7 +194,7 @@ def _model_words(metrics: CorpusMetrics) -> str:
     if metrics.trained_on == "unknown":
         words = ["training data not recorded"]
     else:
-        words = [f"trained on {WORDS[metrics.trained_on]}"]
+        words = [f"trained on {DATA_TEXT[metrics.trained_on]}"]
     if metrics.parameters is not None:
         words.append(f"{size_text(metrics.parameters)} parameters")
     if metrics.seed is not None:

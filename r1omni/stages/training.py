@@ -35,7 +35,7 @@ def base(
     source = read.base.source
     _launch(read.machine)
     from r1omni.base_model.stage import run_base
-    from r1omni.hub import explained
+    from r1omni.hub import translate_hub_errors
     from r1omni.machine.state_folders import remove_finished_states
     from r1omni.tracking.runs import open_run
 
@@ -50,7 +50,7 @@ def base(
         tags={"training_code": code_hash()[:32]},
         state=paths.state.with_suffix(".run.json"),
     ) as run:
-        with explained(str(source)):
+        with translate_hub_errors(str(source)):
             run_base(
                 source,
                 reasoning,

@@ -143,7 +143,7 @@ def test_one_command_measures_a_checkpoint_on_a_corpus(
 
 CAUTION = (
     "this checkpoint was trained on rendered faces only (synthetic corpora, 1.0 M parameters): "
-    "what it says of a real clip means nothing"
+    "its answers about real clips mean nothing"
 )
 
 
