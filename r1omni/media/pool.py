@@ -4,6 +4,7 @@ Ingestion, features and predict all read through here. The processes are forked 
 has imported `preload`, never transformers, and they end with their parent.
 """
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -97,7 +98,7 @@ def read_each(
             own.worker.stop()
             del own.worker
         if not hasattr(own, "worker"):
-            own.worker = _Worker(read, limits)
+            own.worker = _Worker(read, limits, preload)
             workers_made.append(own.worker)
         outcome: T | Undecoded | None = own.worker.ask(path)
         if outcome is None:
@@ -125,7 +126,7 @@ def read_each(
 class _Worker(Generic[T]):
     """A process that reads one file at a time, and ends with this one."""
 
-    def __init__(self, read: Callable[[Path], T], limits: Limits) -> None:
+    def __init__(self, read: Callable[[Path], T], limits: Limits, preload: Sequence[str]) -> None:
         context = multiprocessing.get_context("forkserver")
         self.n_given = 0
         self._limits = limits
@@ -133,7 +134,7 @@ class _Worker(Generic[T]):
         self._stopping = threading.Lock()
         self._ours, theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, read, limits.memory_mb), daemon=True
+            target=_serve, args=(theirs, read, preload, limits.memory_mb), daemon=True
         )
         with _hidden_main():
             self._process.start()
@@ -185,9 +186,13 @@ def _hidden_main() -> Iterator[None]:
             sys.modules["__main__"] = main
 
 
-def _serve(connection: Connection, read: Callable[[Path], Any], memory_mb: int) -> None:
+def _serve(
+    connection: Connection, read: Callable[[Path], Any], preload: Sequence[str], memory_mb: int
+) -> None:
     """Answer every path until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this one
+    for module in preload:  # a fork server that was started for other work may lack one
+        importlib.import_module(module)
     np.ones((64, 64)) @ np.ones((64, 64))  # OpenBLAS takes its buffers now: they are no clip's
     parent = multiprocessing.parent_process()
     assert parent is not None
