@@ -1,30 +1,38 @@
 """Files decoded by worker processes, in order; a worker that hangs or dies costs one file.
 
-Workers import only r1omni.media and torchaudio, not transformers, and end with their parent.
+Ingestion, features and predict all use this pool. Workers are forked from a server that has
+imported `preload`, never transformers, and end with their parent.
 """
 
+import importlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar
+
+import numpy as np
 
 from r1omni.limits import Limits, limit_memory
 from r1omni.media import MediaSettings, TowerInputs, UnreadableMedia, preprocess
 
 _QUEUE_PER_PROCESS = 32  # decoded files that may wait for their reader; it bounds the memory
-_GRACE_SECONDS = 5.0  # from a closed pipe to the end of its process
-_PRELOADED = ["r1omni.media", "torchaudio.transforms"]
+_GRACE_SECONDS = 5.0  # from a kill or a closed pipe to the end of the process
+_FILES_PER_PROCESS = 2000  # then the worker is replaced, so that decoders' leaks stay small
+PRELOAD = ("r1omni.media", "torchaudio.transforms")
 T = TypeVar("T")
+_hiding_main = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -40,10 +48,20 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def start_forkserver() -> None:
-    """Start the server that workers are forked from; it imports their modules in the background."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
-    forkserver.ensure_running()
+def start_forkserver(preload: Sequence[str] = PRELOAD) -> None:
+    """Start the server that workers are forked from; it imports `preload` in the background.
+
+    BLAS and torch use one thread in it, because there is a worker per core.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(preload))
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.pop("OMP_NUM_THREADS")
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
 
 
 def decode_clips(
@@ -55,26 +73,32 @@ def decode_clips(
 
 
 def read_each(
-    paths: Sequence[Path],
+    paths: Iterable[Path],
     read: Callable[[Path], T],
     *,
     workers: int,
     limits: Limits,
     ahead: int = _QUEUE_PER_PROCESS,
+    preload: Sequence[str] = PRELOAD,
 ) -> Generator[T | Undecoded, None, None]:
     """The result of `read` for each file, in order, or Undecoded.
 
-    `read` runs in worker processes. A file is Undecoded if it raises UnreadableMedia, exceeds the
-    time or memory of `limits`, or ends its worker; the other files are still read.
+    `read` runs in `workers` processes (0: one per core). A file is Undecoded if it raises
+    UnreadableMedia, exceeds the time or memory of `limits`, or ends its worker; the other files are
+    still read. Raises RuntimeError if a worker ends before its first file.
     """
-    n_workers = max(1, min(workers or usable_cores(), len(paths)))
+    n_workers = workers or usable_cores()
+    start_forkserver(preload)
     workers_made: list[_Worker[T]] = []
     own = threading.local()
 
     def read_in_worker(path: Path) -> T | Undecoded:
         """Read a file in this thread's worker; a worker that failed is replaced."""
+        if hasattr(own, "worker") and own.worker.n_files >= _FILES_PER_PROCESS:
+            own.worker.stop()
+            del own.worker
         if not hasattr(own, "worker"):
-            own.worker = _Worker(read, limits)
+            own.worker = _Worker(read, limits, preload)
             workers_made.append(own.worker)
         outcome: T | Undecoded | None = own.worker.read_file(path)
         if outcome is None:
@@ -102,22 +126,27 @@ def read_each(
 class _Worker(Generic[T]):
     """A process that reads one file at a time and ends with this one."""
 
-    def __init__(self, read: Callable[[Path], T], limits: Limits) -> None:
+    def __init__(self, read: Callable[[Path], T], limits: Limits, preload: Sequence[str]) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_PRELOADED)
+        self.n_files = 0
         self._limits = limits
         self._timed_out = False
         self._stopping = threading.Lock()
         self._pipe, worker_end = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(worker_end, read, limits.memory_mb), daemon=True
+            target=_serve, args=(worker_end, read, preload, limits.memory_mb), daemon=True
         )
-        self._process.start()
+        with _hidden_main():
+            self._process.start()
         worker_end.close()  # then the pipe closes when the worker dies
-        self._pipe.recv()  # it has started: its imports do not count against a file's time
+        try:
+            self._pipe.recv()  # it has started: its imports do not count against a file's time
+        except EOFError:
+            raise RuntimeError(f"cannot open clips: {self.exit_reason()}") from None
 
     def read_file(self, path: Path) -> T | Undecoded | None:
         """The result for the file, or Undecoded; None if the process failed or timed out."""
+        self.n_files += 1
         try:
             self._pipe.send(path)
             if not self._pipe.poll(self._limits.timeout_seconds):
@@ -132,7 +161,7 @@ class _Worker(Generic[T]):
         """Kill the process. Its thread and the reader may both call this."""
         with self._stopping:  # else both would close the same file descriptor
             self._process.kill()
-            self._process.join()
+            self._process.join(timeout=_GRACE_SECONDS)  # a dead network drive outlasts SIGKILL
             self._pipe.close()
 
     def exit_reason(self) -> str:
@@ -145,12 +174,26 @@ class _Worker(Generic[T]):
         return f"the decoding process died of it ({name})"
 
 
-def _serve(connection: Connection, read: Callable[[Path], Any], memory_mb: int) -> None:
+@contextmanager
+def _hidden_main() -> Iterator[None]:
+    """Let a worker start without importing the caller's script, which may lack a main guard."""
+    with _hiding_main:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
+
+
+def _serve(
+    connection: Connection, read: Callable[[Path], Any], preload: Sequence[str], memory_mb: int
+) -> None:
     """Read every path that arrives, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
-    import torch
-
-    torch.set_num_threads(1)
+    for module in preload:  # a fork server that was started for other work may lack one
+        importlib.import_module(module)
+    np.ones((64, 64)) @ np.ones((64, 64))  # OpenBLAS allocates now, so no clip's limit counts it
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_exit_with_parent, args=(parent.sentinel,), daemon=True).start()

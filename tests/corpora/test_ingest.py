@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -9,9 +10,8 @@ import time
 from collections import Counter
 from dataclasses import replace
 
-import psutil
 import pytest
-from clip_files import LIMITS
+from clip_files import LIMITS, signal_decoding_process
 
 from r1omni.config import IngestParams
 from r1omni.corpora import read_clips
@@ -78,16 +78,11 @@ def test_a_decoder_that_hangs_costs_one_clip(dfew):
 
 
 def test_a_decoder_that_dies_costs_one_clip(clips, tmp_path):
-    """Our own worker is killed while a fifo holds it, as a crash would kill it."""
+    """The decoding process is killed while a fifo holds it, as a crash would kill it."""
     os.mkfifo(tmp_path / "fifo.mp4")
     paths = [clips["good"], tmp_path / "fifo.mp4", clips["good"]]
 
-    def kill_worker() -> None:
-        for child in psutil.Process().children():
-            if "r1omni.corpora.ingestion.probe_worker" in child.cmdline():
-                child.kill()
-
-    killer = threading.Timer(1.0, kill_worker)
+    killer = threading.Timer(1.0, signal_decoding_process, [signal.SIGKILL])
     found = probe_clips(enumerate(paths), workers=1, limits=replace(LIMITS, timeout_seconds=20.0))
     results = dict([next(found)])
     killer.start()
@@ -95,7 +90,7 @@ def test_a_decoder_that_dies_costs_one_clip(clips, tmp_path):
     killer.join()
     first, second, third = (results[i] for i in range(3))
     assert isinstance(first, Finding) and first == third
-    assert isinstance(second, Unreadable) and "died (SIGKILL)" in second.detail
+    assert isinstance(second, Unreadable) and "died of it (SIGKILL)" in second.detail
 
 
 def test_nothing_to_probe_is_no_work():

@@ -77,7 +77,7 @@ def test_what_another_process_reads_is_what_this_one_reads(tmp_path):
 
 def test_a_process_that_two_threads_stop_is_closed_once(monkeypatch):
     """As when Ctrl-C ends a reading while one of its processes fails: EBADF hid the Ctrl-C."""
-    worker = _Worker(Path, LIMITS)
+    worker = _Worker(Path, LIMITS, ())
     close = worker._ours._close
 
     def close_slowly() -> None:

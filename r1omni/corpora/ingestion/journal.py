@@ -19,7 +19,7 @@ from typing import Final
 from r1omni import media
 from r1omni.corpora import content
 from r1omni.corpora.clip import Clip, Reject
-from r1omni.corpora.ingestion import prints, probe_worker
+from r1omni.corpora.ingestion import prints, probing
 from r1omni.corpora.ingestion.probing import Finding
 
 _log = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ def _stamp(path: Path) -> str:
 @cache
 def _code() -> str:
     digest = hashlib.sha256(media.code_hash().encode())
-    for module in (content, prints, probe_worker):
+    for module in (content, prints, probing):
         assert module.__file__ is not None
         digest.update(Path(module.__file__).read_bytes())
     return digest.hexdigest()[:16]
