@@ -10,7 +10,7 @@ from r1omni.corpora.clip import Clip, read_manifest, read_rejects, write_manifes
 from r1omni.corpora.ingestion.ingest import check_fold, run_ingest
 from r1omni.corpora.origin import read_origin
 from r1omni.evaluation.predict import count_undecoded, predict_clips
-from r1omni.evaluation.predictions import About, write_predictions
+from r1omni.evaluation.predictions import TableMetadata, write_predictions
 from r1omni.evaluation.results import CorpusMetrics, Interval, Rates, read_metrics
 from r1omni.evaluation.score import run_score
 from r1omni.evaluation.seen_clips import refuse_training_clips, trained_on
@@ -117,7 +117,7 @@ def run_evaluate(
         batch_size=machine.predict_batch_size,
     )
     undecoded = count_undecoded(clips, decoded)
-    about = About({field.corpus: origin}, lineage_of(subject.checkpoint), undecoded)
+    about = TableMetadata({field.corpus: origin}, lineage_of(subject.checkpoint), undecoded)
     predictions = out / "predictions.parquet"
     write_predictions(rows, predictions, about)
     run_score([predictions], [], out / "metrics.json", out / "plots", score=params.score)
