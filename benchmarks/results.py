@@ -2,7 +2,7 @@
 
     python -m benchmarks.results
 
-writes RESULTS.md anew from results.json and sections/*.md, which other scripts write.
+rewrites RESULTS.md from results.json and from sections/*.md, which other scripts write.
 """
 
 import json
@@ -36,7 +36,7 @@ MEANING = {
 
 
 def summarise(rows: list[Row]) -> dict[str, float | None]:
-    """The ratios; None for what was not measured."""
+    """The ratios; None if a part was not measured."""
     textbook, fast = cpu(rows, "textbook"), cpu(rows, "fast")
     cached = cpu(rows, "fast, cached features")
     matmul = middle(rows, "matmul", "seconds_at_matmul_rate")
@@ -55,7 +55,7 @@ def summarise(rows: list[Row]) -> dict[str, float | None]:
 
 
 def middle(rows: list[Row], name: str, key: str) -> float | None:
-    """The median of one number of the rows of a name."""
+    """The median of `key` over the rows of a name."""
     found = [row[key] for row in rows if row["name"] == name]
     return statistics.median(found) if found else None
 
@@ -72,7 +72,7 @@ def cpu(rows: list[Row], name: str) -> float | None:
 
 
 def cold_cpu(rows: list[Row], name: str) -> float | None:
-    """The median of the CPU seconds of processes' first steps, as TRL's are."""
+    """The median of the CPU seconds of first steps, to compare with TRL's."""
     found = [row["cpu"] for row in rows if row["name"] == name and row.get("warm") is False]
     return statistics.median(found) if found else None
 
@@ -88,7 +88,7 @@ def peak(rows: list[Row], name: str) -> float | None:
 
 
 def over(above: float | None, below: float | None) -> float | None:
-    """The ratio of what was measured; None for what was not, or took nothing."""
+    """The ratio; None if a side was not measured, or `below` is 0."""
     return above / below if above is not None and below else None
 
 
@@ -129,7 +129,7 @@ def speed_section(
 
 
 def _when(rows: list[Row]) -> list[str]:
-    """Between when the rows of each commit were measured."""
+    """When the rows of each commit were measured."""
     times: dict[str, list[str]] = {}
     for row in rows:
         if "at" in row:
@@ -185,11 +185,11 @@ def _same_numbers(rows: list[Row]) -> list[str]:
     slow, fast = timed(rows, "textbook"), timed(rows, "fast")
     if not slow or not fast:
         return []
-    said = [
+    same = [
         f"{what} {slow[0][key]:.9g} and {fast[0][key]:.9g}"
         for what, key in (("loss", "loss"), ("gradient norm", "grad_norm"))
     ]
-    return [f"The same step, by the textbook and by the fast path: {', '.join(said)}."]
+    return [f"The same step, by the textbook and by the fast path: {', '.join(same)}."]
 
 
 def _default(rows: list[Row]) -> list[str]:
@@ -263,7 +263,7 @@ def _cuda_line(name: str, part: str, own: list[Row], rate: float | None, peak: s
 
 
 def _notes(rows: list[Row]) -> list[str]:
-    """What measurements say in words; of several of one name, the last one's."""
+    """The notes of measurements; of several of one name, the last."""
     notes: dict[str, list[str]] = {}
     for row in rows:
         if row.get("note"):
@@ -281,7 +281,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def main() -> None:
-    """Render what is there."""
+    """Render results.json and the sections again."""
     path = Path(__file__).with_name("results.json")
     found = json.loads(path.read_text())
     write_results(summarise(found["rows"]), found["rows"], found["machine"], path)
