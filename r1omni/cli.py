@@ -25,7 +25,7 @@ from r1omni.inference.options import (
     Timeout,
     choose_options,
 )
-from r1omni.machine.lifeline import die_with_caller, die_with_parent
+from r1omni.machine.lifeline import die_with_parent, die_with_shell_parent
 from r1omni.params_file import check_listed, read_params
 from r1omni.stages import PARAMS, ParamsFile, stages
 
@@ -78,7 +78,7 @@ def _start(
     logging.getLogger("r1omni").setLevel(logging.INFO)
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when huggingface_hub is imported
     if "DVC_STAGE" in os.environ:
-        die_with_caller()
+        die_with_shell_parent()
     if "TORCHELASTIC_RUN_ID" in os.environ:  # a rank: its launcher may be killed
         die_with_parent()
 
@@ -138,7 +138,7 @@ def predict(
     from r1omni.media.pool import start_forkserver
 
     start_forkserver()  # it imports while the model is loaded: the first answer need not wait
-    from r1omni.hub import explained
+    from r1omni.hub import translate_hub_errors
     from r1omni.inference.answer import VOCABULARIES, Answer, answer_batches
     from r1omni.inference.files import Refusal
     from r1omni.inference.finding import find_files
@@ -150,7 +150,7 @@ def predict(
         typer.echo(account, err=True)
     n_answered = n_refused = 0
     try:
-        with explained(model):
+        with translate_hub_errors(model):
             checkpoint = find_checkpoint(model, options.tracking)
             if warning := caution(read_lineage(checkpoint)):
                 typer.echo(warning, err=True)
@@ -221,10 +221,10 @@ def _examine_cache(remove: bool) -> bool:
     from r1omni import dvc_cache
 
     folder = dvc_cache.find_cache(Path.cwd())
-    examined = dvc_cache.examine_cache(Path.cwd(), folder)
+    examined = dvc_cache.check_cache(Path.cwd(), folder)
     if remove:
         dvc_cache.remove_damaged(examined)
-    typer.echo(dvc_cache.render_examination(folder, examined, remove))
+    typer.echo(dvc_cache.render_cache_report(folder, examined, remove))
     return not examined.damaged
 
 
@@ -245,7 +245,7 @@ def evaluate(
     read = read_params(params)
     os.environ.setdefault("OMP_NUM_THREADS", str(read.machine.threads))
     from r1omni.evaluation.evaluate import Field, Subject, render_verdict, run_evaluate
-    from r1omni.hub import explained
+    from r1omni.hub import translate_hub_errors
     from r1omni.inference.loading import find_checkpoint
     from r1omni.lineage import caution, read_lineage
 
@@ -255,7 +255,7 @@ def evaluate(
     name = re.sub(r"[^\w.-]+", "-", model.removeprefix("models:/").rstrip("/").split("/")[-1])
     where, number = (known.root, known.fold) if known else (Path(), 1)
     field = Field(corpus, root or where, number if fold is None else fold)
-    with explained(model):
+    with translate_hub_errors(model):
         checkpoint = find_checkpoint(model, read.tracking)
         if warning := caution(read_lineage(checkpoint)):
             typer.echo(warning, err=True)

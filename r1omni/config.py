@@ -230,7 +230,7 @@ class GRPOParams(Section):
 class HeldOutParams(Section):
     """Training clips that label SFT and GRPO never see: what settings are chosen by."""
 
-    WATCHING = frozenset({"every"})
+    NOT_RECIPE = frozenset({"every"})
 
     clips: Annotated[int, Field(ge=0)]
     seed: Seed

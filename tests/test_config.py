@@ -62,20 +62,20 @@ def test_a_missing_file_is_said(tmp_path):
 def test_a_file_that_is_no_utf_8_is_named_with_its_line(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_bytes(b"corpora:\n  caf\xe9: 1\n")
-    with pytest.raises(ParamsError, match=r"params\.yaml:2: byte 0xe9 is no UTF-8"):
+    with pytest.raises(ParamsError, match=r"params\.yaml:2: byte 0xe9 is not valid UTF-8"):
         read_params(path)
 
 
 def test_a_key_that_stands_twice_is_named_with_both_lines(broken, repo):
     line = line_of(repo / "params.yaml", "  kl_coef:")
     message = broken("  kl_coef:", "  kl_coef: 0.5\n  kl_coef:")
-    assert f"params.yaml:{line + 1}: kl_coef: stands twice; first in line {line}" in message
+    assert f"params.yaml:{line + 1}: kl_coef: occurs twice; first in line {line}" in message
 
 
 def test_a_key_that_stands_twice_in_braces_is_named(broken, repo):
     line = line_of(repo / "params.yaml", "reward_weights:")
     message = broken("{accuracy: 1.0, format", "{accuracy: 1.0, accuracy: 2.0, format")
-    assert f"params.yaml:{line}: accuracy: stands twice; first in line {line}" in message
+    assert f"params.yaml:{line}: accuracy: occurs twice; first in line {line}" in message
 
 
 def test_a_key_that_overrides_a_merged_one_stands_once(tmp_path, repo, params):

@@ -219,7 +219,7 @@ def test_a_folder_that_is_there_is_not_touched(hub, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/mine").touch()
     done = fetch(tmp_path / "a", hub.url)
-    assert done.stderr == f"error: {tmp_path / 'a'}: is there already; remove it to fetch it anew\n"
+    assert done.stderr == f"error: {tmp_path / 'a'}: exists already; remove it to fetch it again\n"
     assert files_in(tmp_path / "a") == {"mine"}
     assert hub.asked == []
 

@@ -28,7 +28,7 @@ from r1omni.limits import Limits
 from r1omni.lineage import UNKNOWN, read_lineage
 from r1omni.machine.curves import Curves, Log
 from r1omni.machine.environment import is_first, world_size
-from r1omni.machine.ranks import barrier, join_ranks, joined, shares
+from r1omni.machine.ranks import barrier, gather_dict, join_ranks, shares
 from r1omni.machine.state_folders import TrainingPaths, open_state
 from r1omni.media import MediaSettings, Sampling, TowerInputs
 from r1omni.media.pool import Undecoded, decode_clips, usable_cores
@@ -222,7 +222,7 @@ def _decode(
         if isinstance(read, Undecoded):
             raise ValueError(f"{read.path}: {read.reason}; render the generic corpus again")
         decoded[clip.clip_id] = read
-    return joined(decoded)
+    return gather_dict(decoded)
 
 
 def _kept(parts: dict[str, torch.nn.Module], path: Path, train: Callable[[], None]) -> None:

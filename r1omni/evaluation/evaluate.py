@@ -10,12 +10,12 @@ from r1omni.corpora.clip import Clip, read_manifest, read_rejects, write_manifes
 from r1omni.corpora.ingestion.ingest import check_fold, run_ingest
 from r1omni.corpora.origin import read_origin
 from r1omni.evaluation.predict import count_undecoded, predict_clips
-from r1omni.evaluation.predictions import About, write_predictions
+from r1omni.evaluation.predictions import TableMetadata, write_predictions
 from r1omni.evaluation.results import CorpusMetrics, Interval, Rates, read_metrics
 from r1omni.evaluation.score import run_score
 from r1omni.evaluation.seen_clips import refuse_training_clips, trained_on
 from r1omni.inference.loading import lineage_of, load_checkpoint
-from r1omni.lineage import WORDS, origin_record, size_text
+from r1omni.lineage import DATA_TEXT, origin_record, size_text
 from r1omni.media import MediaSettings
 from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import FeatureStore
@@ -117,7 +117,7 @@ def run_evaluate(
         batch_size=machine.predict_batch_size,
     )
     undecoded = count_undecoded(clips, decoded)
-    about = About({field.corpus: origin}, lineage_of(subject.checkpoint), undecoded)
+    about = TableMetadata({field.corpus: origin}, lineage_of(subject.checkpoint), undecoded)
     predictions = out / "predictions.parquet"
     write_predictions(rows, predictions, about)
     run_score([predictions], [], out / "metrics.json", out / "plots", score=params.score)
@@ -194,7 +194,7 @@ def _model_words(metrics: CorpusMetrics) -> str:
     if metrics.trained_on == "unknown":
         words = ["training data not recorded"]
     else:
-        words = [f"trained on {WORDS[metrics.trained_on]}"]
+        words = [f"trained on {DATA_TEXT[metrics.trained_on]}"]
     if metrics.parameters is not None:
         words.append(f"{size_text(metrics.parameters)} parameters")
     if metrics.seed is not None:

@@ -12,7 +12,7 @@ from r1omni.config import PredictParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.corpora.origin import read_origins
 from r1omni.emotions import LABELS
-from r1omni.evaluation.predictions import About, Prediction, write_predictions
+from r1omni.evaluation.predictions import Prediction, TableMetadata, write_predictions
 from r1omni.evaluation.seen_clips import refuse_training_clips
 from r1omni.inference.greedy import Answered, answer_batch
 from r1omni.inference.loading import lineage_of, load_checkpoint
@@ -37,7 +37,7 @@ def run_predict(
     """Write the checkpoint's raw completions for every test clip of the manifests.
 
     A clip that the stage `features` could not decode got no answer: it has no row, and counts
-    neither as right nor as wrong. The table's metadata say how many there are (`About.undecoded`).
+    neither as right nor as wrong. The table counts them (`TableMetadata.undecoded`).
     Raises ValueError where the checkpoint was trained on another fold of theirs, and for a clip
     that cannot be scored (see `_test_clips`).
     """
@@ -50,7 +50,7 @@ def run_predict(
         checkpoint.name, *loaded, clips, store, predict=predict, batch_size=batch_size
     )
     undecoded = count_undecoded(listed, clips)
-    about = About(read_origins(manifests, "test"), lineage_of(checkpoint), undecoded)
+    about = TableMetadata(read_origins(manifests, "test"), lineage_of(checkpoint), undecoded)
     write_predictions(rows, out, about)
 
 

@@ -1,4 +1,4 @@
-"""The predictions table: one row a clip and model, with the raw completion kept."""
+"""The predictions table: one row per clip and model, with the raw completion."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -17,12 +17,12 @@ from r1omni.prompts import AnswerMode
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one model answered for one clip.
+    """The answer of one model for one clip.
 
-    `rationale`, `answer` and `prediction` are None where the completion is not well formed;
-    `prediction` also where the answer is not exactly one known label. `logprob` is the sum over
-    the `n_tokens` tokens. `silent`: the clip's audio was missing and replaced by silence;
-    `digital_silence`: it was there, and every sample 0; `cut`: it was longer than the model hears.
+    `rationale`, `answer` and `prediction` are None if the completion is not well formed;
+    `prediction` also if the answer is not exactly one known label. `logprob` is the sum over the
+    `n_tokens` tokens. `silent`: the clip has no audio, silence replaced it. `digital_silence`:
+    every audio sample is 0. `cut`: the audio is longer than the model hears.
     """
 
     model: str
@@ -50,16 +50,16 @@ class Prediction:
 
     @property
     def well_formed(self) -> bool:
-        """Whether the completion has the form that its mode asks for (see `judge`)."""
+        """Whether the completion is well formed in its mode (see `judge`)."""
         return judge(self.completion, self.mode).well_formed
 
 
 @dataclass(frozen=True)
-class About:
-    """What predictions are about: the corpora's origins, and what the model records of itself.
+class TableMetadata:
+    """The table's metadata: the corpora's origins and the model's lineage.
 
     `undecoded`: corpus -> test clips without a row, because the stage `features` could not decode
-    them; a corpus that is not named has none. None where nobody counted.
+    them; 0 for a corpus that is not named. None if they were not counted.
     """
 
     corpora: Mapping[str, Origin]
@@ -67,11 +67,11 @@ class About:
     undecoded: Mapping[str, int] | None = None
 
     def origin(self, corpus: str) -> Origin:
-        """The origin of a corpus; unknown where the predictions do not say it."""
+        """The origin of a corpus; unknown if it is not recorded."""
         return self.corpora.get(corpus, UNKNOWN)
 
 
-NOTHING_KNOWN = About({}, None)
+NO_METADATA = TableMetadata({}, None)
 
 _DTYPES = {
     "model": "string", "corpus": "string", "clip_id": "string", "fold": "Int64",
@@ -83,7 +83,9 @@ _DTYPES = {
 COLUMNS = tuple(_DTYPES)
 
 
-def write_predictions(rows: Iterable[Prediction], path: Path, about: About = NOTHING_KNOWN) -> None:
+def write_predictions(
+    rows: Iterable[Prediction], path: Path, metadata: TableMetadata = NO_METADATA
+) -> None:
     """Write the table sorted by corpus and clip, atomically."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -93,34 +95,34 @@ def write_predictions(rows: Iterable[Prediction], path: Path, about: About = NOT
     partial = path.with_name(f".{path.name}.partial")
     frame = pd.DataFrame(records, columns=list(COLUMNS)).astype(_DTYPES)
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    metadata = {**(table.schema.metadata or {}), **note_metadata(_note(about))}
-    pq.write_table(table.replace_schema_metadata(metadata), partial)
+    stored = {**(table.schema.metadata or {}), **note_metadata(_note(metadata))}
+    pq.write_table(table.replace_schema_metadata(stored), partial)
     partial.replace(path)
 
 
-def read_about(path: Path) -> About:
-    """What a predictions table says that it is about; nothing for one without a note.
+def read_metadata(path: Path) -> TableMetadata:
+    """The metadata of a predictions table; NO_METADATA for a table without it.
 
-    Raises ValueError, naming the file, for a note that is none of ours.
+    Raises ValueError, naming the file, for invalid metadata.
     """
-    return read_note(path, _about) or NOTHING_KNOWN
+    return read_note(path, _metadata_from) or NO_METADATA
 
 
-def _about(note: dict[str, Any]) -> About:
+def _metadata_from(note: dict[str, Any]) -> TableMetadata:
     model, undecoded = note["model"], note.get("undecoded")
-    return About(
+    return TableMetadata(
         origins_from(note["corpora"]),
         None if model is None else Lineage(**model | {"data": origins_from(model["data"])}),
         None if undecoded is None else {str(c): int(n) for c, n in undecoded.items()},
     )
 
 
-def _note(about: About) -> dict[str, Any]:
-    model = None if about.model is None else asdict(about.model)
-    if model is not None and about.model is not None:
-        model["data"] = _records(about.model.data)
-    undecoded = None if about.undecoded is None else dict(about.undecoded)
-    return {"corpora": _records(about.corpora), "model": model, "undecoded": undecoded}
+def _note(metadata: TableMetadata) -> dict[str, Any]:
+    model = None if metadata.model is None else asdict(metadata.model)
+    if model is not None and metadata.model is not None:
+        model["data"] = _records(metadata.model.data)
+    undecoded = None if metadata.undecoded is None else dict(metadata.undecoded)
+    return {"corpora": _records(metadata.corpora), "model": model, "undecoded": undecoded}
 
 
 def _records(origins: Mapping[str, Origin]) -> dict[str, dict[str, Any]]:
@@ -128,12 +130,11 @@ def _records(origins: Mapping[str, Origin]) -> dict[str, dict[str, Any]]:
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """The rows of a predictions table, judged anew from their raw completions.
+    """The rows of a predictions table, parsed again from their raw completions.
 
-    Judging anew makes a changed vocabulary or parser count without generating again. Raises
-    ValueError naming the file, and the row where one is at fault, for a file that is missing or
-    not parquet, missing columns, an unknown corpus, mode or label, and a clip that one model
-    answers twice.
+    So a changed vocabulary or parser takes effect without new generations. Raises ValueError,
+    naming the file and the row, for a file that is missing or not parquet, missing columns, an
+    unknown corpus, mode or label, and a clip with two rows of one model.
     """
     table = _read_table(path)
     missing = [name for name in COLUMNS if name not in table.columns]
@@ -153,7 +154,7 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path}: no such file; expected a predictions table")
     try:
         return pd.read_parquet(path)
-    except (ValueError, OSError) as error:  # pyarrow raises either for bytes that are no table
+    except (ValueError, OSError) as error:  # pyarrow raises either for a file that is not parquet
         message = f"{path}: not a parquet file; expected a predictions table: {error}"
         raise ValueError(message) from error
 
@@ -173,8 +174,8 @@ def _row(path: Path, index: int, record: dict[Any, Any]) -> Prediction:
     if record["mode"] not in ("reasoned", "direct"):
         raise ValueError(f"{where}: mode {record['mode']!r} is neither 'reasoned' nor 'direct'")
     judged = judge(record["completion"], record["mode"])
-    said = {"rationale": judged.rationale, "answer": judged.answer, "prediction": judged.prediction}
-    return Prediction(**{str(name): value for name, value in record.items()} | said)
+    read = {"rationale": judged.rationale, "answer": judged.answer, "prediction": judged.prediction}
+    return Prediction(**{str(name): value for name, value in record.items()} | read)
 
 
 _REQUIRED = tuple(

@@ -14,7 +14,7 @@ _SAME_CLIPS: Final[Mapping[str, str]] = {"mafw_compound": "mafw"}
 def refuse_training_clips(directory: Path, clips: Iterable[Clip]) -> None:
     """Raise ValueError if the checkpoint or an ancestor of it may have been trained on a clip.
 
-    A checkpoint of fold k has seen the test clips of every other fold (facts/datasets.md).
+    DFEW's and MAFW's folds are a cross-validation: fold k trains on the other folds' test clips.
     mafw_compound and mafw list the same clips. A checkpoint without a record of its training is let
     through: `trained_on` is None for it.
     """

@@ -18,7 +18,7 @@ from r1omni.inference.finding import find_files
 from r1omni.inference.greedy import Answered, answer_batch
 from r1omni.inference.probabilities import label_probabilities
 from r1omni.inference.reading import read_files
-from r1omni.judging import Judged, judge
+from r1omni.judging import Judgement, judge
 from r1omni.limits import Limits
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureBatch
@@ -38,7 +38,7 @@ class Answer:
 
     path: Path
     completion: str
-    judged: Judged
+    judged: Judgement
     probabilities: dict[str, float] | None
     notes: tuple[str, ...]
 

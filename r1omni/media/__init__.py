@@ -1,10 +1,10 @@
 """Clip file -> frames and waveform -> pixels and log-mel. Only here decord is imported.
 
-decord reads the frames (bit-identical to PyAV's, and it seeks exactly). PyAV reads what decord
-cannot, large frames, and the sound, since decord's AudioReader leaks and lags by a millisecond.
-What is defined here serves ingestion, the feature cache, the processor and `predict` alike, so that
-training and inference see the same tensors. Shapes: `F` frames, `H` x `W` pixels, `S` audio
-samples, `M` mel bins, `T` mel frames.
+decord reads the frames (bit-identical to PyAV's, and it seeks exactly). PyAV reads large frames,
+videos that decord cannot read, and audio, because decord's AudioReader leaks and lags by 1 ms.
+Ingestion, the feature cache, the processor and `predict` all use this package, so training and
+inference see the same tensors. Shapes: `F` frames, `H` x `W` pixels, `S` audio samples, `M` mel
+bins, `T` mel frames.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ __all__ = [
 
 @cache
 def code_hash() -> str:
-    """A hash of this package's code: what was decoded by other code is decoded again."""
+    """A hash of this package's code: clips that other code decoded are decoded again."""
     digest = hashlib.sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())

@@ -1,7 +1,7 @@
-"""Files decoded in many processes, delivered in order; one that hangs or dies costs one file.
+"""Files decoded by worker processes, in order; a worker that hangs or dies costs one file.
 
-Ingestion, features and predict all read through here. The processes are forked from a server that
-has imported `preload`, never transformers, and they end with their parent.
+Ingestion, features and predict all use this pool. Workers are forked from a server that has
+imported `preload`, never transformers, and end with their parent.
 """
 
 import importlib
@@ -27,31 +27,31 @@ import numpy as np
 from r1omni.limits import Limits, limit_memory
 from r1omni.media import MediaSettings, TowerInputs, UnreadableMedia, preprocess
 
-_AHEAD = 32  # files decoded ahead of their reader, per process: what bounds the memory
-_GRACE_SECONDS = 5.0  # for a process that was killed or closed its pipe to be gone
-_FILES_PER_PROCESS = 2000  # then it is replaced: whatever a decoder leaks stays small
+_QUEUE_PER_PROCESS = 32  # decoded files that may wait for their reader; it bounds the memory
+_GRACE_SECONDS = 5.0  # from a kill or a closed pipe to the end of the process
+_FILES_PER_PROCESS = 2000  # then the worker is replaced, so that decoders' leaks stay small
 PRELOAD = ("r1omni.media", "torchaudio.transforms")
 T = TypeVar("T")
-_hiding = threading.Lock()
+_hiding_main = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Undecoded:
-    """A file that could not be decoded, and why; the reason does not repeat the name."""
+    """A file that could not be decoded; the reason does not repeat its name."""
 
     path: Path
     reason: str
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def start_forkserver(preload: Sequence[str] = PRELOAD) -> None:
-    """Start the server that decoding processes are forked from; it imports `preload` meanwhile.
+    """Start the server that workers are forked from; it imports `preload` in the background.
 
-    BLAS and torch take one thread in it: there is a process per core.
+    BLAS and torch use one thread in it, because there is a worker per core.
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(preload))
     before = os.environ.get("OMP_NUM_THREADS")
@@ -78,29 +78,29 @@ def read_each(
     *,
     workers: int,
     limits: Limits,
-    ahead: int = _AHEAD,
+    ahead: int = _QUEUE_PER_PROCESS,
     preload: Sequence[str] = PRELOAD,
 ) -> Generator[T | Undecoded, None, None]:
-    """What `read` makes of each file, in order, or why it makes nothing.
+    """The result of `read` for each file, in order, or Undecoded.
 
-    `read` runs in `workers` other processes (0: one per core). A file that raises UnreadableMedia,
-    takes longer or more memory than `limits`, or ends its process is Undecoded; the others go on.
-    Raises RuntimeError if a process ends before its first file.
+    `read` runs in `workers` processes (0: one per core). A file is Undecoded if it raises
+    UnreadableMedia, exceeds the time or memory of `limits`, or ends its worker; the other files are
+    still read. Raises RuntimeError if a worker ends before its first file.
     """
     n_workers = workers or usable_cores()
     start_forkserver(preload)
     workers_made: list[_Worker[T]] = []
     own = threading.local()
 
-    def attend(path: Path) -> T | Undecoded:
-        """Have this thread's process read a file; replace one that failed."""
-        if hasattr(own, "worker") and own.worker.n_given >= _FILES_PER_PROCESS:
+    def read_in_worker(path: Path) -> T | Undecoded:
+        """Read a file in this thread's worker; a worker that failed is replaced."""
+        if hasattr(own, "worker") and own.worker.n_files >= _FILES_PER_PROCESS:
             own.worker.stop()
             del own.worker
         if not hasattr(own, "worker"):
             own.worker = _Worker(read, limits, preload)
             workers_made.append(own.worker)
-        outcome: T | Undecoded | None = own.worker.ask(path)
+        outcome: T | Undecoded | None = own.worker.read_file(path)
         if outcome is None:
             reason = own.worker.exit_reason()
             own.worker.stop()
@@ -112,7 +112,7 @@ def read_each(
     threads = ThreadPoolExecutor(n_workers)
     try:
         for path in paths:
-            pending.append(threads.submit(attend, path))
+            pending.append(threads.submit(read_in_worker, path))
             if len(pending) > n_workers * ahead:
                 yield pending.popleft().result()
         while pending:
@@ -124,49 +124,49 @@ def read_each(
 
 
 class _Worker(Generic[T]):
-    """A process that reads one file at a time, and ends with this one."""
+    """A process that reads one file at a time and ends with this one."""
 
     def __init__(self, read: Callable[[Path], T], limits: Limits, preload: Sequence[str]) -> None:
         context = multiprocessing.get_context("forkserver")
-        self.n_given = 0
+        self.n_files = 0
         self._limits = limits
-        self._late = False
+        self._timed_out = False
         self._stopping = threading.Lock()
-        self._ours, theirs = context.Pipe()
+        self._pipe, worker_end = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, read, preload, limits.memory_mb), daemon=True
+            target=_serve, args=(worker_end, read, preload, limits.memory_mb), daemon=True
         )
         with _hidden_main():
             self._process.start()
-        theirs.close()  # so that its death is felt here
+        worker_end.close()  # then the pipe closes when the worker dies
         try:
-            self._ours.recv()  # it has begun: no file's time is spent on its imports
+            self._pipe.recv()  # it has started: its imports do not count against a file's time
         except EOFError:
             raise RuntimeError(f"cannot open clips: {self.exit_reason()}") from None
 
-    def ask(self, path: Path) -> T | Undecoded | None:
-        """What became of the file; None if the process failed."""
-        self.n_given += 1
+    def read_file(self, path: Path) -> T | Undecoded | None:
+        """The result for the file, or Undecoded; None if the process failed or timed out."""
+        self.n_files += 1
         try:
-            self._ours.send(path)
-            if not self._ours.poll(self._limits.timeout_seconds):
-                self._late = True
+            self._pipe.send(path)
+            if not self._pipe.poll(self._limits.timeout_seconds):
+                self._timed_out = True
                 return None
-            outcome: T | Undecoded = self._ours.recv()
+            outcome: T | Undecoded = self._pipe.recv()
         except (EOFError, OSError):
             return None
         return outcome
 
     def stop(self) -> None:
-        """End the process, whatever it is doing. Its thread and the reader may both call this."""
-        with self._stopping:  # or both would close the same file descriptor
+        """Kill the process. Its thread and the reader may both call this."""
+        with self._stopping:  # else both would close the same file descriptor
             self._process.kill()
             self._process.join(timeout=_GRACE_SECONDS)  # a dead network drive outlasts SIGKILL
-            self._ours.close()
+            self._pipe.close()
 
     def exit_reason(self) -> str:
-        """How it failed over its last file."""
-        if self._late:
+        """Why the process failed at its last file."""
+        if self._timed_out:
             return f"not decoded within {self._limits.timeout_seconds:g} s"
         self._process.join(timeout=_GRACE_SECONDS)
         code = self._process.exitcode
@@ -176,8 +176,8 @@ class _Worker(Generic[T]):
 
 @contextmanager
 def _hidden_main() -> Iterator[None]:
-    """Let a process start without importing the caller's script, which may have no main guard."""
-    with _hiding:
+    """Let a worker start without importing the caller's script, which may lack a main guard."""
+    with _hiding_main:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
         try:
@@ -189,30 +189,30 @@ def _hidden_main() -> Iterator[None]:
 def _serve(
     connection: Connection, read: Callable[[Path], Any], preload: Sequence[str], memory_mb: int
 ) -> None:
-    """Answer every path until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this one
+    """Read every path that arrives, until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
     for module in preload:  # a fork server that was started for other work may lack one
         importlib.import_module(module)
-    np.ones((64, 64)) @ np.ones((64, 64))  # OpenBLAS takes its buffers now: they are no clip's
+    np.ones((64, 64)) @ np.ones((64, 64))  # OpenBLAS allocates now, so no clip's limit counts it
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(parent.sentinel,), daemon=True).start()
     limit_memory(memory_mb)
     connection.send("begun")
     with suppress(EOFError):
         while True:
             path = connection.recv()
-            connection.send(_attempt(path, read))
+            connection.send(_read_or_reason(path, read))
 
 
-def _attempt(path: Path, read: Callable[[Path], T]) -> T | Undecoded:
+def _read_or_reason(path: Path, read: Callable[[Path], T]) -> T | Undecoded:
     try:
         return read(path)
     except UnreadableMedia as error:
         return Undecoded(path, str(error).removeprefix(f"{path}: "))
 
 
-def _end_with(sentinel: int) -> None:
-    """End as soon as the parent is gone, be it by SIGKILL."""
+def _exit_with_parent(sentinel: int) -> None:
+    """End this process when its parent ends, even by SIGKILL."""
     wait([sentinel])
     os._exit(1)

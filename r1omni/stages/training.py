@@ -35,8 +35,8 @@ def base(
     source = read.base.source
     _launch(read.machine)
     from r1omni.base_model.stage import run_base
-    from r1omni.hub import explained
-    from r1omni.machine.state_folders import drop_state
+    from r1omni.hub import translate_hub_errors
+    from r1omni.machine.state_folders import remove_finished_states
     from r1omni.tracking.runs import open_run
 
     paths = _training_paths(checkpoint, training)
@@ -50,7 +50,7 @@ def base(
         tags={"training_code": code_hash()[:32]},
         state=paths.state.with_suffix(".run.json"),
     ) as run:
-        with explained(str(source)):
+        with translate_hub_errors(str(source)):
             run_base(
                 source,
                 reasoning,
@@ -64,7 +64,7 @@ def base(
                 log=run.log,
             )
         run.finish(checkpoint, training)
-    drop_state(paths)
+    remove_finished_states(paths)
 
 
 @stages.command(rich_help_panel=STAGES)
@@ -142,7 +142,7 @@ def grpo(
     """Train the cold start by GRPO with verifiable rewards (R1-Omni)."""
     read = read_and_set_threads(params)
     _launch(read.machine)
-    from r1omni.machine.state_folders import drop_state
+    from r1omni.machine.state_folders import remove_finished_states
     from r1omni.tracking.runs import open_run
     from r1omni.training.grpo import run_grpo
 
@@ -167,7 +167,7 @@ def grpo(
             log=run.log,
         )
         run.finish(checkpoint, training)
-    drop_state(paths)
+    remove_finished_states(paths)
 
 
 def _sft(
@@ -182,7 +182,7 @@ def _sft(
 ) -> None:
     read = read_and_set_threads(params)
     _launch(read.machine)
-    from r1omni.machine.state_folders import drop_state
+    from r1omni.machine.state_folders import remove_finished_states
     from r1omni.tracking.runs import open_run
     from r1omni.training.sft import run_sft
 
@@ -211,7 +211,7 @@ def _sft(
             held_out=held_out,
         )
         run.finish(checkpoint, training)
-    drop_state(paths)
+    remove_finished_states(paths)
 
 
 def _origin(parent: Path, features: list[Path]) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""One MLflow run per checkpoint, opened at the edge of a training stage.
+"""One MLflow run per checkpoint, opened by the training stage.
 
 A training's results are the files that its stage writes: curves.jsonl and rollouts.parquet. MLflow
 gets a live copy. If the store cannot be reached, training goes on and the points wait in memory.
-What is missing at the end is delivered from the files by the `register` stage.
+The `register` stage sends the points that are still missing, from the files.
 """
 
 import json
@@ -18,8 +18,8 @@ from typing import Any
 from r1omni.config import TrackingParams
 from r1omni.machine.environment import is_first
 from r1omni.tracking.curves import Curves, Row
-from r1omni.tracking.provenance import content_hash, lineage_tags, note_code
-from r1omni.tracking.store import StoreUnreachable, open_client, reaching
+from r1omni.tracking.provenance import content_hash, lineage_tags, write_commit_record
+from r1omni.tracking.store import StoreUnreachable, open_client, translate_store_errors
 from r1omni.tracking.store_runs import (
     Description,
     continued_run,
@@ -31,14 +31,14 @@ from r1omni.tracking.store_runs import (
 
 FLUSH_ROWS = 50
 FLUSH_SECONDS = 10.0
-RETRY_SECONDS = 60.0  # after a store has failed
+RETRY_SECONDS = 60.0  # after a failure of the store
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Run:
-    """The MLflow run of a training; give `log` to the training loop."""
+    """The MLflow run of a training; pass `log` to the training loop."""
 
     description: Description
     tracking: TrackingParams
@@ -54,23 +54,23 @@ class Run:
     _undelivered: tuple[str, Path] | None = None  # the checkpoint's content hash, its training/
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add a point; points are sent every 50 steps or 10 seconds. Never raises for the store."""
+        """Add a step's metrics; they are sent every 50 steps or 10 s. No store error is raised."""
         self._rows.append(Row(step, dict(metrics), int(time.time() * 1000)))
         now = time.monotonic()
         if len(self._rows) >= FLUSH_ROWS or now - self._flushed_at >= FLUSH_SECONDS:
             self.flush()
 
     def flush(self, *, at_once: bool = False) -> bool:
-        """True if everything logged so far is in the store."""
+        """Send the waiting points. True if everything logged so far is in the store."""
         if time.monotonic() < self._retry_at and not at_once:
             return False
         self._flushed_at = time.monotonic()
         try:
             curves = self._connect()
-            with reaching(self.tracking.uri):
+            with translate_store_errors(self.tracking.uri):
                 curves.deliver(self._rows)
         except StoreUnreachable as error:
-            self._postpone(error)
+            self._retry_later(error)
             return False
         self._rows.clear()
         return True
@@ -78,27 +78,26 @@ class Run:
     def finish(self, checkpoint: Path, training: Path) -> None:
         """Complete the run from the stage's files and tag it with the checkpoint's content hash.
 
-        If the store cannot be reached, the state file tells the `register` stage which run lacks
-        the rest.
+        If the store cannot be reached, the state file names the unfinished run for `register`.
         """
         self._undelivered = (content_hash(checkpoint), training)
         self._lineage = lineage_tags(checkpoint)
-        note_code(self.state.parent / f"{checkpoint.name}.made.json")
+        write_commit_record(self.state.parent / f"{checkpoint.name}.made.json")
         self._complete()
 
     def close(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED. A finished run is never continued."""
         if self._monitor is not None:
             self._monitor.finish()
-        if not (self.flush(at_once=True) and self._complete() and self._ended(status)):
-            return  # the state file stays: for the next attempt, or for `register`
+        if not (self.flush(at_once=True) and self._complete() and self._set_final_status(status)):
+            return  # the next attempt, or `register`, needs the state file
         if status == "FINISHED":
             self.state.unlink(missing_ok=True)
 
     def _complete(self) -> bool:
-        """True once the store has all that the stage has written.
+        """True once the store has everything that the stage has written.
 
-        The state file names the checkpoint before that, until `close` has ended the run.
+        First the state file gets the checkpoint's content hash, until `close` has ended the run.
         """
         if self._undelivered is None:
             return True
@@ -108,28 +107,28 @@ class Run:
         if not self.flush(at_once=True) or self._run_id is None:
             return False
         try:
-            with reaching(self.tracking.uri):
+            with translate_store_errors(self.tracking.uri):
                 deliver_training(self._client, self._run_id, training)
                 tag_run(self._client, self._run_id, self._lineage)
                 self._client.set_tag(self._run_id, "content_hash", digest)
         except StoreUnreachable as error:
-            self._postpone(error)
+            self._retry_later(error)
             return False
         self._undelivered = None
         return True
 
-    def _ended(self, status: str) -> bool:
+    def _set_final_status(self, status: str) -> bool:
         """True once the store has the run's final status."""
         try:
-            with reaching(self.tracking.uri):
+            with translate_store_errors(self.tracking.uri):
                 self._client.set_terminated(self._run_id, status)
         except StoreUnreachable as error:
             logger.warning("the run stays RUNNING in MLflow until its next attempt: %s", error)
             return False
         return True
 
-    def _postpone(self, error: StoreUnreachable) -> None:
-        self._curves = None  # the store may have taken points without answering: read it again
+    def _retry_later(self, error: StoreUnreachable) -> None:
+        self._curves = None  # the store may have taken points before the error: read it again
         logger.warning("training goes on without MLflow for %.0f s: %s", RETRY_SECONDS, error)
         self._retry_at = time.monotonic() + RETRY_SECONDS
 
@@ -137,11 +136,11 @@ class Run:
         if self._curves is not None:
             return self._curves
         if self._client is not None and self._run_id is not None:
-            with reaching(self.tracking.uri):
+            with translate_store_errors(self.tracking.uri):
                 self._curves = Curves(self._client, self._run_id)
             return self._curves
         client, experiment = open_client(self.tracking)
-        with reaching(self.tracking.uri):
+        with translate_store_errors(self.tracking.uri):
             run_id = continued_run(client, self.state, self.description)
             resumed = run_id is not None
             if run_id is None:
@@ -156,8 +155,8 @@ class Run:
         return curves
 
 
-class _Silent(Run):
-    """The run of a rank other than 0, which logs nothing."""
+class _DisabledRun(Run):
+    """The run of every rank other than 0; it logs nothing."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Do nothing: rank 0 logs."""
@@ -180,21 +179,21 @@ def open_run(
     """The MLflow run of one training stage. Leaving the block ends it: FINISHED, FAILED or KILLED.
 
     `params`: nested, such as {"grpo": {...}}. `datasets`: manifests (parquet) or a corpus's JSON
-    annotations. `state`: a small file outside DVC's outs that keeps the run's id over a kill. The
-    run is continued if stage, params, datasets and tags equal those that it was opened with.
-    Otherwise a new run begins, and the old one, if it is still RUNNING, ends as KILLED. `machine`:
-    params that may change in between. An unreachable store costs a warning, nothing else. Of
-    several ranks (RANK in the environment) only rank 0 logs.
+    annotations. `state`: a small file outside DVC's outs; it keeps the run's id after a kill. The
+    run is continued if stage, params, datasets and tags are the same as when it was opened.
+    Otherwise a new run begins; the old one ends as KILLED if it is still RUNNING. `machine`: params
+    that may change before a continuation. An unreachable store costs only a warning. Only rank 0
+    (RANK in the environment) logs.
     """
     if not is_first():
-        yield _Silent(Description(stage, params, datasets, {}), tracking, state)
+        yield _DisabledRun(Description(stage, params, datasets, {}), tracking, state)
         return
     description = Description(stage, params, datasets, dict(tags or {}), dict(machine or {}))
     run = Run(description, tracking, state)
     run.flush()
     try:
         yield run
-    except (KeyboardInterrupt, SystemExit):  # a training that SIGTERM stopped leaves by SystemExit
+    except (KeyboardInterrupt, SystemExit):  # SystemExit: SIGTERM stopped the training
         run.close("KILLED")
         raise
     except BaseException:

@@ -20,7 +20,7 @@ from r1omni.lineage import (
 from r1omni.machine.curves import write_curves
 from r1omni.machine.environment import is_first
 from r1omni.machine.ranks import barrier, gather
-from r1omni.machine.state_folders import FINISHED, TrainingPaths, commit_folder, refuse_edits
+from r1omni.machine.state_folders import FINISHED, TrainingPaths, move_into_place, refuse_edits
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.towers import tower_tensors
 from r1omni.model.weights import read_weights
@@ -146,8 +146,8 @@ def _write_checkpoint(
         write_curves(paths.state / CURVES, training / CURVES, paths.state.with_name(TIMES))
     if (paths.state / ROLLOUTS).exists():
         shutil.copy2(paths.state / ROLLOUTS, training / ROLLOUTS)
-    commit_folder(training, paths.training)
-    commit_folder(partial, paths.checkpoint)
+    move_into_place(training, paths.training)
+    move_into_place(partial, paths.checkpoint)
     (paths.state / FINISHED).touch()
 
 

@@ -20,7 +20,7 @@ from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.evaluation import evaluate as evaluation
 from r1omni.evaluation.evaluate import wilson_interval
 from r1omni.evaluation.predict import run_predict
-from r1omni.evaluation.predictions import read_about, read_predictions
+from r1omni.evaluation.predictions import read_metadata, read_predictions
 from r1omni.evaluation.report.table1 import render_table1_markdown, render_table1_text
 from r1omni.evaluation.results import read_metrics
 from r1omni.evaluation.seen_clips import refuse_training_clips
@@ -99,7 +99,7 @@ def test_a_clip_that_features_cannot_decode_is_counted_wherever_n_is(
     out = tmp_path / "data/evaluations/tiny-ravdess"
     rows = read_predictions(out / "predictions.parquet")
     assert len(rows) == 9 and not any("01-01-05" in row.clip_id for row in rows)
-    assert read_about(out / "predictions.parquet").undecoded == {"ravdess": 1}
+    assert read_metadata(out / "predictions.parquet").undecoded == {"ravdess": 1}
     measured = read_metrics(out / "metrics.json")["tiny"]["ravdess"]
     assert (measured.n, measured.undecoded, sum(map(sum, measured.confusion.counts))) == (9, 1, 9)
     assert "(1 clips could not be decoded for features: they are left out of n)" in done.stdout
@@ -115,7 +115,7 @@ def test_a_clip_that_features_cannot_decode_is_counted_wherever_n_is(
         predict=PredictParams(max_new_tokens=2),
         batch_size=4,
     )  # fmt: skip
-    assert read_about(tmp_path / "again.parquet").undecoded == {"ravdess": 1}
+    assert read_metadata(tmp_path / "again.parquet").undecoded == {"ravdess": 1}
 
 
 def test_one_command_measures_a_checkpoint_on_a_corpus(
@@ -143,7 +143,7 @@ def test_one_command_measures_a_checkpoint_on_a_corpus(
 
 CAUTION = (
     "this checkpoint was trained on rendered faces only (synthetic corpora, 1.0 M parameters): "
-    "what it says of a real clip means nothing"
+    "its answers about real clips mean nothing"
 )
 
 

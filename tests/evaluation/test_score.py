@@ -12,7 +12,7 @@ import pytest
 from made_up_run import SCORE, Run, make_row
 
 from r1omni.completions import render
-from r1omni.evaluation.predictions import About, read_about, write_predictions
+from r1omni.evaluation.predictions import TableMetadata, read_metadata, write_predictions
 from r1omni.evaluation.results import read_metrics
 from r1omni.evaluation.score import run_score
 from r1omni.lineage import Lineage
@@ -126,7 +126,7 @@ def test_predictions_without_a_note_are_of_unknown_origin(tmp_path: Path):
 
 
 def test_a_mode_that_the_checkpoint_does_not_record_stands_in_the_metrics(tmp_path: Path):
-    about = About({}, Lineage({}, mode="direct"))
+    about = TableMetadata({}, Lineage({}, mode="direct"))
     write_predictions([make_row("happy")], tmp_path / "a.parquet", about)
     entry = score([tmp_path / "a.parquet"], tmp_path)["grpo"]["dfew"]
     assert (entry["war"], entry["mode"], entry["recorded_mode"]) == (0.0, "reasoned", "direct")
@@ -136,8 +136,8 @@ def test_a_mode_that_the_checkpoint_does_not_record_stands_in_the_metrics(tmp_pa
     ("undecoded", "kept"), [(None, None), ({}, 0), ({"mafw": 3}, 0), ({"dfew": 2}, 2)]
 )
 def test_clips_that_could_not_be_decoded_stand_beside_n(tmp_path: Path, undecoded, kept):
-    write_predictions([make_row("?")], tmp_path / "a.parquet", About({}, None, undecoded))
-    assert read_about(tmp_path / "a.parquet").undecoded == undecoded
+    write_predictions([make_row("?")], tmp_path / "a.parquet", TableMetadata({}, None, undecoded))
+    assert read_metadata(tmp_path / "a.parquet").undecoded == undecoded
     entry = score([tmp_path / "a.parquet"], tmp_path)["grpo"]["dfew"]
     assert (entry["n"], entry["war"], entry.get("undecoded")) == (1, 0.0, kept)
 
@@ -146,7 +146,7 @@ def test_a_note_that_is_none_of_ours_is_named(tmp_path: Path):
     table = pa.table({"model": ["grpo"]}).replace_schema_metadata({b"r1omni": b"{}"})
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"a\.parquet: the note in its metadata"):
-        read_about(tmp_path / "a.parquet")
+        read_metadata(tmp_path / "a.parquet")
 
 
 def test_scoring_twice_gives_the_same_bytes(tmp_path: Path, run: Run):
@@ -182,7 +182,7 @@ def test_clips_that_do_not_belong_together_are_refused(tmp_path: Path, changes, 
 def test_a_model_in_two_files_is_refused(tmp_path: Path):
     one = write(tmp_path / "a.parquet", [("happy", "happy")])
     two = write(tmp_path / "b.parquet", [("happy", "happy")])
-    with pytest.raises(ValueError, match=r"b\.parquet: model 'grpo' stands in .*a\.parquet too"):
+    with pytest.raises(ValueError, match=r"b\.parquet: model 'grpo' is in .*a\.parquet, too"):
         score([one, two], tmp_path)
 
 

@@ -8,8 +8,8 @@ import psutil
 import pytest
 
 BOUND = (
-    "from r1omni.machine.lifeline import die_with_caller; import time; "
-    "die_with_caller(); print(1, flush=True); time.sleep(60)"
+    "from r1omni.machine.lifeline import die_with_shell_parent; import time; "
+    "die_with_shell_parent(); print(1, flush=True); time.sleep(60)"
 )
 CALLER = "import subprocess, sys; subprocess.run([sys.argv[1], '-c', sys.argv[2]])"
 

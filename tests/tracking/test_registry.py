@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from r1omni.config import TrackingParams
-from r1omni.tracking.artifacts import LINKED_FROM
+from r1omni.tracking.artifacts import MIN_LINKED_BYTES
 from r1omni.tracking.promotion import run_promote
 from r1omni.tracking.registry import (
     model_directory,
@@ -20,7 +20,7 @@ from r1omni.tracking.store import StoreUnreachable, open_client
 from r1omni.tracking.store_runs import Description
 from r1omni.training.checkpoints import TIMES
 
-LARGE = b"w" * LINKED_FROM
+LARGE = b"w" * MIN_LINKED_BYTES
 
 
 def version_of(receipt: Path, tracking: TrackingParams) -> Any:

@@ -1,4 +1,4 @@
-"""Example cards: one clip, its label, and what each model wrote."""
+"""Example cards: one clip, its label, and each model's completion."""
 
 import hashlib
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ class Card:
 
 
 def example_cards(rows: Sequence[Prediction], cards_per_label: int) -> list[Card]:
-    """`cards_per_label` clips for each label of each corpus, picked by a hash of the clip's name.
+    """`cards_per_label` clips for each label of each corpus, chosen by a hash of the clip's id.
 
-    A hash cannot choose what looks good.
+    A hash cannot favour good examples.
     """
     order = [row.model for row in ROWS]
     by_clip: dict[tuple[str, str, str], list[Prediction]] = {}

@@ -1,4 +1,4 @@
-"""The report stage: metrics, predictions and training logs -> one page that needs nothing else."""
+"""The report stage: metrics, predictions and training curves -> one self-contained page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ GRPO_CURVES: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class ConfusionRow:
-    """The confusion matrices of one corpus, a plot a model."""
+    """The confusion matrices of one corpus, one plot per model."""
 
     corpus: str
     plots: tuple[Plot, ...]
@@ -67,9 +67,8 @@ def run_report(
 ) -> None:
     """Write report.html, table1.md, table1.html and curves/<stage>.csv into the folder `out`.
 
-    `training` holds a folder per stage with curves.jsonl, and grpo/rollouts.parquet; `sheets` are
-    contact sheets (PNG). Whatever of these is missing is said on the page. The page is one file:
-    plots are embedded, and nothing is loaded from elsewhere.
+    `training` has a folder per stage with curves.jsonl, and grpo/rollouts.parquet; `sheets` are
+    contact sheets (PNG). The page names whatever is missing. It embeds its plots and loads nothing.
     """
     measured = read_metrics(metrics)
     rows = [row for path in predictions for row in read_predictions(path)]

@@ -1,4 +1,4 @@
-"""Table 1 with intervals, beside the paper's: Markdown, HTML and text for a terminal."""
+"""Table 1 with intervals, beside the paper's, as Markdown, HTML and terminal text."""
 
 import textwrap
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ MISSING = "–"  # noqa: RUF001
 
 @dataclass(frozen=True)
 class Cell:
-    """One model on one corpus: ours and the paper's, in percent, as text."""
+    """One model on one corpus: our rates and the paper's, in percent, as text."""
 
     ours: str
     paper: str
@@ -41,7 +41,7 @@ class TableRow:
 
 
 def table1(metrics: Metrics) -> list[TableRow]:
-    """The paper's four rows filled with our numbers; what was not measured is a dash."""
+    """The paper's four rows with our numbers; a dash means not measured."""
     return [
         TableRow(
             row.name,
@@ -59,14 +59,14 @@ def rates_text(rates: Rates) -> str:
 
 
 def interval_name(metrics: Metrics) -> str:
-    """What the intervals are: "95 % bootstrap interval"."""
+    """The intervals' name: "95 % bootstrap interval"."""
     levels = sorted({m.confidence for corpora in metrics.values() for m in corpora.values()})
     percents = [f"{100 * level:g} %" for level in levels]
     return " ".join([", ".join(percents), "bootstrap interval"]).strip()
 
 
 def protocol_lines(metrics: Metrics) -> list[str]:
-    """What a reader must know to read the numbers, a sentence a line."""
+    """The notes below the table, one sentence per line."""
     tests = []
     for corpus, name in CORPORA.items():
         measured = [m[corpus] for m in metrics.values() if corpus in m]
@@ -88,7 +88,7 @@ def protocol_lines(metrics: Metrics) -> list[str]:
 
 
 def render_table1_markdown(metrics: Metrics) -> str:
-    """Table 1 as Markdown: per corpus our numbers and the paper's, then n and format rate."""
+    """Table 1 as Markdown: per corpus our numbers and the paper's, then the format rate."""
     head = ["model", "checkpoint"]
     for name in marked(metrics):
         head += [name, PAPER]
@@ -106,7 +106,7 @@ def render_table1_markdown(metrics: Metrics) -> str:
 
 
 def render_table1_html(metrics: Metrics) -> str:
-    """Table 1 as a page of its own."""
+    """Table 1 as an HTML page."""
     return render(
         "table1.html.jinja",
         rows=table1(metrics),
@@ -118,7 +118,7 @@ def render_table1_html(metrics: Metrics) -> str:
 
 
 def render_table1_text(metrics: Metrics) -> str:
-    """Table 1 for a terminal, at most 100 columns wide: a line of ours, a line of the paper's.
+    """Table 1 for a terminal, at most 100 columns wide: per model our line, then the paper's.
 
     `format` is the format rate in percent over all test clips.
     """
@@ -145,11 +145,11 @@ def render_table1_text(metrics: Metrics) -> str:
 
 
 def _cell(measured: CorpusMetrics | None, paper: tuple[float, float]) -> Cell:
-    theirs = f"{paper[0]:.2f} / {paper[1]:.2f}"
+    of_paper = f"{paper[0]:.2f} / {paper[1]:.2f}"
     if measured is None:
-        return Cell(MISSING, theirs, MISSING, MISSING)
+        return Cell(MISSING, of_paper, MISSING, MISSING)
     return Cell(
-        rates_text(measured), theirs, str(measured.n), f"{100 * measured.format_rate:.1f} %"
+        rates_text(measured), of_paper, str(measured.n), f"{100 * measured.format_rate:.1f} %"
     )
 
 
@@ -159,13 +159,13 @@ def _head(metrics: Metrics, corpus: str) -> str:
 
 
 def _undecoded_lines(metrics: Metrics) -> list[str]:
-    """How many test clips are not among n, in a line; no line where all are."""
-    told = []
+    """A line with the numbers of test clips that could not be decoded; no line if there are 0."""
+    parts = []
     for corpus, name in CORPORA.items():
         counts = sorted({m[corpus].undecoded or 0 for m in metrics.values() if corpus in m})
         if any(counts):
-            told.append(f"{name} {'/'.join(map(str, counts))}")
-    return [f"Left out of n, as they could not be decoded: {', '.join(told)}."] if told else []
+            parts.append(f"{name} {'/'.join(map(str, counts))}")
+    return [f"Left out of n, as they could not be decoded: {', '.join(parts)}."] if parts else []
 
 
 def _overall_format(metrics: Metrics, model: str) -> str:
