@@ -41,7 +41,7 @@ def access_environment(home: Path, port: int) -> dict[str, str]:
 
 
 def write_profile(environment: dict[str, str]) -> Path:
-    """The profile by which any prefect command with this PREFECT_HOME reaches the server.
+    """The profile by which prefect's commands reach the server, in this folder (flows/plugin.py).
 
     It keeps what the user has set in it or in other profiles.
     """

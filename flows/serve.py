@@ -6,7 +6,6 @@ pages and clients ask for the password in .prefect/auth, so that other users can
 """
 
 import argparse
-import shlex
 import signal
 import subprocess
 import sys
@@ -160,8 +159,7 @@ def print_instructions(environment: dict[str, str], port: int) -> None:
         f"Prefect:  http://{HOST}:{port}  (Ctrl-C stops it; logs in .prefect/)",
         f"Its pages ask for a password. To see it:  cat .prefect/{AUTH_FILE}",
         "To run the pipeline, in another terminal of this folder:",
-        f"  export PREFECT_HOME={shlex.quote(environment['PREFECT_HOME'])}",
-        f"  .venv/bin/prefect deployment run {DEPLOYMENT} --watch",
+        f"  .venv/bin/prefect deployment run {DEPLOYMENT.partition('/')[0]} --watch",
     )
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
