@@ -220,7 +220,7 @@ def write_clips(folder: Path) -> None:
     write_sums(folder / "features")
     files = [folder / f"{name}.mp4" for name in names]
     for file in files:
-        file.touch()  # nobody opens it: its features are there
+        file.touch()  # never opened, because its features exist
     write_manifest([made_up_clip(file) for file in files], folder / "clips.parquet")
 
 

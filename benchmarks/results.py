@@ -110,12 +110,13 @@ def speed_section(
     return [
         "`make bench` wrote this from what it measured (raw rows: results.json). "
         + " · ".join(f"{key} {value}" for key, value in machine.items()),
-        "Every measurement is a process of its own with one thread; within a run the ways and the "
-        "rows of G take turns, while P's and the prompts' n steps are one process's. One step, "
-        "one clip, 8 completions of 128 tokens, prompt of 999 positions, no optimizer step, random "
-        "weights: SigLIP 4 x 256 at 224/16, Whisper encoder 4 x 384 with 1500 positions, Qwen2 "
-        "6 x 512 (8 query, 2 key heads, ff 2816), vocabulary 16,384. CPU seconds are medians over "
-        "n steps; wall seconds suffer where other work shares the cores.",
+        "Every measurement runs in its own process with one thread. In each round the "
+        "implementations and the rows of G alternate; the n steps of a row of P or of a prompt "
+        "length are in one process. One step, one clip, 8 completions of 128 tokens, prompt of 999 "
+        "positions, no optimizer step, random weights: SigLIP 4 x 256 at 224/16, Whisper encoder "
+        "4 x 384 with 1500 positions, Qwen2 6 x 512 (8 query, 2 key heads, ff 2816), vocabulary "
+        "16,384. CPU seconds are medians over n steps. Other work on the cores lengthens wall "
+        "seconds.",
         *_when(rows),
         _ratio_table(ratios),
         _step_table(rows),
@@ -177,7 +178,7 @@ def _parts_table(rows: list[Row]) -> str:
             seconds = statistics.median(row["cpu_parts"][part] for row in own)
             lines.append(f"| {name} | {part} | {seconds:.2f} |")
     lines.append("")
-    lines.append("The textbook's towers run inside its other parts and are counted there too.")
+    lines.append("The textbook's towers run inside its other parts and are counted there, too.")
     return "\n".join(lines)
 
 
@@ -217,9 +218,9 @@ def _growth_table(rows: list[Row]) -> list[str]:
         lines.append(f"| {name} | {n} | {cpu(rows, name):.2f} | {peak(rows, name):.0f} |")
     lines.append("")
     lines.append(
-        "128 new tokens and a prompt of 999 with G; 32 and 500 with P; 32 with prompt; G = 8 where "
-        "it is not named. One at a time: machine.micro_batch_size 1; decoded together: that with "
-        "machine.prefix recompute; checkpointing: machine.gradient_checkpointing."
+        "Rows of G: 128 new tokens, prompt 999. Rows of P: 32 new tokens, prompt 500, G = 8. Rows "
+        "of prompt: 32 new tokens, G = 8. One at a time: machine.micro_batch_size 1. Decoded "
+        "together: also machine.prefix recompute. Checkpointing: machine.gradient_checkpointing."
     )
     return ["\n".join(lines)]
 
@@ -240,9 +241,9 @@ def _cuda_table(rows: list[Row]) -> list[str]:
         lines += [_cuda_line(name, part, own, rate, "") for part in own[-1]["wall_parts"]]
     lines.append("")
     lines.append(
-        "Tokens: those sampled in the step, over the part's seconds. MFU: the fast path's "
-        "necessary FLOP (benchmarks/flops.py; of the step, and of parts of its names) over the "
-        "seconds and this device's own rate of large bfloat16 products."
+        "tokens/s: tokens sampled in the step over the part's seconds. MFU: the fast path's "
+        "necessary FLOP (benchmarks/flops.py) of the step or part, over the seconds and this "
+        "device's rate of large bfloat16 products."
     )
     return ["\n".join(lines)]
 
