@@ -35,7 +35,7 @@ def until_free(port: int) -> None:
 
 
 def history(tracking: TrackingParams) -> list[tuple[str, int, float]]:
-    """Every point of the one run: key, step, value."""
+    """The status of the one run, with step and value of every point."""
     client, experiment = open_client(tracking)
     (run,) = client.search_runs([experiment])
     points = client.get_metric_history(run.info.run_id, "train/loss")
