@@ -1,8 +1,8 @@
 """A plain GRPO step: the oracle of the tests, and the baseline of the fast path's timing.
 
-It does what the original trainer does, one clip at a time: repeat the clip and its prompt G times,
-run towers, connector and the whole sequence for every completion in every pass, keep the logits of
-all positions, index the chosen tokens. It shares only the model class with the fast path.
+It does what the original trainer does, one clip at a time. It repeats the clip and its prompt G
+times. Every pass runs towers, connector and the whole sequence for every completion and keeps the
+logits of all positions. It shares only the model class with the fast path.
 Shapes: `G` completions of a clip, `L` prompt ids, `T` completion tokens, `D` width, `V` vocabulary.
 """
 
