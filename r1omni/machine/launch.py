@@ -95,7 +95,7 @@ def _report_failure(failures: Mapping[int, Any], folder: Path) -> int:
     A killed rank is the cause. A rank that lost its peer, or that the launcher ended, is not.
     """
     codes = {rank: int(failure.exitcode) for rank, failure in failures.items()}
-    ended = {PEER_LOST, -signal.SIGTERM, 128 + signal.SIGTERM}  # the launcher ended these ranks
+    ended = {PEER_LOST, -signal.SIGTERM, 128 + signal.SIGTERM}  # because of another rank
     failed = min(codes, key=lambda r: (codes[r] != -signal.SIGKILL, codes[r] in ended, r))
     code = codes[failed]
     if code == -signal.SIGKILL:
