@@ -134,7 +134,7 @@ def grpo_pipeline(
         rows.append(SummaryRow(stage, str(state.name), time.monotonic() - started))
         if not state.is_completed():
             publish_summary(rows)
-            state.result()  # raises what the stage raised
+            state.result()  # raises the stage's error
     publish_summary(rows)
     if "report" in states and TABLE.is_file():
         publish_table(TABLE)

@@ -34,7 +34,7 @@ LABELS: Final[dict[str, tuple[str, ...]]] = {
     "ravdess": tuple(e for e in EMOTIONS if e in RAVDESS_CODES.values()),
 }
 
-# Spelling variants of the same word. MER's "worried" is nearest to anxious (facts/datasets.md).
+# Spelling variants of the same word. MER2023's "worried" (arXiv 2304.08981) is nearest to anxious.
 VARIANTS: Final[dict[str, str]] = {
     **{e: e for e in EMOTIONS},
     **MAFW_NAMES,

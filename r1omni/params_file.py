@@ -77,9 +77,9 @@ class _UniqueKeys(yaml.SafeLoader):
 def read_params(path: Path) -> Params:
     """The validated contents of `path`.
 
-    Raises ParamsError, naming file, line, key and the expected value, for a file that is missing or
-    is not YAML in UTF-8, for a duplicate, unknown or missing key, and for a value that is out of
-    range or contradicts another.
+    Raises ParamsError, naming file, line, key and the expected value: for a file that is missing or
+    is not YAML in UTF-8; for a duplicate, unknown or missing key; for a value that is out of range
+    or contradicts another.
     """
     node, values = read_yaml(path)
     try:

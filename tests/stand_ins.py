@@ -1,7 +1,8 @@
 """Corpora of the real size in the real layouts, their clips hard links to a few real files.
 
-Labels are made up, but rows, folds and files are counted as facts/datasets.md counts them. `scale`
-divides the numbers of rows (not of folds), for trees that are read clip by clip in a test.
+Labels are made up, but the numbers of rows, folds and files are those of the real corpora (DFEW:
+Jiang et al. 2020; MAFW: Liu et al. 2022; RAVDESS: Livingstone & Russo 2018). `scale` divides the
+numbers of rows (not of folds), for trees that are read clip by clip in a test.
 """
 
 import csv

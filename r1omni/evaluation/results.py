@@ -87,8 +87,8 @@ class CorpusMetrics(Rates):
     `cut` count clips without sound, with only zero samples, and with more sound than the model
     hears; the last two are None in older files.
     `undecoded`: test clips that the stage `features` could not decode. The model did not see them,
-    so they are left out of n, not counted as wrong. None in older files. An answer that is not one
-    known label is among the n, and wrong.
+    so they are left out of n, not counted as wrong; None if they were not counted. An answer that
+    is not one known label is among the n, and wrong.
     `data`, `shortcut` and `data_seed` describe the corpus; `trained_on`, `parameters`, `seed`,
     `code` and `params_hash` the model. They are unknown or absent if its checkpoint lacks them.
     `recorded_mode` is set only if the model was asked in another mode than it records.

@@ -1,4 +1,4 @@
-"""Whether a checkpoint has learned from the clips that it is to be measured on."""
+"""Refuses to evaluate a checkpoint on clips that it may have been trained on."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""This process's rank: RANK, WORLD_SIZE and LOCAL_RANK of the environment.
+"""This process's rank, by RANK, WORLD_SIZE and LOCAL_RANK in the environment.
 
 The launcher sets them (our stages, torchrun, deepspeed, srun). Imports no torch.
 """

@@ -90,7 +90,7 @@ def _run(command: Sequence[str], n: int, folder: Path) -> int:
 
 
 def _report_failure(failures: Mapping[int, Any], folder: Path) -> int:
-    """The exit code of the rank that failed first; writes its number and its output to stderr.
+    """The exit code of the rank that caused the failure; writes its number and output to stderr.
 
     A killed rank is the cause. A rank that lost its peer, or that the launcher ended, is not.
     """

@@ -37,8 +37,9 @@ T = TypeVar("T")
 def join_ranks(machine: MachineParams) -> torch.device:
     """The device to train on; joins the launcher's process group, or makes one of a single rank.
 
-    With machine.device auto, ranks train on the CPU if this machine has fewer devices than
-    processes, and a warning is logged. With cuda that raises ValueError. May be called again.
+    If this machine has fewer devices than processes, all train on the CPU and a warning is logged.
+    With machine.device cuda, or with ranks on other machines, it raises ValueError instead. May be
+    called again.
     """
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
         os.environ.setdefault(name, value)

@@ -89,7 +89,7 @@ def refuse_edits(paths: TrainingPaths, changed: list[str]) -> None:
         changed,
         paths.training.name,
         "the training is not finished. Put the code back and run again to finish from its last "
-        f"state ({paths.state}), or run again as it is to train anew",
+        f"state ({paths.state}), or run again with the new code to train from the start",
     )
 
 

@@ -51,7 +51,7 @@ class FrameRequest:
     max_pixels: int | None = None
 
     def indices(self, starts: Times, end: float) -> Indices:
-        """The indices of the sampled frames; `starts`: when each is shown, `end`: of the last."""
+        """The indices of the sampled frames, by all frames' start times and the end of the last."""
         if self.sampling == "index":
             return sample_frame_indices(len(starts), self.num_frames)
         return sample_frame_times(starts, end, self.num_frames)

@@ -1,5 +1,4 @@
-"""MLflow's side of the pipeline: runs, registry, promotion, user interface. Only here is mlflow
-imported.
+"""MLflow's side of the pipeline: runs, registry, promotion, pages. Only here mlflow is imported.
 
 `open_run` records a training stage, `run_register` is a leaf stage, `run_promote` moves an alias if
 the new version is better, `model_directory` finds a registered checkpoint, `run_ui` serves MLflow.

@@ -52,7 +52,7 @@ def one_fold(clips: Sequence[Clip], parent: Path | None) -> int | None:
     """The fold of all clips and of all ancestors; None where no corpus has folds.
 
     Raises ValueError where folds are mixed: every test clip of one fold is a training clip of the
-    others (facts/datasets.md).
+    others (five-fold cross-validation, in DFEW and in MAFW).
     """
     folds = {clip.fold for clip in clips if clip.fold is not None}
     record = (read_provenance(parent) if parent is not None else None) or {}

@@ -31,7 +31,7 @@ def test_the_profile_is_private_and_keeps_what_the_user_has_set(tmp_path: Path) 
 def test_a_strange_server_on_the_port_is_refused_and_gets_no_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A request would show it the secret, and a worker would run what it says."""
+    """A request would reveal the secret, and a worker would run the server's commands."""
     monkeypatch.chdir(tmp_path)
     with socket.socket() as strange:
         strange.bind(("127.0.0.1", 0))

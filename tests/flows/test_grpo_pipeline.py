@@ -63,7 +63,7 @@ def test_a_failed_run_says_why_and_the_next_one_goes_on_from_there(
 
 @flow
 def one_stage(name: str, timeout_seconds: float) -> Any:
-    """The state of a single stage whose retries don't make the test wait."""
+    """The state of a single stage, with retries after 0 s."""
     return reproduce.with_options(retry_delay_seconds=1)(
         name, False, timeout_seconds, return_state=True
     )
@@ -183,7 +183,7 @@ def test_a_run_cannot_choose_command_environment_or_folder(
 
 @pytest.mark.slow
 def test_a_schedule_makes_runs(connected: None) -> None:
-    """With SQLAlchemy 2.1 it made none: the error stood in the server's log alone."""
+    """With SQLAlchemy 2.1 it made none, and only the server's log showed the error."""
     with get_client(sync_client=True) as client:
         flow_id = client.create_flow_from_name("one-stage")
         every_two_minutes = DeploymentScheduleCreate(schedule=CronSchedule(cron="*/2 * * * *"))

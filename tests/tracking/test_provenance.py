@@ -1,4 +1,4 @@
-"""Which code made a result: commit, dirty flag and date, outside of what DVC compares."""
+"""The code that made a result: commit, dirty flag and date, outside DVC's outputs."""
 
 import json
 import subprocess

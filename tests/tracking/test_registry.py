@@ -24,7 +24,7 @@ LARGE = b"w" * MIN_LINKED_BYTES
 
 
 def version_of(receipt: Path, tracking: TrackingParams) -> Any:
-    """The registered version that a receipt is about."""
+    """The registered version of a receipt."""
     client, _ = open_client(tracking)
     return registered_version(client, read_receipt(receipt))
 
@@ -112,7 +112,7 @@ def test_what_a_lost_store_missed_is_delivered_by_register(
 def test_the_seconds_that_a_lost_store_missed_are_delivered_by_register(
     project: Path, tracking: TrackingParams, trained: Any, trained_it: bool
 ) -> None:
-    """Unless they are another training's: its checkpoint is not the one that is registered."""
+    """Seconds of another training are not sent: its checkpoint is another one."""
     paths, state = trained("grpo"), project / ".state/grpo.run.json"
     (project / "blocked").write_text("a file where the store's folder should be")
     blocked = tracking.model_copy(update={"uri": "sqlite:///blocked/mlflow.db"})
@@ -175,7 +175,7 @@ def test_the_bytes_of_a_checkpoint_are_on_disk_once(
 def test_editing_a_checkpoint_in_place_leaves_the_registered_version_as_it_was(
     project: Path, tracking: TrackingParams, trained: Any, weights: bytes
 ) -> None:
-    """Small files are copied, and so is what is writable, as without DVC."""
+    """Small files and writable files (as without DVC) are copied."""
     paths = trained("grpo", weights=weights)
     provenance = paths["checkpoint"] / "provenance.json"
     provenance.chmod(0o444)
@@ -195,7 +195,7 @@ def test_editing_a_checkpoint_in_place_leaves_the_registered_version_as_it_was(
 def test_a_registered_version_that_was_damaged_is_refused(
     project: Path, tracking: TrackingParams, trained: Any
 ) -> None:
-    """A linked file shares its bytes with DVC's cache: whoever forces an edit changes both."""
+    """A linked file shares its bytes with DVC's cache: a forced edit changes both."""
     paths = trained("grpo", weights=LARGE)
     weights = paths["checkpoint"] / "model.safetensors"
     weights.chmod(0o444)

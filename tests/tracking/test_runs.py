@@ -179,7 +179,7 @@ def test_training_goes_on_without_the_store_and_the_curves_come_later(
 def test_points_whose_arrival_was_not_confirmed_are_not_sent_again(
     project: Path, tracking: TrackingParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store takes them, and its answer is lost on the way."""
+    """The store takes the points, but its response is lost."""
     with open_run("grpo", tracking=tracking, params={}, state=project / "run.json") as run:
         run.log(1, {"train/loss": 1.0})
         run.flush()
@@ -204,7 +204,7 @@ def test_points_whose_arrival_was_not_confirmed_are_not_sent_again(
 def test_a_store_that_fails_at_the_end_is_asked_again_or_owed_the_rest(
     project: Path, tracking: TrackingParams, monkeypatch: pytest.MonkeyPatch, failures: int
 ) -> None:
-    """Once: the run is complete all the same. Twice: `register` completes that very run."""
+    """After one failure the run is complete; after two, `register` completes the same run."""
     checkpoint, training, state = project / "checkpoint", project / "training", project / "run.json"
     for folder in (checkpoint, training):
         folder.mkdir()

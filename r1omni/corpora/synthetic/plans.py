@@ -1,7 +1,7 @@
 """Which clips each synthetic corpus has: names, labels and latents, before anything is drawn.
 
 A plan depends on the corpus's params and the seed alone. The imbalance follows the real corpora:
-DFEW's fold-1 test counts (facts/datasets.md), MAFW's class counts (Liu et al. 2022, rounded).
+DFEW's fold-1 test list (Jiang et al. 2020), MAFW's class counts (Liu et al. 2022, rounded).
 """
 
 import zlib

@@ -1,4 +1,4 @@
-"""The annotation files of each corpus, in the layouts that facts/datasets.md describes."""
+"""The annotation files of each corpus, in the layouts of the real releases."""
 
 import json
 from collections.abc import Sequence
