@@ -8,8 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-import pandas as pd
-
 Parsed = TypeVar("Parsed")
 Split = Literal["train", "test"]
 
@@ -182,6 +180,8 @@ def _soft_label(path: Path, row: dict[str, Any]) -> dict[str, SoftLabel | None]:
 def _read(
     path: Path, kind: str, columns: list[str], optional: Iterable[str] = ()
 ) -> list[dict[str, Any]]:
+    import pandas as pd  # late, here and below: params are checked with this module's types
+
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected a {kind}")
     try:
@@ -203,6 +203,7 @@ def _write(
     note: Mapping[str, Any] | None = None,
 ) -> None:
     """Rows of the columns in `dtypes`, `_ROWS` in memory at a time."""
+    import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from r1omni.corpora.clip import note_metadata, read_note
-from r1omni.emotions import LABELS
 from r1omni.judging import judge
 from r1omni.lineage import UNKNOWN, Lineage, Origin, origin_record, origins_from
 from r1omni.prompts import AnswerMode
@@ -59,12 +58,14 @@ class About:
     """What predictions are about: the corpora's origins, and what the model records of itself.
 
     `undecoded`: corpus -> test clips without a row, because the stage `features` could not decode
-    them; a corpus that is not named has none. None where nobody counted.
+    them; a corpus that is not named has none. None where nobody counted. `labels`: corpus -> the
+    closed set of labels by which its clips are judged.
     """
 
     corpora: Mapping[str, Origin]
     model: Lineage | None
     undecoded: Mapping[str, int] | None = None
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def origin(self, corpus: str) -> Origin:
         """The origin of a corpus; unknown where the predictions do not say it."""
@@ -112,6 +113,7 @@ def _about(note: dict[str, Any]) -> About:
         origins_from(note["corpora"]),
         None if model is None else Lineage(**model | {"data": origins_from(model["data"])}),
         None if undecoded is None else {str(c): int(n) for c, n in undecoded.items()},
+        {str(corpus): tuple(labels) for corpus, labels in note.get("labels", {}).items()},
     )
 
 
@@ -120,7 +122,9 @@ def _note(about: About) -> dict[str, Any]:
     if model is not None and about.model is not None:
         model["data"] = _records(about.model.data)
     undecoded = None if about.undecoded is None else dict(about.undecoded)
-    return {"corpora": _records(about.corpora), "model": model, "undecoded": undecoded}
+    labels = {corpus: list(found) for corpus, found in about.labels.items()}
+    corpora = _records(about.corpora)
+    return {"corpora": corpora, "model": model, "undecoded": undecoded, "labels": labels}
 
 
 def _records(origins: Mapping[str, Origin]) -> dict[str, dict[str, Any]]:
@@ -140,7 +144,8 @@ def read_predictions(path: Path) -> list[Prediction]:
     if missing:
         raise ValueError(f"{path}: missing columns {missing}; predictions have {list(COLUMNS)}")
     records = table[list(COLUMNS)].astype(object).where(lambda t: t.notna(), None)
-    rows = [_row(path, i, record) for i, record in enumerate(records.to_dict("records"))]
+    labels = read_about(path).labels
+    rows = [_row(path, i, record, labels) for i, record in enumerate(records.to_dict("records"))]
     clips = Counter((row.model, row.clip_id) for row in rows)
     twice = sorted(key for key, count in clips.items() if count > 1)
     if twice:
@@ -158,18 +163,22 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise ValueError(message) from error
 
 
-def _row(path: Path, index: int, record: dict[Any, Any]) -> Prediction:
+def _row(
+    path: Path, index: int, record: dict[Any, Any], labels: Mapping[str, tuple[str, ...]]
+) -> Prediction:
     where = f"{path}: row {index}"
     empty = [name for name in _REQUIRED if record[name] is None]
     if empty:
         raise ValueError(f"{where}: {', '.join(empty)} must not be empty")
-    if record["corpus"] not in LABELS:
-        raise ValueError(f"{where}: unknown corpus {record['corpus']!r}; known: {list(LABELS)}")
-    if record["label"] not in LABELS[record["corpus"]]:
-        known = ", ".join(LABELS[record["corpus"]])
+    corpus, label = record["corpus"], record["label"]
+    if corpus not in labels:
         raise ValueError(
-            f"{where}: unknown label {record['label']!r} for {record['corpus']}; known: {known}"
+            f"{where}: the labels of {corpus!r} are not noted; noted: {list(labels)}; make the "
+            "predictions again"
         )
+    if label not in labels[corpus]:
+        known = ", ".join(labels[corpus])
+        raise ValueError(f"{where}: unknown label {label!r} for {corpus}; known: {known}")
     if record["mode"] not in ("reasoned", "direct"):
         raise ValueError(f"{where}: mode {record['mode']!r} is neither 'reasoned' nor 'direct'")
     judged = judge(record["completion"], record["mode"])

@@ -21,6 +21,7 @@ from r1omni.corpora.ingestion import probing
 from r1omni.corpora.ingestion.ingest import run_ingest
 from r1omni.corpora.ingestion.journal import Journal
 from r1omni.corpora.ingestion.probing import Finding, Unreadable, probe_clips
+from r1omni.corpora.known import find_corpus
 
 PARAMS = IngestParams(
     max_pixels=4096 * 2304,
@@ -51,7 +52,7 @@ def ingest(root: Path) -> dict[str, int]:
         root,
         Path("m.parquet"),
         Path("r.parquet"),
-        corpus="dfew",
+        corpus=find_corpus("dfew"),
         fold=1,
         ingest=PARAMS,
         limits=LIMITS,

@@ -12,8 +12,10 @@ from r1omni.corpora.clip import read_manifest, write_manifest
 from r1omni.corpora.ingestion import spreadsheet
 from r1omni.corpora.ingestion.lists import CorpusError
 from r1omni.corpora.ingestion.spreadsheet import read_xlsx
-from r1omni.corpora.ingestion.votes import find_votes, read_votes, soft_label
+from r1omni.corpora.ingestion.votes import read_votes, soft_label
+from r1omni.corpora.known.dfew import CORPUS, find_votes
 
+SEVEN = tuple(CORPUS.ids.values())
 HEADER = ["1happy", "2sad", "3neutral", "4angry", "5surprise", "6disgust", "7fear", "order"]
 ROWS = [
     ["7", "0", "3", "", "", "", "0", "1"],
@@ -23,7 +25,7 @@ ROWS = [
 
 
 def test_votes_become_shares(tmp_path):
-    votes = read_votes(write_xlsx(tmp_path / "annotation.xlsx", [HEADER, *ROWS]))
+    votes = read_votes(write_xlsx(tmp_path / "annotation.xlsx", [HEADER, *ROWS]), SEVEN)
     assert soft_label(votes, 1) == (("happy", 0.7), ("neutral", 0.3))
     assert soft_label(votes, 2) is None  # nobody voted
     assert soft_label(votes, 3) == (("happy", 0.25), ("sad", 0.25), ("fear", 0.5))
@@ -50,13 +52,13 @@ def test_votes_become_shares(tmp_path):
 def test_columns_are_known_by_name_in_any_order(tmp_path, header):
     places = {"order": "12", "video_name": "12"}
     row = [places.get(name.casefold(), "2" if "happ" in name.casefold() else "") for name in header]
-    votes = read_votes(write_xlsx(tmp_path / "annotation.xlsx", [header, row]))
+    votes = read_votes(write_xlsx(tmp_path / "annotation.xlsx", [header, row]), SEVEN)
     assert soft_label(votes, 12) == (("happy", 1.0),)
 
 
 def test_a_csv_of_votes_is_read_too(annotate, root):
     annotate("Annotation/annotation.csv", ",".join(HEADER) + "\n1,0,0,0,0,0,3,9\n")
-    assert soft_label(read_votes(find_votes(root)), 9) == (("happy", 0.25), ("fear", 0.75))
+    assert soft_label(read_votes(find_votes(root), SEVEN), 9) == (("happy", 0.25), ("fear", 0.75))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_a_csv_of_votes_is_read_too(annotate, root):
 )
 def test_a_sheet_that_is_none_names_file_row_and_expectation(tmp_path, rows, message):
     with pytest.raises(CorpusError, match=message):
-        read_votes(write_xlsx(tmp_path / "annotation.xlsx", rows))
+        read_votes(write_xlsx(tmp_path / "annotation.xlsx", rows), SEVEN)
 
 
 def test_a_broken_sheet_stops_the_ingestion_with_its_name(root, annotate):

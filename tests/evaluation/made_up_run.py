@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from known_labels import LABELS
 from matplotlib.figure import Figure
 
 from r1omni.completions import render
 from r1omni.config import ReportParams, ScoreParams
 from r1omni.corpora.synthetic.attributes import LEVELS, draw_latent
 from r1omni.corpora.synthetic.texts import rationale
-from r1omni.emotions import LABELS
 from r1omni.evaluation.predictions import About, Prediction, write_predictions
 from r1omni.judging import judge
 from r1omni.lineage import Lineage, Origin

@@ -55,10 +55,13 @@ def find_folder(parent: Path, pattern: str) -> Path | None:
     return next((p for p in matches if p.is_dir()), None)
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str] | None]]:
-    """Line number and the cells of `columns`, stripped; None for a row of another width.
+def read_csv(
+    path: Path, columns: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[tuple[int, list[str] | None]]:
+    """Line number and the cells of the columns, stripped; None for a row of another width.
 
-    Raises CorpusError for a file that is no UTF-8 csv, or lacks a column or any row.
+    A column of `optional` that is not there has empty cells. Raises CorpusError for a file that
+    is no UTF-8 csv, or lacks a column or any row.
     """
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
     expected = ",".join(columns)
@@ -70,13 +73,14 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str
                 f"{path}:1: missing column {', '.join(missing)}; expected the header {expected}, "
                 f"found {shown(','.join(header))}"
             )
-        wanted = [header.index(name) for name in columns]
+        wanted = [header.index(c) if c in header else None for c in (*columns, *optional)]
         line, any_row = reader.line_num + 1, False
         for cells in reader:
             if cells:
                 any_row = True
                 whole = len(cells) == len(header)
-                yield line, [cells[i].strip() for i in wanted] if whole else None
+                found = ["" if i is None else cells[i].strip() for i in wanted] if whole else None
+                yield line, found
             line = reader.line_num + 1
     except csv.Error as error:
         message = f"{path}:{reader.line_num}: not a csv file ({error}); expected {expected}"
