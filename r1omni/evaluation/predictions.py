@@ -72,8 +72,6 @@ class About:
         return self.corpora.get(corpus, UNKNOWN)
 
 
-NOTHING_KNOWN = About({}, None)
-
 _DTYPES = {
     "model": "string", "corpus": "string", "clip_id": "string", "fold": "Int64",
     "split": "string", "label": "string", "mode": "string", "completion": "string",
@@ -84,7 +82,7 @@ _DTYPES = {
 COLUMNS = tuple(_DTYPES)
 
 
-def write_predictions(rows: Iterable[Prediction], path: Path, about: About = NOTHING_KNOWN) -> None:
+def write_predictions(rows: Iterable[Prediction], path: Path, about: About) -> None:
     """Write the table sorted by corpus and clip, atomically."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -104,7 +102,7 @@ def read_about(path: Path) -> About:
 
     Raises ValueError, naming the file, for a note that is none of ours.
     """
-    return read_note(path, _about) or NOTHING_KNOWN
+    return read_note(path, _about) or About({}, None)
 
 
 def _about(note: dict[str, Any]) -> About:

@@ -113,7 +113,7 @@ def test_nothing_to_probe_is_no_work():
 @pytest.mark.parametrize(
     ("corpus", "fold", "message"),
     [
-        ("dfwe", 1, r"unknown corpus .dfwe.; known: dfew, mafw, .*ravdess, conversations, emer"),
+        ("dfwe", 1, r"unknown corpus .dfwe.; known: conversations, dfew, .*ravdess, table"),
         ("dfew", 6, "there is no fold 6 of dfew: 1 to 5"),
     ],
 )

@@ -70,7 +70,8 @@ def test_clean_manifests_pass_with_summary_docs_and_an_empty_list_of_failures(tm
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["success"] and all(rule["success"] for rule in summary["rules"])
     assert {rule["rule"]: rule["evaluated"] for rule in summary["rules"]} == {
-        "unique_clip_id": 31, "complete": 31, "known_label": 31, "fit_for_role": 31, "known_split": 31,
+        "unique_clip_id": 31, "complete": 31, "known_label": 31, "fit_for_role": 31,
+        "known_split": 31,
         "path_in_root": 31, "duration": 31, "has_frames": 31, "frame_rate": 31, "has_audio": 31,
         "subject_in_one_split": 0, "content_in_one_split": 31, "one_fold": 31,
         "content_has_one_label": 31, "content_once": 31,

@@ -31,6 +31,7 @@ RENDERED = Origin("synthetic", shortcut=0.5, seed=1)
 SYNTHETIC = About(
     {"dfew": RENDERED, "mafw": RENDERED, "ravdess": Origin("synthetic", shortcut=0.0, seed=1)},
     Lineage({"generic": RENDERED}, 1_034_567, 700_000, 1, None, "c0dec0dec0de", "5a5a5a5a5a5a"),
+    labels=LABELS,
 )
 ATTACK = "<script>alert('happy')</script>"
 
