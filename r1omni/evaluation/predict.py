@@ -43,11 +43,10 @@ def run_predict(
     features = features_of(tested)
     every_clip = {member: read_manifest(member.manifest) for member in tested}
     listed = [clip for member, found in every_clip.items() for clip in _test_clips(member, found)]
+    every_row = (clip for found in every_clip.values() for clip in found)
+    divided = {clip.corpus for clip in every_row if clip.split == "train"}
+    refuse_training_clips(checkpoint, listed, divided)
     clips = without_rejects(listed, features)
-    divided = {
-        clip.corpus for found in every_clip.values() for clip in found if clip.split == "train"
-    }
-    refuse_training_clips(checkpoint, clips, divided)
     store = FeatureStore(features)
     loaded = load_checkpoint(checkpoint, device=device)
     rows = predict_clips(

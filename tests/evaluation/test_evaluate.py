@@ -113,7 +113,8 @@ def test_a_clip_that_features_cannot_decode_is_counted_wherever_n_is(
 
     manifest, folder = out / "manifest.parquet", out / "features/tiny-ravdess"
     run_predict(
-        checkpoint, [manifest], [folder], tmp_path / "again.parquet",
+        checkpoint, [Member("ravdess", manifest, folder, LABELS["ravdess"], "")],
+        tmp_path / "again.parquet",
         predict=PredictParams(max_new_tokens=2),
         batch_size=4,
     )  # fmt: skip

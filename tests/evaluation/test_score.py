@@ -117,13 +117,14 @@ def test_metrics_say_what_they_are_about(tmp_path: Path, run: Run):
     assert "recorded_mode" not in entry
 
 
-def test_predictions_without_a_note_are_of_unknown_origin(tmp_path: Path):
+def test_predictions_that_note_their_labels_alone_are_of_unknown_origin(tmp_path: Path):
     write_predictions([make_row(render("a", "happy"))], tmp_path / "a.parquet", ABOUT)
+    entry = score([tmp_path / "a.parquet"], tmp_path)["grpo"]["dfew"]
+    assert (entry["data"], entry["trained_on"]) == ("unknown", "unknown")
+    assert "parameters" not in entry
     pd.read_parquet(tmp_path / "a.parquet").to_parquet(tmp_path / "b.parquet")
-    for name in ("a.parquet", "b.parquet"):
-        entry = score([tmp_path / name], tmp_path)["grpo"]["dfew"]
-        assert (entry["data"], entry["trained_on"]) == ("unknown", "unknown")
-        assert "parameters" not in entry
+    with pytest.raises(ValueError, match=r"b\.parquet: row 0: the labels of 'dfew' are not noted"):
+        score([tmp_path / "b.parquet"], tmp_path)
 
 
 def test_a_mode_that_the_checkpoint_does_not_record_stands_in_the_metrics(tmp_path: Path):
