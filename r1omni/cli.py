@@ -309,10 +309,16 @@ def promote(
     receipt: Annotated[Path, typer.Argument(help="a register stage's receipt")],
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Move the alias `champion` to a registered version if it is better out of distribution."""
+    """Move the alias `champion` to a registered version if it is better out of distribution.
+
+    That is measured on the first corpus of params that has the role test and not the role train.
+    """
+    from r1omni.corpora.roles import out_of_distribution
     from r1omni.tracking.promotion import run_promote
 
-    typer.echo(run_promote(receipt, tracking=read_params(params).tracking).reason)
+    read = read_params(params)
+    corpus = out_of_distribution(read.corpora)
+    typer.echo(run_promote(receipt, tracking=read.tracking, corpus=corpus).reason)
 
 
 def main() -> None:
