@@ -25,7 +25,7 @@ SPLITS: Final[tuple[str, ...]] = get_args(Split)
 # The role that needs every label of a closed set -> the split in which it must occur.
 _CLOSED: Final[Mapping[str, Split]] = {"train": "train", "test": "test"}
 _PRINTS: Final = ("sound_print", "picture_print")
-_OPTIONAL: Final = ("label", "fold", "subject", "rationale", "soft_label", *_PRINTS)
+_OPTIONAL: Final = ("label", "fold", "subject", "rationale", "soft_label", "start", "end", *_PRINTS)
 
 
 @dataclass(frozen=True)

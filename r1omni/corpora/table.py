@@ -4,6 +4,7 @@ Columns: path (relative to the root), label, split (train or test); and, where t
 subject, rationale, start and end (seconds). Other columns are not read.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -97,21 +98,40 @@ def _read_row(name: str, labels: tuple[str, ...], where: str, cells: Cells) -> L
     if not path or split not in ("train", "test"):
         detail = f"path {shown(path)}, split {shown(split)}; expected a path, and train or test"
         return reject(name, where, "malformed_row", detail, path or None)
-    if cells["start"] or cells["end"]:
-        raise CorpusError(f"{where}: start and end are given, and segments of a file are not read")
     label = canonical(cells["label"])
     if label is None or label not in labels:
         detail = f"unknown label {shown(cells['label'])} for {name}; known: {', '.join(labels)}"
         return reject(name, where, "unknown_label", detail, path)
+    try:
+        start, end = _segment(cells)
+    except ValueError as error:
+        return reject(name, where, "malformed_row", str(error), path)
+    part = "" if start is None else f"#{start:.10g}-{end:.10g}"
     return Listed(
-        f"{name}/{path}",
+        f"{name}/{path}{part}",
         (path,),
         label,
         "train" if split == "train" else "test",
         where,
-        subject=cells["subject"] or None,
+        subject=cells["subject"] or (path if part else None),  # one file, one split
         rationale=cells["rationale"] or None,
+        start=start,
+        end=end,
     )
+
+
+def _segment(cells: Cells) -> tuple[float, float] | tuple[None, None]:
+    """Start and end in seconds; None for the whole file. Raises ValueError for anything else."""
+    texts = cells["start"], cells["end"]
+    if not any(texts):
+        return None, None
+    try:
+        start, end = (float(text) for text in texts)
+    except ValueError:
+        start = end = math.nan
+    if not 0 <= start < end < math.inf:
+        raise ValueError(f"start {texts[0]!r}, end {texts[1]!r}; expected 0 <= start < end, in s")
+    return start, end
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Cells | None]]:

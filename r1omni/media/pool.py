@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from r1omni.limits import Limits, limit_memory
-from r1omni.media import MediaSettings, TowerInputs, UnreadableMedia, preprocess
+from r1omni.media import (
+    MediaSettings,
+    Segment,
+    Source,
+    TowerInputs,
+    UnreadableMedia,
+    file_of,
+    preprocess,
+    read_segment,
+)
 
 _AHEAD = 32  # files decoded ahead of their reader, per process: what bounds the memory
 _GRACE_SECONDS = 5.0  # for a process that closed its pipe to be gone
@@ -47,16 +56,22 @@ def start_forkserver() -> None:
 
 
 def decode_clips(
-    paths: Sequence[Path], settings: MediaSettings, workers: int, limits: Limits
+    sources: Sequence[Source], settings: MediaSettings, workers: int, limits: Limits
 ) -> Iterator[TowerInputs | Undecoded]:
-    """The towers' inputs of each file, in order, from `workers` processes (0: one per core)."""
-    read = partial(preprocess, settings=settings, max_pixels=limits.max_pixels)
-    return read_each(paths, read, workers=workers, limits=limits)
+    """The towers' inputs of each source, in order, from `workers` processes (0: one per core)."""
+    read = partial(_read, settings=settings, max_pixels=limits.max_pixels)
+    return read_each(sources, read, workers=workers, limits=limits)
+
+
+def _read(source: Source, settings: MediaSettings, max_pixels: int) -> TowerInputs:
+    if isinstance(source, Segment):
+        return read_segment(source, settings, max_pixels)
+    return preprocess(source, settings, max_pixels)
 
 
 def read_each(
-    paths: Sequence[Path],
-    read: Callable[[Path], T],
+    sources: Sequence[Source],
+    read: Callable[[Any], T],
     *,
     workers: int,
     limits: Limits,
@@ -67,28 +82,28 @@ def read_each(
     `read` runs in other processes. A file that raises UnreadableMedia, takes longer or more memory
     than `limits`, or ends its process is Undecoded; the others go on.
     """
-    n_workers = max(1, min(workers or usable_cores(), len(paths)))
+    n_workers = max(1, min(workers or usable_cores(), len(sources)))
     workers_made: list[_Worker[T]] = []
     own = threading.local()
 
-    def attend(path: Path) -> T | Undecoded:
+    def attend(source: Source) -> T | Undecoded:
         """Have this thread's process read a file; replace one that failed."""
         if not hasattr(own, "worker"):
             own.worker = _Worker(read, limits)
             workers_made.append(own.worker)
-        outcome: T | Undecoded | None = own.worker.ask(path)
+        outcome: T | Undecoded | None = own.worker.ask(source)
         if outcome is None:
             reason = own.worker.exit_reason()
             own.worker.stop()
             del own.worker
-            return Undecoded(path, reason)
+            return Undecoded(file_of(source), reason)
         return outcome
 
     pending: deque[Future[T | Undecoded]] = deque()
     threads = ThreadPoolExecutor(n_workers)
     try:
-        for path in paths:
-            pending.append(threads.submit(attend, path))
+        for source in sources:
+            pending.append(threads.submit(attend, source))
             if len(pending) > n_workers * ahead:
                 yield pending.popleft().result()
         while pending:
@@ -102,7 +117,7 @@ def read_each(
 class _Worker(Generic[T]):
     """A process that reads one file at a time, and ends with this one."""
 
-    def __init__(self, read: Callable[[Path], T], limits: Limits) -> None:
+    def __init__(self, read: Callable[[Any], T], limits: Limits) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
         self._limits = limits
@@ -116,10 +131,10 @@ class _Worker(Generic[T]):
         theirs.close()  # so that its death is felt here
         self._ours.recv()  # it has begun: no file's time is spent on its imports
 
-    def ask(self, path: Path) -> T | Undecoded | None:
+    def ask(self, source: Source) -> T | Undecoded | None:
         """What became of the file; None where the process failed over it."""
         try:
-            self._ours.send(path)
+            self._ours.send(source)
             if not self._ours.poll(self._limits.timeout_seconds):
                 self._late = True
                 return None
@@ -145,7 +160,7 @@ class _Worker(Generic[T]):
         return f"the decoding process died of it ({name})"
 
 
-def _serve(connection: Connection, read: Callable[[Path], Any], memory_mb: int) -> None:
+def _serve(connection: Connection, read: Callable[[Any], Any], memory_mb: int) -> None:
     """Answer every path until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this one
     import torch
@@ -158,13 +173,14 @@ def _serve(connection: Connection, read: Callable[[Path], Any], memory_mb: int) 
     connection.send("begun")
     with suppress(EOFError):
         while True:
-            path = connection.recv()
-            connection.send(_attempt(path, read))
+            source = connection.recv()
+            connection.send(_attempt(source, read))
 
 
-def _attempt(path: Path, read: Callable[[Path], T]) -> T | Undecoded:
+def _attempt(source: Source, read: Callable[[Any], T]) -> T | Undecoded:
+    path = file_of(source)
     try:
-        return read(path)
+        return read(source)
     except UnreadableMedia as error:
         return Undecoded(path, str(error).removeprefix(f"{path}: "))
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from r1omni.cli import app
 from r1omni.corpora import read_clips
-from r1omni.corpora.clip import read_manifest, read_rejects
+from r1omni.corpora.clip import read_manifest, read_rejects, write_manifest
 from r1omni.corpora.ingestion.lists import CorpusError
 from r1omni.corpora.sets import read_set
 
@@ -207,3 +207,23 @@ def test_a_corpus_that_is_not_listed_needs_its_root(repo, tmp_path, monkeypatch)
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 2
     assert "has no corpora.dfwe: list it there" in " ".join(done.output.replace("│", "").split())
+
+
+def test_rows_may_name_segments_of_a_file(root, tmp_path):
+    write_clip(root / "film.mp4", seconds=3.0)
+    header = ["path", "label", "split", "start", "end"]
+    rows = [["film.mp4", "sad", "train", "0", "1.5"], ["film.mp4", "happy", "train", "1.5", "3"]]
+    wrong = (("2", "1"), ("", "1"), ("x", "2"), ("-1", "2"), ("0", "inf"))
+    bad = [["film.mp4", "sad", "train", *times] for times in wrong]
+    write_table(root, [*rows, ["film.mp4", "sad", "train", "7", "8"], *bad], header)
+    kept, rejects = read_clips("table", root, workers=1)
+    assert [(c.clip_id, c.path, c.start, c.end) for c in kept] == [
+        ("table/film.mp4#0-1.5", "film.mp4", 0.0, 1.5),
+        ("table/film.mp4#1.5-3", "film.mp4", 1.5, 3.0),
+    ]
+    assert [(c.n_frames, c.duration, c.subject) for c in kept] == [(12, 1.5, "film.mp4")] * 2
+    assert kept[0].sha256 != kept[1].sha256
+    assert [reject.reason for reject in rejects] == ["unreadable"] + ["malformed_row"] * 5
+    assert "expected 0 <= start < end, in s" in rejects[1].detail
+    write_manifest(kept, tmp_path / "m.parquet")
+    assert read_manifest(tmp_path / "m.parquet") == kept

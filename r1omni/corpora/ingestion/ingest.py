@@ -25,6 +25,7 @@ from r1omni.corpora.paths import EscapesRoot, find_anywhere, find_clip, index_na
 from r1omni.corpora.record import Corpus
 from r1omni.limits import Limits
 from r1omni.lineage import origin_record
+from r1omni.media import Segment, Source
 from r1omni.prompts import CONTROL
 
 _log = logging.getLogger(__name__)
@@ -57,7 +58,9 @@ def run_ingest(
         _read_into(journal, corpus, root, fold, ingest, limits, workers)
         write_rejects(journal.rejects(), rejects)
         soft = journal.has_soft_labels()
-        write_sorted_manifest(journal.clips(), manifest, soft=soft, note=note)
+        write_sorted_manifest(
+            journal.clips(), manifest, soft=soft, cut=journal.has_segments(), note=note
+        )
         counts = journal.counts()
         rows, clips = sum(counts.values()), counts.pop(None, 0)
         _log.info("%s: %d rows, %d clips, %d rejected", root, rows, clips, rows - clips)
@@ -125,18 +128,18 @@ def _read_into(
     total = sum(1 for _ in corpus.read_rows(root, fold))
     waiting: dict[int, tuple[Listed, str]] = {}  # what the workers are at
 
-    def unopened() -> Iterator[tuple[int, Path]]:
+    def unopened() -> Iterator[tuple[int, Source]]:
         """The files that have to be opened; what is known without is put into the journal."""
         rows = corpus.read_rows(root, fold)
         listed = (_checked(corpus.name, row, ingest.max_rationale_words) for row in rows)
         for position, (row, path) in enumerate(_locate(corpus, root, fold, listed, journal)):
             if isinstance(row, Reject):
                 journal.put(position, row)
-            elif known := journal.known(root / path):
+            elif known := journal.known(_source(root, row, path)):
                 journal.put(position, _judge(corpus.name, row, path, known, ingest.missing_audio))
             else:
                 waiting[position] = row, path
-                yield position, root / path
+                yield position, _source(root, row, path)
                 continue
             advance()
 
@@ -144,7 +147,7 @@ def _read_into(
         for position, found in probe_clips(unopened(), workers=workers, limits=limits):
             row, path = waiting.pop(position)
             if isinstance(found, Finding):
-                journal.remember(root / path, found)
+                journal.remember(_source(root, row, path), found)
             journal.put(position, _judge(corpus.name, row, path, found, ingest.missing_audio))
             advance()
 
@@ -236,8 +239,16 @@ def _judge(
         subject=row.subject,
         rationale=row.rationale,
         soft_label=row.soft_label,
+        start=row.start,
+        end=row.end,
         **asdict(found),
     )
+
+
+def _source(root: Path, row: Listed, path: str) -> Source:
+    if row.start is None or row.end is None:
+        return root / path
+    return Segment(root / path, row.start, row.end)
 
 
 def _is_text(path: str) -> bool:

@@ -22,7 +22,7 @@ class Listed:
 
     `candidates` are the places, relative to the root, where copies of the corpus keep the file,
     the likeliest first. `anywhere`: where it lies in none of them, a file of one of these names
-    that is the only one below the root is it.
+    that is the only one below the root is it. `start`, `end`: of a segment of the file, in seconds.
     """
 
     clip_id: str
@@ -35,6 +35,8 @@ class Listed:
     rationale: str | None = None
     soft_label: SoftLabel | None = None
     anywhere: bool = False
+    start: float | None = None
+    end: float | None = None
 
 
 def reject(corpus: str, where: str, reason: Reason, detail: str, path: str | None = None) -> Reject:

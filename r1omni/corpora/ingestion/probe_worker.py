@@ -1,4 +1,5 @@
-"""A process that opens one clip at a time: a path in, a line of JSON out (`python -m`).
+"""A process that opens one clip at a time: a path (and of a segment its start and end) in, a line
+of JSON out (`python -m`).
 
 Alone in its process, so that a decoder that hangs or crashes costs one clip and not the run.
 A clip that takes too long ends the process by SIGALRM, even inside a system call; one that takes
@@ -17,7 +18,7 @@ import numpy as np
 
 from r1omni.corpora.ingestion.prints import Sketch
 from r1omni.limits import Limits, limit_memory
-from r1omni.media import UnreadableMedia, probe
+from r1omni.media import Segment, Source, UnreadableMedia, file_of, probe, probe_segment
 
 
 def serve(limits: Limits) -> None:
@@ -31,18 +32,25 @@ def serve(limits: Limits) -> None:
     answers.flush()
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_REAL, limits.timeout_seconds)
-        answer = inspect(Path(json.loads(line)), limits.max_pixels)
+        path, *times = json.loads(line)
+        source = Segment(Path(path), *times) if times else Path(path)
+        answer = inspect(source, limits.max_pixels)
         signal.setitimer(signal.ITIMER_REAL, 0)
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
-def inspect(path: Path, max_pixels: int | None = None) -> dict[str, Any]:
-    """The Finding of `path` as JSON: its fields, or `{"error": why it is unreadable}`."""
+def inspect(source: Source, max_pixels: int | None = None) -> dict[str, Any]:
+    """The Finding of a source as JSON: its fields, or `{"error": why it is unreadable}`."""
     try:
-        sha256 = _sha256(path)
+        sha256 = _sha256(file_of(source))
         sketch = Sketch()
-        found = probe(path, max_pixels, sketch)
+        if isinstance(source, Segment):
+            part = f"{sha256} {source.start} {source.end}"
+            sha256 = hashlib.sha256(part.encode()).hexdigest()  # other segments are other clips
+            found = probe_segment(source, max_pixels, sketch)
+        else:
+            found = probe(source, max_pixels, sketch)
     except (UnreadableMedia, OSError) as error:
         return {"error": str(error)}
     sound_print, picture_print = sketch.prints()

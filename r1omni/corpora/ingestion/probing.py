@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from r1omni.limits import Limits
+from r1omni.media import Segment
 
 _PACKAGE_ROOT = Path(__file__).parents[3]
 _QUEUED: Final = 3  # clips that a worker has been given: it need not wait for its next order
@@ -46,7 +47,7 @@ class Unreadable:
     detail: str
 
 
-Job = tuple[int, Path]
+Job = tuple[int, Path | Segment]
 
 
 def probe_clips(
@@ -172,7 +173,7 @@ class _Worker:
         self.queue.append(job)
         self.given += 1
         with suppress(BrokenPipeError):  # it has just died: the next read tells
-            self.orders.write(json.dumps(str(job[1])).encode("ascii") + b"\n")
+            self.orders.write(json.dumps(_order(job[1])).encode("ascii") + b"\n")
             self.orders.flush()
 
     def read(self) -> list[Finding | Unreadable] | None:
@@ -220,6 +221,13 @@ class _Worker:
             self.orders.close()
         self.answers.close()
         self.chatter.close()
+
+
+def _order(source: Path | Segment) -> list[str | float]:
+    """What a worker is told: a path, and of a segment its start and end."""
+    if isinstance(source, Segment):
+        return [str(source.path), source.start, source.end]
+    return [str(source)]
 
 
 def _too_long(timeout_seconds: float) -> str:
