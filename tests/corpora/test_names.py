@@ -2,11 +2,14 @@
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from r1omni.corpora import known, read_clips
 from r1omni.corpora.known import find_corpus, known_names
 from r1omni.corpora.record import Corpus
+from r1omni.params_file import read_params
 
 # The synthetic worlds imitate named corpora; the paper's table has named columns.
 MAY_NAME = ("r1omni/corpora/known/", "r1omni/corpora/synthetic/",
@@ -57,3 +60,37 @@ def test_every_module_of_the_folder_holds_the_record_of_its_name():
         assert corpus.labels is None or corpus.labels == tuple(dict.fromkeys(corpus.labels))
         assert set(corpus.ids.values()) <= set(corpus.labels or ())
         assert len(corpus.folds_rows) in (0, corpus.folds)
+
+
+MODULE = """
+from r1omni.corpora.ingestion.lists import Listed
+from r1omni.corpora.record import Corpus
+
+def read_rows(root, fold):
+    for path in sorted(root.glob("*.mp4")):
+        yield Listed(f"enterface/{path.stem}", (path.name,), "happy", "test", path.name)
+
+CORPUS = Corpus(
+    name="enterface", title="eNTERFACE", about="eNTERFACE", ask="", layout="*.mp4",
+    read_rows=read_rows, splits=("test",), labels=("happy", "sad"),
+)
+"""
+
+
+def test_one_module_and_three_lines_of_params_add_a_corpus(
+    repo, root, place, tmp_path, monkeypatch
+):
+    """The lines are the how-to's; nothing else of the program is edited."""
+    (tmp_path / "enterface.py").write_text(MODULE)
+    monkeypatch.setattr(known, "__path__", [*known.__path__, str(tmp_path)])
+    place("1.mp4")
+    text = (repo / "docs/how-to/add-a-corpus.md").read_text()
+    (entry,) = re.findall(r"```yaml\n(  enterface:\n(?:    .*\n){3})```", text)
+    params = (repo / "params.yaml").read_text().replace("corpora:\n", f"corpora:\n{entry}", 1)
+    (tmp_path / "params.yaml").write_text(params)
+    try:
+        assert read_params(tmp_path / "params.yaml").corpora["enterface"].roles == ("test",)
+        (clip,), rejects = read_clips("enterface", root, workers=1)
+        assert (clip.clip_id, clip.label, rejects) == ("enterface/1", "happy", [])
+    finally:
+        sys.modules.pop("r1omni.corpora.known.enterface", None)
