@@ -122,7 +122,7 @@ def convert(folder: Path) -> dict[str, object]:
     params = read_params(ROOT / "params/paper.yaml")
     run_base(
         folder / "original",
-        folder / "unread.parquet",
+        [],
         TrainingPaths(folder / "base", folder / "training", folder / ".state"),
         base=params.base,
         model=params.model,
@@ -154,7 +154,7 @@ def predict(folder: Path) -> dict[str, object]:
         [str(clip)],
         model,
         processor,
-        labels=find_corpus("dfew").labels,
+        labels=find_corpus("dfew").labels or (),
         batch_size=1,
         max_new_tokens=NEW_TOKENS,
         limits=read_params(ROOT / "params.yaml").limits,
