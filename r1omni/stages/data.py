@@ -62,7 +62,7 @@ def ingest(
     root: Annotated[
         Path | None, typer.Option(help="where the corpus lies, if not where params say; only read")
     ] = None,
-    fold: Annotated[int, typer.Option(help="with --root: the official fold")] = 1,
+    fold: Annotated[int | None, typer.Option(help="with --root: the official fold, or 1")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Read a corpus in its own layout: clips to the manifest, the rest to the rejects."""
@@ -73,8 +73,10 @@ def ingest(
     read = read_params(params)
     if root is not None:
         record = find_corpus(corpus)
+    elif fold is not None:
+        raise typer.BadParameter("--fold goes with --root; else params name the fold")
     elif (entry := read.corpora.get(corpus)) is not None:
-        record, root, fold = listed_corpus(corpus, entry), entry.root, entry.fold or 1
+        record, root, fold = listed_corpus(corpus, entry), entry.root, entry.fold
         if entry.adapter == TABLE:
             check_table(root, corpus, entry.roles)
     else:
@@ -84,7 +86,7 @@ def ingest(
         manifest,
         rejects,
         corpus=record,
-        fold=fold,
+        fold=1 if fold is None else fold,
         ingest=read.ingest,
         limits=read.limits,
         workers=read.machine.workers,
