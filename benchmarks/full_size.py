@@ -122,7 +122,7 @@ def convert(folder: Path) -> dict[str, object]:
     params = read_params(ROOT / "params/paper.yaml")
     run_base(
         folder / "original",
-        folder / "unread.parquet",
+        [],
         TrainingPaths(folder / "base", folder / "training", folder / ".state"),
         base=params.base,
         model=params.model,
@@ -141,7 +141,7 @@ def predict(folder: Path) -> dict[str, object]:
     sys.path.insert(0, str(ROOT / "tests"))
     from clip_files import write_clip
 
-    from r1omni.emotions import LABELS
+    from r1omni.corpora.known import find_corpus
     from r1omni.inference.answer import Answer, answer_files
     from r1omni.inference.loading import load_checkpoint
     from r1omni.params_file import read_params
@@ -154,7 +154,7 @@ def predict(folder: Path) -> dict[str, object]:
         [str(clip)],
         model,
         processor,
-        labels=LABELS["dfew"],
+        labels=find_corpus("dfew").labels or (),
         batch_size=1,
         max_new_tokens=NEW_TOKENS,
         limits=read_params(ROOT / "params.yaml").limits,

@@ -33,6 +33,7 @@ from mutations import slow_video  # noqa: E402
 from r1omni.config import IngestParams  # noqa: E402
 from r1omni.corpora.clip import read_manifest, read_rejects  # noqa: E402
 from r1omni.corpora.ingestion.ingest import run_ingest  # noqa: E402
+from r1omni.corpora.known import find_corpus  # noqa: E402
 from r1omni.limits import Limits  # noqa: E402
 from r1omni.media import decode, probe  # noqa: E402
 
@@ -202,7 +203,7 @@ def ingest_here(corpus: str, root: Path, fold: int, workers: int) -> str:
         root,
         Path("m.parquet"),
         Path("r.parquet"),
-        corpus=corpus,
+        corpus=find_corpus(corpus),
         fold=fold,
         ingest=params,
         limits=Limits(60.0, 4096 * 2304, 768),

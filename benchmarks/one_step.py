@@ -36,7 +36,7 @@ from benchmarks.workload import (
 from r1omni.model import HumanOmniConfig
 from r1omni.model.prompting import PromptBatch
 from r1omni.model.sampling import decode, uniform_draws
-from r1omni.model.shared_prefix import Prefix, prefill
+from r1omni.model.shared_prefix import Prefix, count_positions, prefill
 from r1omni.training.group_loss import Sampled, group_loss
 
 Step = Callable[[Clock], float]
@@ -212,7 +212,9 @@ def fast_step(workload: Workload, group_size: int, new_tokens: int, how: How) ->
                 gate_attention_mask=prompts.gate_attention_mask,
             )
         with clock.part("prefill"):
-            prefix = prefill(policy.model, embeds, mask, checkpointing=how.checkpointing)
+            prefix = prefill(
+                policy.model, count_positions(embeds, mask), checkpointing=how.checkpointing
+            )
         with clock.part("decode"):
             sample(workload, prefix, group_size, new_tokens, temperature=1.0)
         return prompts, prefix
@@ -260,7 +262,7 @@ def sample(
     workload: Workload, prefix: Prefix, group_size: int, new_tokens: int, temperature: float
 ) -> torch.Tensor:
     """Completions that never end: (P, G, T)."""
-    generators = [torch.Generator().manual_seed(i) for i in range(len(prefix.lengths))]
+    generators = [torch.Generator().manual_seed(i) for i in range(len(prefix.start))]
     return decode(
         workload.policy,
         prefix,

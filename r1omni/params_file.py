@@ -1,6 +1,5 @@
 """Reads params.yaml; errors name file, line and key."""
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -8,6 +7,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from r1omni.config import Params
+from r1omni.corpora.roles import problems
 
 
 class ParamsError(ValueError):
@@ -79,34 +79,21 @@ def read_params(path: Path) -> Params:
 
     Raises ParamsError, naming file, line, key and the expected value: for a file that is missing or
     is not YAML in UTF-8; for a duplicate, unknown or missing key; for a value that is out of range
-    or contradicts another.
+    or contradicts another; for corpora that cannot have their roles.
     """
     node, values = read_yaml(path)
     try:
-        return Params.model_validate(values)
+        params = Params.model_validate(values)
     except ValidationError as error:
         lines = [_error_line(path, node, dict(e)) for e in error.errors()]
         raise ParamsError("\n".join(lines)) from error
-
-
-def check_listed(listed: Collection[str], read: Collection[str], params: Path) -> None:
-    """Raise ParamsError unless params and dvc.yaml name the same corpora.
-
-    A corpus that only dvc.yaml names would be used without being listed; one that only params names
-    would be ingested and never used.
-    """
-    for name in sorted(set(read) - set(listed)):
-        raise ParamsError(
-            f"{params}: corpora.{name} is missing, and stages of dvc.yaml read "
-            f"data/manifests/{name}.parquet: list the corpus, or take its manifest and features "
-            "out of the stages validate, label_sft, grpo and predict there"
-        )
-    for name in sorted(set(listed) - set(read)):
-        raise ParamsError(
-            f"{params}: corpora.{name} is listed, and no stage of dvc.yaml reads "
-            f"data/manifests/{name}.parquet: add its manifest and features to the stages validate, "
-            "label_sft, grpo or predict there, or take the corpus out of params"
-        )
+    lines = [
+        f"{path}:{line_of(node, keys)}: {'.'.join(keys)}: {message}"
+        for keys, message in problems(params.corpora)
+    ]
+    if lines:
+        raise ParamsError("\n".join(lines))
+    return params
 
 
 def _error_line(path: Path, node: yaml.Node | None, error: dict[str, Any]) -> str:

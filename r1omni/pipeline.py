@@ -9,12 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
-import yaml
 
 from r1omni.machine.lifeline import SHELLS, die_with_parent
 
 METRICS = Path("data/reports/metrics.json")
-MANIFESTS = Path("data/manifests")
 DVC = (sys.executable, "-m", "dvc")
 
 
@@ -41,13 +39,6 @@ def run_pipeline(targets: Sequence[str]) -> int:
     if code == 0 and METRICS.is_file():
         print_table(METRICS)
     return code
-
-
-def read_manifest_names(dvc_yaml: Path) -> set[str]:
-    """The corpora whose manifests the stage `validate` reads."""
-    stages = yaml.safe_load(dvc_yaml.read_text(encoding="utf-8"))["stages"]
-    deps = [Path(str(dep)) for dep in stages["validate"]["deps"]]
-    return {dep.stem for dep in deps if dep.parent == MANIFESTS}
 
 
 def allow_no_git(root: Path) -> None:

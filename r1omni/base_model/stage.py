@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 def run_base(
     source: Path,
-    reasoning: Path,
+    reasoning: Sequence[Path],
     paths: TrainingPaths,
     *,
     base: BaseParams,
@@ -62,18 +62,19 @@ def run_base(
 ) -> None:
     """Convert the checkpoint in `source`, or train a tiny base on the generic corpus there.
 
-    A checkpoint is a folder with config.json or a hub id, owner/name. The reasoning manifest lends
-    its vocabulary to the tiny base's tokenizer.
+    A checkpoint is a folder with config.json or a hub id, owner/name. The reasoning manifests lend
+    their vocabulary to the tiny base's tokenizer.
     """
     join_ranks(machine)
     if (source / "config.json").is_file() or is_hub_id(source):
         _convert(source, paths, base=base, sampling=media.sampling)
         return
     clips = read_generic(source)
-    recipe = fingerprint([base, model, media, engine], [source, reasoning])
+    recipe = fingerprint([base, model, media, engine], [source, *reasoning])
     paths = open_state(paths, recipe)
     torch.manual_seed(base.seed)
-    spoken = [c.rationale for c in read_manifest(reasoning) if c.rationale is not None]
+    reasons = (clip.rationale for path in reasoning for clip in read_manifest(path))
+    spoken = [reason for reason in reasons if reason is not None]
     captions = [clip.caption for clip in clips]
     built, processor = build_untrained(captions, spoken, model=model, media=media)
     decoded = _decode(source, clips, processor.media, machine.workers, limits)

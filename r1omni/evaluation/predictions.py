@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from r1omni.corpora.clip import note_metadata, read_note
-from r1omni.emotions import LABELS
 from r1omni.judging import judge
 from r1omni.lineage import UNKNOWN, Lineage, Origin, origin_record, origins_from
 from r1omni.prompts import AnswerMode
@@ -59,19 +58,19 @@ class TableMetadata:
     """The table's metadata: the corpora's origins and the model's lineage.
 
     `undecoded`: corpus -> test clips without a row, because the stage `features` could not decode
-    them; 0 for a corpus that is not named. None if they were not counted.
+    them; 0 for a corpus that is not named. None if they were not counted. `labels`: corpus -> the
+    closed set of labels by which its clips are judged.
     """
 
     corpora: Mapping[str, Origin]
     model: Lineage | None
     undecoded: Mapping[str, int] | None = None
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def origin(self, corpus: str) -> Origin:
         """The origin of a corpus; unknown if it is not recorded."""
         return self.corpora.get(corpus, UNKNOWN)
 
-
-NO_METADATA = TableMetadata({}, None)
 
 _DTYPES = {
     "model": "string", "corpus": "string", "clip_id": "string", "fold": "Int64",
@@ -83,9 +82,7 @@ _DTYPES = {
 COLUMNS = tuple(_DTYPES)
 
 
-def write_predictions(
-    rows: Iterable[Prediction], path: Path, metadata: TableMetadata = NO_METADATA
-) -> None:
+def write_predictions(rows: Iterable[Prediction], path: Path, metadata: TableMetadata) -> None:
     """Write the table sorted by corpus and clip, atomically."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -105,7 +102,7 @@ def read_metadata(path: Path) -> TableMetadata:
 
     Raises ValueError, naming the file, for invalid metadata.
     """
-    return read_note(path, _metadata_from) or NO_METADATA
+    return read_note(path, _metadata_from) or TableMetadata({}, None)
 
 
 def _metadata_from(note: dict[str, Any]) -> TableMetadata:
@@ -114,6 +111,7 @@ def _metadata_from(note: dict[str, Any]) -> TableMetadata:
         origins_from(note["corpora"]),
         None if model is None else Lineage(**model | {"data": origins_from(model["data"])}),
         None if undecoded is None else {str(c): int(n) for c, n in undecoded.items()},
+        {str(corpus): tuple(labels) for corpus, labels in note.get("labels", {}).items()},
     )
 
 
@@ -122,7 +120,9 @@ def _note(metadata: TableMetadata) -> dict[str, Any]:
     if model is not None and metadata.model is not None:
         model["data"] = _records(metadata.model.data)
     undecoded = None if metadata.undecoded is None else dict(metadata.undecoded)
-    return {"corpora": _records(metadata.corpora), "model": model, "undecoded": undecoded}
+    labels = {corpus: list(found) for corpus, found in metadata.labels.items()}
+    corpora = _records(metadata.corpora)
+    return {"corpora": corpora, "model": model, "undecoded": undecoded, "labels": labels}
 
 
 def _records(origins: Mapping[str, Origin]) -> dict[str, dict[str, Any]]:
@@ -141,7 +141,8 @@ def read_predictions(path: Path) -> list[Prediction]:
     if missing:
         raise ValueError(f"{path}: missing columns {missing}; predictions have {list(COLUMNS)}")
     records = table[list(COLUMNS)].astype(object).where(lambda t: t.notna(), None)
-    rows = [_row(path, i, record) for i, record in enumerate(records.to_dict("records"))]
+    labels = read_metadata(path).labels
+    rows = [_row(path, i, record, labels) for i, record in enumerate(records.to_dict("records"))]
     clips = Counter((row.model, row.clip_id) for row in rows)
     twice = sorted(key for key, count in clips.items() if count > 1)
     if twice:
@@ -159,18 +160,22 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise ValueError(message) from error
 
 
-def _row(path: Path, index: int, record: dict[Any, Any]) -> Prediction:
+def _row(
+    path: Path, index: int, record: dict[Any, Any], labels: Mapping[str, tuple[str, ...]]
+) -> Prediction:
     where = f"{path}: row {index}"
     empty = [name for name in _REQUIRED if record[name] is None]
     if empty:
         raise ValueError(f"{where}: {', '.join(empty)} must not be empty")
-    if record["corpus"] not in LABELS:
-        raise ValueError(f"{where}: unknown corpus {record['corpus']!r}; known: {list(LABELS)}")
-    if record["label"] not in LABELS[record["corpus"]]:
-        known = ", ".join(LABELS[record["corpus"]])
+    corpus, label = record["corpus"], record["label"]
+    if corpus not in labels:
         raise ValueError(
-            f"{where}: unknown label {record['label']!r} for {record['corpus']}; known: {known}"
+            f"{where}: the labels of {corpus!r} are not noted; noted: {list(labels)}; make the "
+            "predictions again"
         )
+    if label not in labels[corpus]:
+        known = ", ".join(labels[corpus])
+        raise ValueError(f"{where}: unknown label {label!r} for {corpus}; known: {known}")
     if record["mode"] not in ("reasoned", "direct"):
         raise ValueError(f"{where}: mode {record['mode']!r} is neither 'reasoned' nor 'direct'")
     judged = judge(record["completion"], record["mode"])

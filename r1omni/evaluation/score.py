@@ -10,7 +10,6 @@ from typing import Final
 import pandas as pd
 
 from r1omni.config import ScoreParams
-from r1omni.emotions import LABELS
 from r1omni.evaluation.metrics import (
     CALM_POLICIES,
     NONE,
@@ -24,7 +23,6 @@ from r1omni.evaluation.metrics import (
     with_calm,
 )
 from r1omni.evaluation.predictions import (
-    NO_METADATA,
     Prediction,
     TableMetadata,
     read_metadata,
@@ -68,11 +66,12 @@ def run_score(
     `truth`: the synthetic corpora's side files; real corpora have none. Raises ValueError for
     predictions that do not belong together (see `read_answers`).
     """
-    answers = read_answers(predictions)
-    metrics = score_models(answers, read_all_metadata(predictions), read_truth(truth), score)
+    answers, metadata = read_answers(predictions), read_all_metadata(predictions)
+    metrics = score_models(answers, metadata, read_truth(truth), score)
     for model, corpora in answers.items():
         for corpus, rows in corpora.items():
-            write_text(plots / f"confusion-{model}-{corpus}.csv", _confusion_csv(rows))
+            text = _confusion_csv(rows, metadata[model].labels[corpus])
+            write_text(plots / f"confusion-{model}-{corpus}.csv", text)
     write_metrics(metrics, out)
     if summary is not None:
         write_summary(metrics, summary)
@@ -124,8 +123,12 @@ def score_models(
     return {
         model: {
             corpus: _score_corpus(
-                rows, truth, _gains(answers, model, corpus, score), score
-            ).model_copy(update=_lineage_fields(metadata.get(model, NO_METADATA), rows))
+                rows,
+                metadata[model].labels[corpus],
+                truth,
+                _gains(answers, model, corpus, score),
+                score,
+            ).model_copy(update=_lineage_fields(metadata[model], rows))
             for corpus, rows in corpora.items()
         }
         for model, corpora in answers.items()
@@ -133,9 +136,12 @@ def score_models(
 
 
 def _score_corpus(
-    rows: Rows, truth: Mapping[str, Truth], gain_over: dict[str, GainOver], score: ScoreParams
+    rows: Rows,
+    classes: Sequence[str],
+    truth: Mapping[str, Truth],
+    gain_over: dict[str, GainOver],
+    score: ScoreParams,
 ) -> CorpusMetrics:
-    classes = LABELS[rows[0].corpus]
     labels, answers = _columns(rows)
     calm = {policy: _rates(*with_calm(policy, labels, answers), score) for policy in CALM_POLICIES}
     return CorpusMetrics(
@@ -226,12 +232,11 @@ def _gains(answers: Answers, model: str, corpus: str, score: ScoreParams) -> dic
     return gains
 
 
-def _confusion_csv(rows: Rows) -> str:
+def _confusion_csv(rows: Rows, known: Sequence[str]) -> str:
     """One line per clip, for DVC's confusion template."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["actual", "predicted"])
-    known = LABELS[rows[0].corpus]
     writer.writerows(
         (row.label, row.prediction if row.prediction in known else NONE) for row in rows
     )

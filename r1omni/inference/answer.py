@@ -6,13 +6,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from r1omni.emotions import EMOTIONS, LABELS
 from r1omni.inference.files import ReadFile, Refusal
 from r1omni.inference.finding import find_files
 from r1omni.inference.greedy import Answered, answer_batch
@@ -24,7 +23,6 @@ from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.model.tower_inputs import stack_inputs
 
-VOCABULARIES: Final = {**LABELS, "all": EMOTIONS}
 Item = TypeVar("Item")
 
 

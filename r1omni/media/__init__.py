@@ -35,6 +35,7 @@ from r1omni.media.inputs import (
     waveform_to_mel,
 )
 from r1omni.media.pictures import sample_frame_indices, sample_frame_times
+from r1omni.media.segments import Segment, Source, file_of, probe_segment, read_segment
 from r1omni.media.sound import Sound
 
 __all__ = [
@@ -46,18 +47,23 @@ __all__ = [
     "Probe",
     "ReadClip",
     "Sampling",
+    "Segment",
     "Sound",
+    "Source",
     "TowerInputs",
     "UnreadableMedia",
     "code_hash",
     "decode",
+    "file_of",
     "frames_to_pixels",
     "has_picture",
     "log_mel",
     "pad_to_square",
     "preprocess",
     "probe",
+    "probe_segment",
     "read_clip",
+    "read_segment",
     "read_sound_alone",
     "sample_frame_indices",
     "sample_frame_times",

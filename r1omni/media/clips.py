@@ -145,7 +145,7 @@ def read_clip(path: Path, settings: MediaSettings, max_pixels: int | None = None
             header = _header(path, container)
             sound = read_sound(path, container, settings.sampling_rate, settings.n_samples)
         pixels = read_pictures(path, header, request, lambda f: frames_to_pixels(f, settings))
-        inputs = TowerInputs(pixels, _sound_to_mel(path, sound, settings), sound.is_present)
+        inputs = TowerInputs(pixels, sound_to_mel(path, sound, settings), sound.is_present)
     return ReadClip(inputs, sound)
 
 
@@ -156,12 +156,11 @@ def read_sound_alone(path: Path, settings: MediaSettings) -> ReadClip:
     with translate_decoder_errors(path), open_media(path) as container:
         sound = read_sound(path, container, settings.sampling_rate, settings.n_samples)
     pixels = frames_to_pixels(black, settings)
-    return ReadClip(
-        TowerInputs(pixels, _sound_to_mel(path, sound, settings), sound.is_present), sound
-    )
+    inputs = TowerInputs(pixels, sound_to_mel(path, sound, settings), sound.is_present)
+    return ReadClip(inputs, sound)
 
 
-def _sound_to_mel(path: Path, sound: Sound, settings: MediaSettings) -> Floats:
+def sound_to_mel(path: Path, sound: Sound, settings: MediaSettings) -> Floats:
     """The log-mel of a clip's sound (M, T). Raises UnreadableMedia if it is non-finite."""
     mel = waveform_to_mel(sound.waveform, settings)
     if not np.isfinite(mel).all():

@@ -25,7 +25,16 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from r1omni.limits import Limits, limit_memory
-from r1omni.media import MediaSettings, TowerInputs, UnreadableMedia, preprocess
+from r1omni.media import (
+    MediaSettings,
+    Segment,
+    Source,
+    TowerInputs,
+    UnreadableMedia,
+    file_of,
+    preprocess,
+    read_segment,
+)
 
 _QUEUE_PER_PROCESS = 32  # decoded files that may wait for their reader; it bounds the memory
 _GRACE_SECONDS = 5.0  # from a kill or a closed pipe to the end of the process
@@ -65,16 +74,22 @@ def start_forkserver(preload: Sequence[str] = PRELOAD) -> None:
 
 
 def decode_clips(
-    paths: Sequence[Path], settings: MediaSettings, workers: int, limits: Limits
+    sources: Sequence[Source], settings: MediaSettings, workers: int, limits: Limits
 ) -> Iterator[TowerInputs | Undecoded]:
-    """The towers' inputs of each file, in order, from `workers` processes (0: one per core)."""
-    read = partial(preprocess, settings=settings, max_pixels=limits.max_pixels)
-    return read_each(paths, read, workers=workers, limits=limits)
+    """The towers' inputs of each source, in order, from `workers` processes (0: one per core)."""
+    read = partial(_read, settings=settings, max_pixels=limits.max_pixels)
+    return read_each(sources, read, workers=workers, limits=limits)
+
+
+def _read(source: Source, settings: MediaSettings, max_pixels: int) -> TowerInputs:
+    if isinstance(source, Segment):
+        return read_segment(source, settings, max_pixels)
+    return preprocess(source, settings, max_pixels)
 
 
 def read_each(
-    paths: Iterable[Path],
-    read: Callable[[Path], T],
+    sources: Iterable[Source],
+    read: Callable[[Any], T],
     *,
     workers: int,
     limits: Limits,
@@ -92,7 +107,7 @@ def read_each(
     workers_made: list[_Worker[T]] = []
     own = threading.local()
 
-    def read_in_worker(path: Path) -> T | Undecoded:
+    def read_in_worker(source: Source) -> T | Undecoded:
         """Read a file in this thread's worker; a worker that failed is replaced."""
         if hasattr(own, "worker") and own.worker.n_files >= _FILES_PER_PROCESS:
             own.worker.stop()
@@ -100,19 +115,19 @@ def read_each(
         if not hasattr(own, "worker"):
             own.worker = _Worker(read, limits, preload)
             workers_made.append(own.worker)
-        outcome: T | Undecoded | None = own.worker.read_file(path)
+        outcome: T | Undecoded | None = own.worker.read_file(source)
         if outcome is None:
             reason = own.worker.exit_reason()
             own.worker.stop()
             del own.worker
-            return Undecoded(path, reason)
+            return Undecoded(file_of(source), reason)
         return outcome
 
     pending: deque[Future[T | Undecoded]] = deque()
     threads = ThreadPoolExecutor(n_workers)
     try:
-        for path in paths:
-            pending.append(threads.submit(read_in_worker, path))
+        for source in sources:
+            pending.append(threads.submit(read_in_worker, source))
             if len(pending) > n_workers * ahead:
                 yield pending.popleft().result()
         while pending:
@@ -126,7 +141,7 @@ def read_each(
 class _Worker(Generic[T]):
     """A process that reads one file at a time and ends with this one."""
 
-    def __init__(self, read: Callable[[Path], T], limits: Limits, preload: Sequence[str]) -> None:
+    def __init__(self, read: Callable[[Any], T], limits: Limits, preload: Sequence[str]) -> None:
         context = multiprocessing.get_context("forkserver")
         self.n_files = 0
         self._limits = limits
@@ -144,11 +159,11 @@ class _Worker(Generic[T]):
         except EOFError:
             raise RuntimeError(f"cannot open clips: {self.exit_reason()}") from None
 
-    def read_file(self, path: Path) -> T | Undecoded | None:
+    def read_file(self, source: Source) -> T | Undecoded | None:
         """The result for the file, or Undecoded; None if the process failed or timed out."""
         self.n_files += 1
         try:
-            self._pipe.send(path)
+            self._pipe.send(source)
             if not self._pipe.poll(self._limits.timeout_seconds):
                 self._timed_out = True
                 return None
@@ -187,7 +202,7 @@ def _hidden_main() -> Iterator[None]:
 
 
 def _serve(
-    connection: Connection, read: Callable[[Path], Any], preload: Sequence[str], memory_mb: int
+    connection: Connection, read: Callable[[Any], Any], preload: Sequence[str], memory_mb: int
 ) -> None:
     """Read every path that arrives, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
@@ -201,13 +216,14 @@ def _serve(
     connection.send("begun")
     with suppress(EOFError):
         while True:
-            path = connection.recv()
-            connection.send(_read_or_reason(path, read))
+            source = connection.recv()
+            connection.send(_read_or_reason(source, read))
 
 
-def _read_or_reason(path: Path, read: Callable[[Path], T]) -> T | Undecoded:
+def _read_or_reason(source: Source, read: Callable[[Any], T]) -> T | Undecoded:
+    path = file_of(source)
     try:
-        return read(path)
+        return read(source)
     except UnreadableMedia as error:
         return Undecoded(path, str(error).removeprefix(f"{path}: "))
 

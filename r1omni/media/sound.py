@@ -21,7 +21,7 @@ from r1omni.media.inputs import Floats
 _SKIPPED_PIECES: Final = 2  # frames that a codec may drop at the start
 _RESAMPLED_SAMPLES: Final = 16384  # per call, because PyAV's cost is per frame
 _GAP_SECONDS: Final = 0.04  # shorter gaps between timestamps are rounding, not silence
-_SILENCE: Final = 2.0**-16  # half a step of 16 bits: smaller samples are digital silence
+SILENCE: Final = 2.0**-16  # half a step of 16 bits: smaller samples are digital silence
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class SoundReader:
 
     Silence fills the gap if the sound starts after the picture or jumps ahead. Timestamps that jump
     back, or beyond the end of the file, are ignored. Without a `sampling_rate` packets are only
-    counted, and there is no waveform. `listener` receives each decoded frame.
+    counted, and there is no waveform. `listener` receives each decoded frame. The waveform lacks
+    its first `skip` samples and ends before sample `keep`.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class SoundReader:
         sampling_rate: int | None = None,
         keep: int | None = None,
         listener: Callable[[av.AudioFrame], None] | None = None,
+        skip: int = 0,
     ) -> None:
         self._path = path
         self._listener = listener
@@ -86,7 +88,7 @@ class SoundReader:
         self._mp4 = "mp4" in container.format.name
         self._origin = _picture_start(container)
         self._end = _end(container)
-        self._waveform = None if sampling_rate is None else _Waveform(sampling_rate, keep)
+        self._waveform = None if sampling_rate is None else _Waveform(sampling_rate, keep, skip)
         self._packets = self._lost = self._pieces = self._samples = 0
         self._seconds = self._lost_seconds = 0.0
         self._silent = True
@@ -178,8 +180,8 @@ class SoundReader:
 class _Waveform:
     """One mono waveform from audio frames, whose sampling rate may change."""
 
-    def __init__(self, sampling_rate: int, keep: int | None) -> None:
-        self._rate, self._keep = sampling_rate, keep
+    def __init__(self, sampling_rate: int, keep: int | None, skip: int = 0) -> None:
+        self._rate, self._keep, self._skip = sampling_rate, keep, skip
         self._pieces: list[Floats] = []
         self._n = 0
         self._format: tuple[str, str, int] | None = None
@@ -213,21 +215,26 @@ class _Waveform:
 
     def finish(self) -> Floats:
         self._flush()
-        return np.concatenate(self._pieces)[: self._keep]
+        waveform = np.concatenate(self._pieces or [np.zeros(0, dtype=np.float32)])
+        return waveform if self._keep is None else waveform[: max(0, self._keep - self._skip)]
 
     def _flush(self) -> None:
         if self._resampler is not None:
             self._put(self._resampler.resample(None))
 
     def _put(self, frames: list[av.AudioFrame]) -> None:
-        self._pieces += [f.to_ndarray().reshape(-1).astype(np.float32) for f in frames]
-        self._n += sum(frame.samples for frame in frames)
+        for frame in frames:
+            skipped = max(0, self._skip - self._n)
+            self._n += frame.samples
+            if skipped < frame.samples:
+                samples = frame.to_ndarray().reshape(-1).astype(np.float32)
+                self._pieces.append(samples[skipped:])
 
 
 def _is_silent(frame: av.AudioFrame) -> bool:
     samples = frame.to_ndarray()
     if samples.dtype.kind == "f":
-        return bool(np.abs(samples).max(initial=0) < _SILENCE)
+        return bool(np.abs(samples).max(initial=0) < SILENCE)
     return bool((samples == (128 if samples.dtype == np.uint8 else 0)).all())
 
 

@@ -39,10 +39,7 @@ STAGES = "Stages (dvc.yaml calls them with their paths)"
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The file with every number.")]
 PARAMS = Path("params.yaml")
-Manifests = Annotated[list[Path], typer.Option("--manifest", help="manifest; repeatable")]
-FeatureFolders = Annotated[
-    list[Path], typer.Option("--features", help="cached tower outputs; repeatable")
-]
+SetFile = Annotated[Path, typer.Option("--set", help="JSON file of the stage `sets`: what to read")]
 
 
 def read_and_set_threads(path: Path) -> Params:

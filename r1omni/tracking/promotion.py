@@ -21,16 +21,17 @@ def run_promote(
     receipt: Path,
     *,
     tracking: TrackingParams,
+    corpus: str,
     alias: str = "champion",
-    metric: str = "eval/ravdess/war",
 ) -> Promotion:
     """Move `alias` to the receipt's version if it is better than the version that holds it.
 
-    Better: strictly higher in `metric`, by default the WAR out of distribution. The first version
-    with that metric is promoted. Raises ValueError for an invalid receipt, for content that is not
-    registered here, and for a version without evaluation; StoreUnreachable.
+    Better: a strictly higher WAR on `corpus`. The first version with that metric is promoted.
+    Raises ValueError for an invalid receipt, for content that is not registered here, and for a
+    version without evaluation; StoreUnreachable.
     """
     kept = read_receipt(receipt)
+    metric = f"eval/{corpus}/war"
     client, _ = open_client(tracking)
     with locked(tracking.uri), translate_store_errors(tracking.uri):
         challenger = registered_version(client, kept)

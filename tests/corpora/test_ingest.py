@@ -19,6 +19,7 @@ from r1omni.corpora.clip import read_manifest, read_rejects
 from r1omni.corpora.ingestion.ingest import run_ingest
 from r1omni.corpora.ingestion.lists import CorpusError
 from r1omni.corpora.ingestion.probing import Finding, Unreadable, probe_clips
+from r1omni.corpora.known import find_corpus
 
 PARAMS = IngestParams(
     max_pixels=4096 * 2304,
@@ -45,7 +46,14 @@ def test_clips_and_rejects_add_up_and_survive_the_disk(dfew, tmp_path, caplog):
     manifest, rejects = tmp_path / "m" / "dfew.parquet", tmp_path / "r" / "dfew.parquet"
     with caplog.at_level(logging.INFO, logger="r1omni"):
         run_ingest(
-            dfew, manifest, rejects, corpus="dfew", fold=1, ingest=PARAMS, limits=LIMITS, workers=2
+            dfew,
+            manifest,
+            rejects,
+            corpus=find_corpus("dfew"),
+            fold=1,
+            ingest=PARAMS,
+            limits=LIMITS,
+            workers=2,
         )
     clips, rejected = read_manifest(manifest), read_rejects(rejects)
     assert len(clips) == 3 and len(clips) + len(rejected) == 9
@@ -100,7 +108,7 @@ def test_nothing_to_probe_is_no_work():
 @pytest.mark.parametrize(
     ("corpus", "fold", "message"),
     [
-        ("dfwe", 1, r"unknown corpus .dfwe.; known: dfew, mafw, .*ravdess, conversations, emer"),
+        ("dfwe", 1, r"unknown corpus .dfwe.; known: conversations, dfew, .*ravdess, table"),
         ("dfew", 6, "there is no fold 6 of dfew: 1 to 5"),
     ],
 )

@@ -20,6 +20,7 @@ from r1omni.corpora.clip import read_manifest
 from r1omni.corpora.ingestion.ingest import run_ingest
 from r1omni.corpora.ingestion.journal import Journal
 from r1omni.corpora.ingestion.probing import Finding, Unreadable, probe_clips
+from r1omni.corpora.known import find_corpus
 
 PARAMS = IngestParams(
     max_pixels=4096 * 2304,
@@ -50,7 +51,7 @@ def ingest(root: Path) -> dict[str, int]:
         root,
         Path("m.parquet"),
         Path("r.parquet"),
-        corpus="dfew",
+        corpus=find_corpus("dfew"),
         fold=1,
         ingest=PARAMS,
         limits=LIMITS,

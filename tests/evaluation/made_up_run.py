@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from known_labels import LABELS
 from matplotlib.figure import Figure
 
 from r1omni.completions import render
 from r1omni.config import ReportParams, ScoreParams
 from r1omni.corpora.synthetic.attributes import LEVELS, draw_latent
 from r1omni.corpora.synthetic.texts import rationale
-from r1omni.emotions import LABELS
 from r1omni.evaluation.predictions import Prediction, TableMetadata, write_predictions
 from r1omni.judging import judge
 from r1omni.lineage import Lineage, Origin
@@ -31,6 +31,7 @@ RENDERED = Origin("synthetic", shortcut=0.5, seed=1)
 SYNTHETIC = TableMetadata(
     {"dfew": RENDERED, "mafw": RENDERED, "ravdess": Origin("synthetic", shortcut=0.0, seed=1)},
     Lineage({"generic": RENDERED}, 1_034_567, 700_000, 1, None, "c0dec0dec0de", "5a5a5a5a5a5a"),
+    labels=LABELS,
 )
 ATTACK = "<script>alert('happy')</script>"
 

@@ -236,7 +236,7 @@ def test_a_pulled_receipt_whose_version_is_not_in_this_registry_says_what_to_run
     shutil.copy(empty_store, project / "mlflow.db")
     advice = "not registered here; run `dvc repro --force --single-item register@grpo`"
     with pytest.raises(ValueError, match=advice):
-        run_promote(paths["receipt"], tracking=tracking)
+        run_promote(paths["receipt"], tracking=tracking, corpus="ravdess")
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -313,7 +313,7 @@ def test_an_alias_moves_only_to_a_better_version(
     for weights, war in ((b"1", 0.5), (b"1", 0.5), (b"2", 0.5), (b"3", 0.625), (b"4", 0.25)):
         paths = trained("grpo", weights=weights, war=war)
         run_register(**paths, name="grpo", tracking=tracking)
-        decisions.append(run_promote(paths["receipt"], tracking=tracking))
+        decisions.append(run_promote(paths["receipt"], tracking=tracking, corpus="ravdess"))
     assert [decision.promoted for decision in decisions] == [True, False, False, True, False]
     assert "already champion" in decisions[1].reason
     assert "0.2500 is not above 0.6250 of version 3" in decisions[4].reason
@@ -347,4 +347,4 @@ def test_bad_inputs_name_the_file(project: Path, tracking: TrackingParams, train
     with pytest.raises(ValueError, match=r"provenance\.json: expected"):
         run_register(**paths, name="grpo", tracking=tracking)
     with pytest.raises(ValueError, match=r"grpo\.json: expected a receipt"):
-        run_promote(paths["receipt"], tracking=tracking)
+        run_promote(paths["receipt"], tracking=tracking, corpus="ravdess")

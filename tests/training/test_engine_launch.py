@@ -180,8 +180,8 @@ def stage_in(folder: Path, repo: Path, world: Path, **machine: object):
     values["tracking"] |= {"uri": "sqlite:////proc/none.db", "system_metrics": False}
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     command = [sys.executable, "-m", "r1omni.cli", "cold-start", str(world / "parent")]
-    command += ["out/checkpoint", "--manifest", str(world / "manifest.parquet")]
-    command += ["--features", str(world / "features"), "--training", "out/training"]
+    command += ["out/checkpoint", "--set", str(toy.write_set(world, folder / "set.json"))]
+    command += ["--training", "out/training"]
     environment = {**os.environ, "DVC_ROOT": str(folder), "DS_ACCELERATOR": "cpu"}
     with (folder / "said").open("w") as said:
         return subprocess.Popen(

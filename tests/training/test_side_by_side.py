@@ -95,7 +95,7 @@ def whole_base(world: Path, folder: Path) -> None:
     params = toy.toy_params()
     base.run_base(
         world / "generic",
-        world / "manifest.parquet",
+        [world / "manifest.parquet"],
         toy.paths_in(folder),
         base=params.base.model_copy(update={"tower_steps": 4, "connector_steps": 4}),
         model=params.model,

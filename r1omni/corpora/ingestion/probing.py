@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from r1omni.corpora.ingestion.prints import Sketch
 from r1omni.limits import Limits
-from r1omni.media import UnreadableMedia, probe
+from r1omni.media import Segment, Source, UnreadableMedia, file_of, probe, probe_segment
 from r1omni.media.pool import Undecoded, read_each
 
 
@@ -38,7 +37,7 @@ class Unreadable:
 
 
 def probe_clips(
-    jobs: Iterable[tuple[int, Path]], *, workers: int, limits: Limits
+    jobs: Iterable[tuple[int, Source]], *, workers: int, limits: Limits
 ) -> Iterator[tuple[int, Finding | Unreadable]]:
     """Each file's number and what the file holds, in order, from `workers` processes (0: per core).
 
@@ -47,14 +46,14 @@ def probe_clips(
     """
     numbers: deque[int] = deque()
 
-    def paths() -> Iterator[Path]:
-        for number, path in jobs:
+    def sources() -> Iterator[Source]:
+        for number, source in jobs:
             numbers.append(number)
-            yield path
+            yield source
 
     read = partial(inspect, max_pixels=limits.max_pixels)
     preload = (__name__,)  # torch is not needed
-    found = read_each(paths(), read, workers=workers, limits=limits, preload=preload)
+    found = read_each(sources(), read, workers=workers, limits=limits, preload=preload)
     with closing(found) as outcomes:
         for outcome in outcomes:
             if isinstance(outcome, Undecoded):
@@ -63,13 +62,18 @@ def probe_clips(
                 yield numbers.popleft(), outcome
 
 
-def inspect(path: Path, max_pixels: int | None = None) -> Finding | Unreadable:
-    """What `path` holds, or why it is unreadable."""
+def inspect(source: Source, max_pixels: int | None = None) -> Finding | Unreadable:
+    """What a file or a segment of it holds, or why it is unreadable."""
     try:
-        with path.open("rb") as file:
+        with file_of(source).open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         sketch = Sketch()
-        found = probe(path, max_pixels, sketch)
+        if isinstance(source, Segment):
+            part = f"{sha256} {source.start} {source.end}"
+            sha256 = hashlib.sha256(part.encode()).hexdigest()  # other segments are other clips
+            found = probe_segment(source, max_pixels, sketch)
+        else:
+            found = probe(source, max_pixels, sketch)
     except (UnreadableMedia, OSError) as error:
         return Unreadable(str(error))
     sound_print, picture_print = sketch.prints()

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from r1omni.evaluation.report.paper import CORPORA, ROWS
+from r1omni.evaluation.report.paper import ROWS, columns
 from r1omni.evaluation.results import CorpusMetrics, Metrics
 from r1omni.lineage import DATA_TEXT, Data, joint_kind, size_text
 
@@ -75,13 +75,13 @@ def mark(metrics: Metrics, corpus: str) -> str:
 
 def marked(metrics: Metrics) -> list[str]:
     """The columns' heads: "DFEW (synthetic)"."""
-    return [f"{name} {mark(metrics, corpus)}".strip() for corpus, name in CORPORA.items()]
+    return [f"{name} {mark(metrics, corpus)}".strip() for corpus, name in columns(metrics).items()]
 
 
 def corpus_lines(metrics: Metrics) -> list[str]:
     """A sentence on how the rendered corpora were made, and one on what made the models."""
     made = []
-    for corpus, name in CORPORA.items():
+    for corpus, name in columns(metrics).items():
         measured = next((m[corpus] for m in metrics.values() if corpus in m), None)
         if measured is not None and measured.data == "synthetic":
             made.append(f"{name} {_known(measured)}")
@@ -120,7 +120,7 @@ def _made(measured: CorpusMetrics) -> str:
 def _corpora(metrics: Metrics) -> str:
     """The kinds of the test sets; where they differ, each by name."""
     kinds: dict[Data, list[str]] = {}
-    for corpus, name in CORPORA.items():
+    for corpus, name in columns(metrics).items():
         found = [m[corpus].data for m in metrics.values() if corpus in m]
         if found:
             kinds.setdefault(joint_kind(found), []).append(name)

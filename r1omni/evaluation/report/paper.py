@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from r1omni.evaluation.results import Metrics
+
 SOURCE: Final[str] = "Zhao, Wei, Bo: R1-Omni, arXiv 2503.05379, Table 1"
 
 CORPORA: Final[Mapping[str, str]] = {"dfew": "DFEW", "mafw": "MAFW", "ravdess": "RAVDESS"}
@@ -47,6 +49,12 @@ ROWS: Final[tuple[Row, ...]] = (
 
 # 95 % half-widths of R1-Omni's WAR in points: 1.96 sqrt(p (1 - p) / n), n = 2341, 1839 and 300.
 PAPER_HALF_WIDTHS: Final[Mapping[str, float]] = {"dfew": 1.9, "mafw": 2.3, "ravdess": 5.6}
+
+
+def columns(metrics: Metrics) -> dict[str, str]:
+    """The corpora that tables have a column for, with their titles: the paper's, then others."""
+    measured = {corpus for corpora in metrics.values() for corpus in corpora}
+    return {**CORPORA, **{corpus: corpus for corpus in sorted(measured - set(CORPORA))}}
 
 
 def title(model: str) -> str:

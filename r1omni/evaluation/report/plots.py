@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from r1omni.evaluation.metrics import NONE
 from r1omni.evaluation.report.curves import Curve
-from r1omni.evaluation.report.paper import CORPORA, ROWS, title
+from r1omni.evaluation.report.paper import CORPORA, ROWS, columns, title
 from r1omni.evaluation.report.table1 import interval_name
 from r1omni.evaluation.results import CorpusMetrics, Metrics
 
@@ -43,12 +43,14 @@ def war_bars(metrics: Metrics) -> Plot:
     """WAR of every model on every corpus with its interval; a dash marks the paper's number."""
     figure, axes = _figure(7.2, 3.2)
     width = 0.8 / len(ROWS)
+    corpora = columns(metrics)
     values = []
     for m, row in enumerate(ROWS):
-        for c, corpus in enumerate(CORPORA):
+        for c, corpus in enumerate(corpora):
             x = c + (m - (len(ROWS) - 1) / 2) * width
-            axes.hlines(row.paper[corpus][0], x - width / 2, x + width / 2, color=INK, lw=1.2,
-                        linestyles=(0, (2, 1.5)), zorder=4)  # fmt: skip
+            if corpus in row.paper:
+                axes.hlines(row.paper[corpus][0], x - width / 2, x + width / 2, color=INK, lw=1.2,
+                            linestyles=(0, (2, 1.5)), zorder=4)  # fmt: skip
             measured = metrics.get(row.model, {}).get(corpus)
             if measured is None:
                 continue
@@ -57,11 +59,11 @@ def war_bars(metrics: Metrics) -> Plot:
             error_bar = [[max(war - low, 0)], [max(high - war, 0)]]
             axes.bar(x, war, width * 0.92, color=COLOURS[row.model], zorder=2)
             axes.errorbar(x, war, error_bar, color=INK, capsize=2.5, lw=1, zorder=3)
-            values.append(f"{row.model} on {CORPORA[corpus]} {war:.1f}")
+            values.append(f"{row.model} on {corpora[corpus]} {war:.1f}")
     for row in ROWS:
         axes.bar(0, 0, color=COLOURS[row.model], label=f"{row.model} ({row.name})")
     axes.plot([], [], color=INK, lw=1.2, linestyle=(0, (2, 1.5)), label="the paper's, same row")
-    axes.set_xticks(range(len(CORPORA)), list(CORPORA.values()))
+    axes.set_xticks(range(len(corpora)), list(corpora.values()))
     axes.set_ylabel("WAR, %")
     axes.set_ylim(0, 100)
     axes.legend(frameon=False, fontsize=7.5, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0))
@@ -88,7 +90,7 @@ def confusion_plot(model: str, corpus: str, measured: CorpusMetrics) -> Plot:
     axes.axvline(len(counts) - 0.5, color=INK, lw=0.8)
     axes.set_xlabel("answered", fontsize=8)
     axes.set_ylabel("label", fontsize=8)
-    name = f"{title(model)} on {CORPORA[corpus]}"
+    name = f"{title(model)} on {CORPORA.get(corpus, corpus)}"
     right = int(np.trace(counts))
     none = int(counts[:, columns.index(NONE)].sum())
     alt = (

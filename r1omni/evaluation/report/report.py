@@ -11,7 +11,7 @@ from r1omni.evaluation.report.cards import example_cards
 from r1omni.evaluation.report.curves import Curve, curves_csv, read_curves
 from r1omni.evaluation.report.groups import read_groups
 from r1omni.evaluation.report.labels import PAPER, caption, headline, marked
-from r1omni.evaluation.report.paper import CORPORA, ROWS
+from r1omni.evaluation.report.paper import ROWS, columns
 from r1omni.evaluation.report.plots import (
     COLOURS,
     Plot,
@@ -28,7 +28,7 @@ from r1omni.evaluation.report.table1 import (
 )
 from r1omni.evaluation.report.tables import (
     before_after_table,
-    calm_table,
+    calm_tables,
     gains_table,
     recall_tables,
     scenes_table,
@@ -103,7 +103,7 @@ def render_page(
         gains=gains_table(metrics),
         confusions=_confusions(metrics),
         recalls=recall_tables(metrics),
-        calm=calm_table(metrics),
+        calm=calm_tables(metrics),
         before_after=before_after_table(metrics, curves["grpo"]),
         scenes=scenes_table(metrics),
         grpo_plots=_grpo_plots(curves["grpo"]),
@@ -116,7 +116,7 @@ def render_page(
 
 def _confusions(metrics: Metrics) -> list[ConfusionRow]:
     found = []
-    for corpus, name in CORPORA.items():
+    for corpus, name in columns(metrics).items():
         plots = tuple(
             confusion_plot(row.model, corpus, metrics[row.model][corpus])
             for row in ROWS

@@ -13,7 +13,7 @@ from r1omni.evaluation.report.labels import (
     marked,
     short_caption,
 )
-from r1omni.evaluation.report.paper import CORPORA, PAPER_HALF_WIDTHS, ROWS, SOURCE
+from r1omni.evaluation.report.paper import CORPORA, PAPER_HALF_WIDTHS, ROWS, SOURCE, columns
 from r1omni.evaluation.report.templates import render
 from r1omni.evaluation.results import CorpusMetrics, Metrics, Rates
 
@@ -33,7 +33,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One model's cells, in the order of the paper's corpora."""
+    """One model's cells: the paper's corpora in its order, then others that were measured."""
 
     name: str
     model: str
@@ -46,7 +46,10 @@ def table1(metrics: Metrics) -> list[TableRow]:
         TableRow(
             row.name,
             row.model,
-            tuple(_cell(metrics.get(row.model, {}).get(c), row.paper[c]) for c in CORPORA),
+            tuple(
+                _cell(metrics.get(row.model, {}).get(corpus), row.paper.get(corpus))
+                for corpus in columns(metrics)
+            ),
         )
         for row in ROWS
     ]
@@ -68,7 +71,7 @@ def interval_name(metrics: Metrics) -> str:
 def protocol_lines(metrics: Metrics) -> list[str]:
     """The notes below the table, one sentence per line."""
     tests = []
-    for corpus, name in CORPORA.items():
+    for corpus, name in columns(metrics).items():
         measured = [m[corpus] for m in metrics.values() if corpus in m]
         if measured:
             folds = "no folds" if measured[0].fold is None else f"fold {measured[0].fold}"
@@ -77,7 +80,7 @@ def protocol_lines(metrics: Metrics) -> list[str]:
     return [
         f"WAR / UAR in percent, ± half the {interval_name(metrics)} over the test clips.",
         "Protocol: open vocabulary, after normalisation; an answer that is not exactly one known "
-        "label is wrong. RAVDESS keeps calm as a class, which DFEW and MAFW lack.",
+        f"label is wrong. {calm_sentence(metrics)}".strip(),
         f"Test sets: {'; '.join(tests) or 'none measured'}.",
         *_undecoded_lines(metrics),
         *corpus_lines(metrics),
@@ -87,12 +90,25 @@ def protocol_lines(metrics: Metrics) -> list[str]:
     ]
 
 
+def calm_sentence(metrics: Metrics) -> str:
+    """Which test corpora have calm as a class and which lack it; nothing where none has it."""
+    having: list[str] = []
+    lacking: list[str] = []
+    for corpus, name in columns(metrics).items():
+        if found := [m[corpus] for m in metrics.values() if corpus in m]:
+            (having if found[0].calm is not None else lacking).append(name)
+    if not having:
+        return ""
+    lack = f", which {_joined(lacking)} lack{'' if len(lacking) > 1 else 's'}" if lacking else ""
+    return f"{_joined(having)} keep{'s' if len(having) == 1 else ''} calm as a class{lack}."
+
+
 def render_table1_markdown(metrics: Metrics) -> str:
     """Table 1 as Markdown: per corpus our numbers and the paper's, then the format rate."""
     head = ["model", "checkpoint"]
     for name in marked(metrics):
         head += [name, PAPER]
-    head.append("format rate " + " · ".join(CORPORA.values()))
+    head.append("format rate " + " · ".join(columns(metrics).values()))
     lines = [_pipes(head), _pipes(["---"] * len(head))]
     for row in table1(metrics):
         cells = [row.name, f"`{row.model}`"]
@@ -122,8 +138,8 @@ def render_table1_text(metrics: Metrics) -> str:
 
     `format` is the format rate in percent over all test clips.
     """
-    head = ["", *(_head(metrics, corpus) for corpus in CORPORA), "format"]
-    marks = ["", *(mark(metrics, corpus) for corpus in CORPORA), ""]
+    head = ["", *(_head(metrics, corpus) for corpus in columns(metrics)), "format"]
+    marks = ["", *(mark(metrics, corpus) for corpus in columns(metrics)), ""]
     lines: list[list[str]] = []
     for row in table1(metrics):
         ours = [cell.ours.replace(" ± ", "±") for cell in row.cells]
@@ -144,8 +160,8 @@ def render_table1_text(metrics: Metrics) -> str:
     return "\n".join([title, *about, rule, *heads, rule, *body, rule]) + "\n"
 
 
-def _cell(measured: CorpusMetrics | None, paper: tuple[float, float]) -> Cell:
-    of_paper = f"{paper[0]:.2f} / {paper[1]:.2f}"
+def _cell(measured: CorpusMetrics | None, paper: tuple[float, float] | None) -> Cell:
+    of_paper = MISSING if paper is None else f"{paper[0]:.2f} / {paper[1]:.2f}"
     if measured is None:
         return Cell(MISSING, of_paper, MISSING, MISSING)
     return Cell(
@@ -155,13 +171,14 @@ def _cell(measured: CorpusMetrics | None, paper: tuple[float, float]) -> Cell:
 
 def _head(metrics: Metrics, corpus: str) -> str:
     counts = sorted({m[corpus].n for m in metrics.values() if corpus in m})
-    return f"{CORPORA[corpus]} (n {'/'.join(map(str, counts))})" if counts else CORPORA[corpus]
+    name = columns(metrics)[corpus]
+    return f"{name} (n {'/'.join(map(str, counts))})" if counts else name
 
 
 def _undecoded_lines(metrics: Metrics) -> list[str]:
     """A line with the numbers of test clips that could not be decoded; no line if there are 0."""
     parts = []
-    for corpus, name in CORPORA.items():
+    for corpus, name in columns(metrics).items():
         counts = sorted({m[corpus].undecoded or 0 for m in metrics.values() if corpus in m})
         if any(counts):
             parts.append(f"{name} {'/'.join(map(str, counts))}")
@@ -174,6 +191,10 @@ def _overall_format(metrics: Metrics, model: str) -> str:
         return MISSING
     n = sum(m.n for m in measured)
     return f"{100 * sum(m.format_rate * m.n for m in measured) / n:.1f}"
+
+
+def _joined(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _padded(cells: list[str], widths: list[int]) -> str:

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from r1omni.emotions import LABELS
 from r1omni.evaluation.metrics import CALM_POLICIES
 from r1omni.evaluation.report.curves import Curve
-from r1omni.evaluation.report.paper import CORPORA, ROWS
-from r1omni.evaluation.report.table1 import MISSING, interval_name, rates_text
+from r1omni.evaluation.report.paper import ROWS, columns
+from r1omni.evaluation.report.table1 import MISSING, calm_sentence, interval_name, rates_text
 from r1omni.evaluation.results import CorpusMetrics, Metrics
 
 BEFORE, AFTER = "cold_start", "grpo"
@@ -43,7 +42,7 @@ def gains_table(metrics: Metrics) -> Table:
     rows = tuple(
         (
             f"{other} → {model}",
-            tuple(_gain(metrics[model].get(corpus), other) for corpus in CORPORA),
+            tuple(_gain(metrics[model].get(corpus), other) for corpus in columns(metrics)),
         )
         for model, other in pairs
     )
@@ -52,43 +51,46 @@ def gains_table(metrics: Metrics) -> Table:
         "the clips serves both models). Shaded: the intervals of both exclude 0, green and ▲ for "
         "gains, red and ▼ for losses."
     )
-    return Table(caption, ("step", *CORPORA.values()), rows)
+    return Table(caption, ("step", *columns(metrics).values()), rows)
 
 
 def recall_tables(metrics: Metrics) -> list[Table]:
     """Per corpus, the recall of every class for every model, in percent."""
     tables = []
-    for corpus, name in CORPORA.items():
+    for corpus, name in columns(metrics).items():
         measured = [(m, metrics[m][corpus]) for m in _models(metrics) if corpus in metrics[m]]
-        rows = tuple(
-            (model, tuple(_recall(found, label) for label in LABELS[corpus]))
-            for model, found in measured
-        )
-        if rows:
+        if measured:
             support = measured[0][1].confusion
-            counts = {r: sum(c) for r, c in zip(support.rows, support.counts, strict=True)}
-            head = (name, *(f"{label} ({counts[label]})" for label in LABELS[corpus]))
+            labels = support.rows
+            rows = tuple(
+                (model, tuple(_recall(found, label) for label in labels))
+                for model, found in measured
+            )
+            counts = {r: sum(c) for r, c in zip(labels, support.counts, strict=True)}
+            head = (name, *(f"{label} ({counts[label]})" for label in labels))
             tables.append(Table(f"Recall on {name}, percent; clips in brackets.", head, rows))
     return tables
 
 
-def calm_table(metrics: Metrics) -> Table | None:
-    """RAVDESS under the three policies for calm; None if it was not measured."""
-    found = [
-        (model, calm)
-        for model in _models(metrics)
-        if (measured := metrics[model].get("ravdess")) and (calm := measured.calm)
-    ]
-    if not found:
-        return None
+def calm_tables(metrics: Metrics) -> list[Table]:
+    """Each corpus that has calm as a class, under the three policies for it."""
     words = {"keep": "kept (Table 1)", "merge": "merged into neutral", "drop": "dropped"}
-    head = tuple(f"{words[policy]}, n {found[0][1][policy].n}" for policy in CALM_POLICIES)
-    rows = tuple(
-        (model, tuple(TableCell(rates_text(calm[policy])) for policy in CALM_POLICIES))
-        for model, calm in found
-    )
-    caption = "WAR / UAR in percent by the policy for calm, which DFEW and MAFW lack."
-    return Table(caption, ("RAVDESS", *head), rows)
+    caption = f"WAR / UAR in percent by the policy for calm. {calm_sentence(metrics)}".strip()
+    tables = []
+    for corpus, name in columns(metrics).items():
+        found = [
+            (model, calm)
+            for model in _models(metrics)
+            if (measured := metrics[model].get(corpus)) and (calm := measured.calm)
+        ]
+        if found:
+            head = tuple(f"{words[policy]}, n {found[0][1][policy].n}" for policy in CALM_POLICIES)
+            rows = tuple(
+                (model, tuple(TableCell(rates_text(calm[policy])) for policy in CALM_POLICIES))
+                for model, calm in found
+            )
+            tables.append(Table(caption, (name, *head), rows))
+    return tables
 
 
 def before_after_table(metrics: Metrics, grpo: Mapping[str, Curve]) -> Table:
@@ -97,10 +99,10 @@ def before_after_table(metrics: Metrics, grpo: Mapping[str, Curve]) -> Table:
     if (curve := grpo.get("rollout/zero_variance_groups")) is not None:
         label = "groups without reward variance (first and last tenth of the steps)"
         rows.append((label, (_percent(curve.start), _percent(curve.end))))
-    for corpus, name in CORPORA.items():
+    for corpus, name in columns(metrics).items():
         pair = [metrics.get(model, {}).get(corpus) for model in (BEFORE, AFTER)]
         rows.append((f"format rate, {name}", tuple(_percent(_format(m)) for m in pair)))
-    for corpus, name in CORPORA.items():
+    for corpus, name in columns(metrics).items():
         pair = [metrics.get(model, {}).get(corpus) for model in (BEFORE, AFTER)]
         if any(m and m.rationale_truth for m in pair):
             words = f"true statements in the rationales, face / voice, {name}"
@@ -116,14 +118,14 @@ def scenes_table(metrics: Metrics) -> Table | None:
     """The share of clips on which a model follows the scene and not the label; None without any."""
     rows = []
     for model in _models(metrics):
-        found = [metrics[model].get(corpus) for corpus in CORPORA]
+        found = [metrics[model].get(corpus) for corpus in columns(metrics)]
         if any(m and m.follows_scene for m in found):
             rows.append((model, tuple(_scene(m) for m in found)))
     caption = (
         "Percent of clips on which the model answers the emotion of the background scene, among "
         "clips whose scene belongs to another emotion than the label; clips in brackets."
     )
-    return Table(caption, ("model", *CORPORA.values()), tuple(rows)) if rows else None
+    return Table(caption, ("model", *columns(metrics).values()), tuple(rows)) if rows else None
 
 
 def _models(metrics: Metrics) -> Sequence[str]:
