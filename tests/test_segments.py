@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 from clip_files import LIMITS
-from r1omni.corpora.ingestion.probing import inspect
 
+from r1omni.corpora.ingestion.probing import inspect
 from r1omni.media import (
     MediaSettings,
     Segment,
