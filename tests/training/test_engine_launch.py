@@ -82,7 +82,7 @@ def test_a_killed_rank_is_named_and_not_the_one_that_lost_it():
     code = (
         "import os, signal, sys, time\n"
         "if os.environ['RANK'] == '0':\n"
-        "    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"  # as one does that lost a peer
+        "    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"  # it has lost its peer
         "    time.sleep(60)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
