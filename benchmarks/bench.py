@@ -1,12 +1,12 @@
-"""`make bench`: the fast GRPO step against the textbook's and TRL's, side by side in one run.
+"""`make bench`: times the fast GRPO step, the textbook's and TRL's side by side in one run.
 
     python -m benchmarks.bench quick        # the first four ratios, within `--minutes`
     python -m benchmarks.bench full         # also growth, matmul rate, predict, features, CUDA
     python -m benchmarks.bench full --add --rounds 4 --only "G = 8" "G = 16"   # more of some
 
-Every measurement is a process of its own with one thread; the ways take turns, and the order
-turns with the rounds. CPU seconds are compared (wall seconds beside them); medians over the rounds.
-Writes benchmarks/results.json and benchmarks/RESULTS.md (which also takes in sections/*.md).
+Every measurement runs in its own process with one thread. The implementations alternate, in another
+order each round. Compared are CPU seconds (wall seconds beside them), medians over the rounds.
+Writes benchmarks/results.json and benchmarks/RESULTS.md (which includes sections/*.md).
 """
 
 import argparse
@@ -54,7 +54,7 @@ FULL_ROUNDS = 5
 
 
 def main() -> None:
-    """Measure, then write what was measured."""
+    """Measure, and write the results after each measurement."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["quick", "full", "rest"], nargs="?", default="full")
     parser.add_argument(
@@ -63,48 +63,48 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0, help="quick: no round beyond this")
     parser.add_argument("--add", action="store_true", help="to the rows that are there")
     parser.add_argument("--only", nargs="+", help="only these measurements, by their names")
-    asked = parser.parse_args()
-    ways = WAYS if asked.what == "quick" else WAYS | GROUPS | DEFAULTS | RATES
-    every = [*ways, *({} if asked.what == "quick" else dict(the_rest()))]
-    unknown = set(asked.only or ()) - set(every)
+    options = parser.parse_args()
+    ways = WAYS if options.what == "quick" else WAYS | GROUPS | DEFAULTS | RATES
+    every = [*ways, *({} if options.what == "quick" else dict(the_rest()))]
+    unknown = set(options.only or ()) - set(every)
     if unknown:
         known = ", ".join(f'"{name}"' for name in every)
         parser.error(f"--only {', '.join(map(repr, sorted(unknown)))}: known are {known}")
-    rows = earlier_rows(() if asked.add else asked.only or every)
+    rows = earlier_rows(() if options.add else options.only or every)
     commit = commit_id()
     began = time.monotonic()
-    minutes = asked.minutes if asked.what == "quick" and asked.rounds is None else None
-    rounds = 0 if asked.what == "rest" else asked.rounds or FULL_ROUNDS
+    minutes = options.minutes if options.what == "quick" and options.rounds is None else None
+    rounds = 0 if options.what == "rest" else options.rounds or FULL_ROUNDS
     for number in range(rounds):
         started = time.monotonic()
-        for name in in_turn(number, ways, asked.only):
+        for name in in_turn(number, ways, options.only):
             rows += measure(name, ways[name], commit)
             finish(rows)
         now = time.monotonic()
         if minutes is not None and (now - began) + (now - started) > 60 * minutes:
             break
-    if asked.what == "quick":
+    if options.what == "quick":
         return
-    rest = [one for one in the_rest() if asked.only is None or one[0] in asked.only]
-    for _ in range(asked.rounds or 1 if asked.what == "rest" else 1):
+    rest = [one for one in the_rest() if options.only is None or one[0] in options.only]
+    for _ in range(options.rounds or 1 if options.what == "rest" else 1):
         for name, command in rest:
             rows += measure(name, command, commit)
             finish(rows)
 
 
-def earlier_rows(anew: Iterable[str]) -> list[Row]:
-    """What this machine measured before, but for what is measured anew."""
+def earlier_rows(remeasured: Iterable[str]) -> list[Row]:
+    """This machine's earlier rows, without those that are measured again."""
     if not RESULTS.is_file():
         return []
     found = json.loads(RESULTS.read_text())
     if found["machine"] != machine():
         return []
-    names = set(anew)
+    names = set(remeasured)
     return [row for row in found["rows"] if row["name"] not in names]
 
 
 def in_turn(number: int, ways: Ways, only: list[str] | None = None) -> list[str]:
-    """The ways (or only some) in the order of a round: each begins with another one."""
+    """The measurements (or only some) in the order of a round; each round begins with another."""
     names = [name for name in ways if only is None or name in only]
     turn = number % max(1, len(names))
     return names[turn:] + names[:turn]
@@ -131,7 +131,7 @@ def the_rest() -> list[tuple[str, list[str]]]:
 
 
 def real_size() -> list[tuple[str, list[str]]]:
-    """Where there is a CUDA device: the real 0.5B shapes in bfloat16, textbook and fast."""
+    """The real 0.5B shapes in bfloat16, textbook and fast; without a CUDA device only a note."""
     if not torch.cuda.is_available():
         return [("CUDA", ["rates", "cuda"])]
     size = ["--real", "--new-tokens", "150"]
@@ -144,21 +144,21 @@ def real_size() -> list[tuple[str, list[str]]]:
 
 
 def commit_id() -> str:
-    """The commit that is measured, "-dirty" if files differ from it; "unknown" outside git."""
-    asked = ["git", "describe", "--always", "--dirty"]
-    said = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
-    return said.stdout.strip() or "unknown"
+    """The measured commit, "-dirty" if files differ from it; "unknown" outside git."""
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def measure(name: str, command: list[str], commit: str) -> list[Row]:
-    """The rows that one process prints, with what was measured and when that began (UTC)."""
+    """The rows that one process prints, with their name, start (UTC) and commit."""
     module, *arguments = command
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
     sys.stderr.write(f"{at} {name}\n")
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     if not name.startswith("CUDA"):
-        threads["CUDA_VISIBLE_DEVICES"] = ""  # the mid-size ways are compared on the CPU
-    # cuDNN plans attention anew for every length: the textbook, which meets 150, would look bad.
+        threads["CUDA_VISIBLE_DEVICES"] = ""  # the mid-size models are compared on the CPU
+    # cuDNN plans attention again for every length; the textbook has 150 lengths and would look bad.
     threads["TORCH_CUDNN_SDPA_DEPRIORITIZED"] = "1"
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{module}", *arguments],
@@ -173,7 +173,7 @@ def measure(name: str, command: list[str], commit: str) -> list[Row]:
 
 
 def finish(rows: list[Row]) -> None:
-    """Write what there is so far."""
+    """Write the results so far."""
     write_results(summarise(rows), rows, machine(), RESULTS)
 
 

@@ -1,4 +1,4 @@
-"""The necessary arithmetic of a GRPO step, counted from shapes: what utilisation is measured by."""
+"""The necessary FLOP of a GRPO step, counted from shapes: the base of every utilisation."""
 
 from transformers import Qwen2Config
 
@@ -8,9 +8,9 @@ def necessary_flop(
 ) -> dict[str, float]:
     """FLOP of the language model for one clip, by the fast path's parts (as one_step names them).
 
-    The prompt once in policy and reference; completions decoded, then scored by both; backward
-    twice its forward. Attention between positions that see each other; the head on completion
-    positions. Nothing made twice, and neither towers, connector nor elementwise work, is counted.
+    Counted: the prompt once in policy and reference; completions decoded, then scored by both;
+    backward twice its forward; attention between positions that see each other; the head on
+    completion positions. Not counted: repeated work, towers, connector, elementwise operations.
     """
     width, wide, layers = text.hidden_size, text.intermediate_size, text.num_hidden_layers
     key_width = width * text.num_key_value_heads // text.num_attention_heads

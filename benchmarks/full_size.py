@@ -3,9 +3,9 @@
     python benchmarks/full_size.py
 
 Random weights of the released shapes (params/paper.yaml), bfloat16, written in the original layout
-to a temporary folder. GRPO is the profile's own stage and engine (ZeRO, bfloat16), of few clips and
+to a temporary folder. GRPO is the profile's stage and engine (ZeRO, bfloat16) with few clips and
 short completions: two steps with a state after the first, then the second again from that state.
-Every step is a process of its own, so that its peak memory is its own.
+Every step runs in its own process, so peak memory is measured per step.
 Writes benchmarks/sections/full_size.md and .json.
 """
 
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def in_a_process(step: str, folder: Path) -> dict[str, object]:
-    """The numbers that `measure` gives in a process of its own."""
+    """The result of `measure` in its own process."""
     command = [sys.executable, __file__, "--step", step, "--folder", str(folder)]
     threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -60,10 +60,10 @@ def in_a_process(step: str, folder: Path) -> dict[str, object]:
 
 
 def measure(step: str, folder: Path) -> dict[str, object]:
-    """What the step did, with its wall and CPU seconds (imports left out) and its peak memory."""
+    """The step's results, its wall and CPU seconds (without imports) and its peak memory."""
     import torch
 
-    import r1omni.base_model.stage  # noqa: F401  what all steps import
+    import r1omni.base_model.stage  # noqa: F401  every step imports it
 
     torch.set_num_threads(1)
     imported = peak()
@@ -122,7 +122,7 @@ def convert(folder: Path) -> dict[str, object]:
     params = read_params(ROOT / "params/paper.yaml")
     run_base(
         folder / "original",
-        folder / "unread.parquet",
+        [],
         TrainingPaths(folder / "base", folder / "training", folder / ".state"),
         base=params.base,
         model=params.model,
@@ -141,7 +141,7 @@ def predict(folder: Path) -> dict[str, object]:
     sys.path.insert(0, str(ROOT / "tests"))
     from clip_files import write_clip
 
-    from r1omni.emotions import LABELS
+    from r1omni.corpora.known import find_corpus
     from r1omni.inference.answer import Answer, answer_files
     from r1omni.inference.loading import load_checkpoint
     from r1omni.params_file import read_params
@@ -154,7 +154,7 @@ def predict(folder: Path) -> dict[str, object]:
         [str(clip)],
         model,
         processor,
-        labels=LABELS["dfew"],
+        labels=find_corpus("dfew").labels or (),
         batch_size=1,
         max_new_tokens=NEW_TOKENS,
         limits=read_params(ROOT / "params.yaml").limits,
@@ -183,11 +183,11 @@ def grpo(folder: Path) -> dict[str, object]:
 
 
 def resume(folder: Path) -> dict[str, object]:
-    """The second step again, as after a kill; its weights are to be the same bytes."""
+    """The second step again, as after a kill; its weights must be the same bytes."""
     shutil.rmtree(folder / "grpo")
     (state,) = (folder / ".state/grpo").glob("*/step-000001")
     kept = state / "kept"
-    kept.touch()  # a state made again would not have it
+    kept.touch()  # a new state would not have it
     train(folder)
     return {"from_the_state": kept.exists(), "sha256": weights_hash(folder)}
 
@@ -220,7 +220,7 @@ def write_clips(folder: Path) -> None:
     write_sums(folder / "features")
     files = [folder / f"{name}.mp4" for name in names]
     for file in files:
-        file.touch()  # nobody opens it: its features are there
+        file.touch()  # never opened, because its features exist
     write_manifest([made_up_clip(file) for file in files], folder / "clips.parquet")
 
 
@@ -254,7 +254,7 @@ def train(folder: Path) -> list[dict[str, float]]:
 
 
 def by_place(groups: Any, _labels: object, _weights: object) -> list[list[Any]]:
-    """Made-up rewards, for a random model earns none: a completion's place in its group."""
+    """Made-up rewards, because a random model earns none: a completion's index in its group."""
     from r1omni.rewards import Score
 
     return [

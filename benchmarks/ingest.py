@@ -1,10 +1,10 @@
-"""Ingestion in the real size: counts of every fold, rate against bare decoding, peak memory.
+"""Ingestion at the real size: counts of every fold, rate against bare decoding, peak memory.
 
     python -m benchmarks.ingest             # real numbers of rows and files, 30,000 clips
     python -m benchmarks.ingest --scale 20  # a twentieth of them
 
-Trees are hard links to a few real mp4s (tests/stand_ins.py). Each path is opened and decoded: the
-journal of findings goes by path. Writes benchmarks/sections/ingest.md and ingest.json.
+Trees are hard links to a few real mp4s (tests/stand_ins.py). Each path is opened and decoded,
+because the journal has a row per path. Writes benchmarks/sections/ingest.md and ingest.json.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from mutations import slow_video  # noqa: E402
 from r1omni.config import IngestParams  # noqa: E402
 from r1omni.corpora.clip import read_manifest, read_rejects  # noqa: E402
 from r1omni.corpora.ingestion.ingest import run_ingest  # noqa: E402
+from r1omni.corpora.known import find_corpus  # noqa: E402
 from r1omni.limits import Limits  # noqa: E402
 from r1omni.media import decode, probe  # noqa: E402
 
@@ -41,7 +42,7 @@ FRAMES = 8  # the paper's
 
 
 def main() -> None:
-    """Run every part, print it and write it down."""
+    """Run every part, and print and write its results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scale", type=int, default=1, help="divides rows and files")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
@@ -74,14 +75,14 @@ def main() -> None:
 
 
 def earlier() -> dict[str, Any]:
-    """What an earlier run has measured."""
+    """The results of an earlier run."""
     path = SECTION.with_suffix(".json")
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     return {"rate": [], "memory": [], "counts": []} | found
 
 
 def sources(base: Path) -> dict[str, list[Path]]:
-    """Real files: small ones for the trees, and ones as the corpora's for the rate."""
+    """Real files: small ones for the trees, and ones like the corpora's for the rate."""
     tiny = [write_clip(base / f"tiny{i}.mp4", seconds=1.5, seed=i) for i in range(4)]
     silent = write_clip(base / "silent.mp4", audio=None)
     real = []
@@ -122,7 +123,7 @@ def rates(base: Path, clips: dict[str, list[Path]], n: int, workers: int) -> lis
 
 
 def bare(work: Callable[[Path], object], paths: Sequence[Path], workers: int) -> float:
-    """Wall seconds of a pool of processes that do nothing else and are warm already."""
+    """Wall seconds of a warm pool of processes that only does `work`."""
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         pool.map(work, paths[: 8 * workers], chunksize=4)
         start = time.monotonic()
@@ -137,7 +138,7 @@ def decoded(path: Path) -> None:
 
 
 def probed(path: Path) -> None:
-    """What ingestion looks at."""
+    """The probe that ingestion makes."""
     probe(path)
 
 
@@ -174,7 +175,7 @@ def counts(
 
 
 def ingest(corpus: str, root: Path, fold: int, workers: int) -> dict[str, Any]:
-    """One ingestion in a process of its own."""
+    """One ingestion in its own process."""
     command = [sys.executable, "-m", "benchmarks.ingest", "--workers", str(workers)]
     arguments = ["--one", corpus, str(root), str(fold)]
     ran = subprocess.run(
@@ -186,7 +187,7 @@ def ingest(corpus: str, root: Path, fold: int, workers: int) -> dict[str, Any]:
 
 
 def ingest_here(corpus: str, root: Path, fold: int, workers: int) -> str:
-    """Ingest, and what it took as JSON. `.state/ingest` is per tree, and shared by its folds."""
+    """Ingest; time, memory and counts as JSON. All folds of a tree share one `.state/ingest`."""
     state = Path(f"of-{root.name}")
     state.mkdir(exist_ok=True)
     os.chdir(state)
@@ -202,7 +203,7 @@ def ingest_here(corpus: str, root: Path, fold: int, workers: int) -> str:
         root,
         Path("m.parquet"),
         Path("r.parquet"),
-        corpus=corpus,
+        corpus=find_corpus(corpus),
         fold=fold,
         ingest=params,
         limits=Limits(60.0, 4096 * 2304, 768),
@@ -253,7 +254,7 @@ def processor() -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file in one step."""
+    """Write a file atomically."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

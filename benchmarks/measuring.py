@@ -1,4 +1,4 @@
-"""What a step costs: CPU and wall seconds by part, peak memory above the start, and on what."""
+"""Measures a step's CPU and wall seconds by part and its peak memory, and names the hardware."""
 
 import os
 import platform
@@ -25,7 +25,7 @@ class Clock:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Add what the block takes to `name`."""
+        """Add the block's seconds to `name`."""
         began = self._now()
         yield
         ended = self._now()
@@ -56,18 +56,18 @@ class Clock:
 
 
 class PeakMemory:
-    """MiB that this process (on CUDA: the device) needed at most, above what it began with."""
+    """The peak memory of this process (on CUDA: of the device) above its start, in MiB."""
 
     def __init__(self) -> None:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
             self._start = torch.cuda.memory_allocated() / 2**20
         else:
-            Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+            Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
             self._start = _status("VmRSS")
 
     def above_start(self) -> float:
-        """MiB."""
+        """The peak since the start, in MiB."""
         if torch.cuda.is_available():
             return torch.cuda.max_memory_allocated() / 2**20 - self._start
         return _status("VmHWM") - self._start
@@ -106,7 +106,7 @@ def machine() -> dict[str, str]:
 def matmul_rate(rows: int, shapes: list[tuple[int, int]], seconds: float = 1.0) -> float:
     """FLOP per CPU second of (rows, in) x (in, out) products, over many weights of these shapes.
 
-    The weights together are larger than the caches, as a model's are.
+    The weights together are larger than the CPU's caches, as a model's are.
     """
     copies = max(1, 40_000_000 // sum(a * b for a, b in shapes))
     weights = [torch.randn(out, width) for width, out in shapes for _ in range(copies)]

@@ -1,8 +1,8 @@
-"""A thousand mutated clips: each a clip or a reject with its reason, none of them zeros.
+"""A thousand mutated clips: ingestion must accept each or reject it with a reason, never zeros.
 
     python -m benchmarks.mutations [--clips 1000] [--seed 1]
 
-Writes benchmarks/sections/mutations.md; exit code 1 where anything is wrong.
+Writes benchmarks/sections/mutations.md; the exit code is 1 if there are problems.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from r1omni.corpora import read_clips  # noqa: E402
 
 
 def main() -> None:
-    """Make them, ingest them, look at what came of each."""
+    """Make the files, ingest them, and check the outcome of each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,10 +1,10 @@
-"""One process, one way to make a GRPO step, measured: a JSON object per step on stdout.
+"""Measures one implementation of a GRPO step in one process: a JSON object per step on stdout.
 
     python -m benchmarks.one_step fast --cached --steps 2
 
-The first step of a process gives its peak memory; of the fast ways later steps give the time (they
-are warm), of the slow ones the first step after a small warm-up. The loss is computed on fixed
-completions, so that its value can be compared between the ways; sampling is timed beside it.
+The first step of a process gives its peak memory. Later, warm steps give the time of the fast
+implementations; for the slow ones it is the first step after a small warm-up. The loss is computed
+on fixed completions, so its value can be compared; sampling is timed, too.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from benchmarks.workload import (
 from r1omni.model import HumanOmniConfig
 from r1omni.model.prompting import PromptBatch
 from r1omni.model.sampling import decode, uniform_draws
-from r1omni.model.shared_prefix import Prefix, prefill
+from r1omni.model.shared_prefix import Prefix, count_positions, prefill
 from r1omni.training.group_loss import Sampled, group_loss
 
 Step = Callable[[Clock], float]
@@ -45,7 +45,7 @@ PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 
 
 def main() -> None:
-    """Measure what the command line asks for."""
+    """Measure as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("way", choices=["textbook", "fast", "trl"])
     parser.add_argument("--cached", action="store_true", help="fast: towers' outputs are given")
@@ -60,43 +60,43 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, help="positions, with little media; 250 or more")
     parser.add_argument("--real", action="store_true", help="the 0.5B shapes, bfloat16")
     parser.add_argument("--default", action="store_true", help="the model of params.yaml")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    device = torch.device("cuda" if asked.real and torch.cuda.is_available() else "cpu")
-    if asked.way == "trl":
+    device = torch.device("cuda" if options.real and torch.cuda.is_available() else "cpu")
+    if options.way == "trl":
         from benchmarks.trl_step import measure_trl
 
-        report(measure_trl(asked.group_size, asked.new_tokens))
+        report(measure_trl(options.group_size, options.new_tokens))
         return
-    config = growth_config() if asked.prompt else midsize_config()
-    if asked.real:
+    config = growth_config() if options.prompt else midsize_config()
+    if options.real:
         config = real_config()
     text_tokens = TEXT_TOKENS
-    if asked.default:
+    if options.default:
         config, text_tokens = default_config(PARAMS)
     media = config.visual_tokens + config.audio_tokens
-    text = asked.prompt - media if asked.prompt else text_tokens
-    workload = build_workload(config, asked.clips, text)
-    if asked.real:
+    text = options.prompt - media if options.prompt else text_tokens
+    workload = build_workload(config, options.clips, text)
+    if options.real:
         workload = moved(workload, device, torch.bfloat16)
     workload.policy.requires_grad_(True)
     for tower in (workload.policy.model.vision_tower, workload.policy.model.audio_tower):
         tower.requires_grad_(False)
-    if asked.way == "textbook":
+    if options.way == "textbook":
         warm = textbook_step(workload, group_size=2, new_tokens=2)
         warm(Clock())
-        run = textbook_step(workload, asked.group_size, asked.new_tokens)
-        steps = asked.steps if asked.real else 0  # on a GPU its memory is found in the first
+        run = textbook_step(workload, options.group_size, options.new_tokens)
+        steps = options.steps if options.real else 0  # on a GPU its memory is found in the first
     else:
-        if asked.text:
-            clips = [text_only(config, seed) for seed in range(asked.clips)]
+        if options.text:
+            clips = [text_only(config, seed) for seed in range(options.clips)]
             workload = moved(replace(workload, clips=clips), device, workload.policy.dtype)
-        elif asked.cached:
+        elif options.cached:
             workload = replace(workload, clips=workload.cached())
-        how = How(asked.micro_batch or asked.clips, asked.recompute, asked.checkpointing)
-        run = fast_step(workload, asked.group_size, asked.new_tokens, how)
-        steps = asked.steps
-    count = counted(config, text + media, asked.clips, asked.group_size, asked.new_tokens)
+        how = How(options.micro_batch or options.clips, options.recompute, options.checkpointing)
+        run = fast_step(workload, options.group_size, options.new_tokens, how)
+        steps = options.steps
+    count = counted(config, text + media, options.clips, options.group_size, options.new_tokens)
     first = measured(run, workload)
     report({**first, **count, "warm": steps == 0})
     for _ in range(steps):
@@ -106,7 +106,7 @@ def main() -> None:
 def counted(
     config: HumanOmniConfig, prompt: int, n_clips: int, group_size: int, new_tokens: int
 ) -> dict[str, object]:
-    """How many tokens a step samples, and its necessary FLOP by part (flops.py)."""
+    """The number of tokens that a step samples, and its necessary FLOP by part (flops.py)."""
     each = necessary_flop(config.text_config, prompt, group_size, new_tokens)
     return {
         "tokens": n_clips * group_size * new_tokens,
@@ -115,7 +115,7 @@ def counted(
 
 
 def report(row: dict[str, object]) -> None:
-    """One line of JSON."""
+    """Print one line of JSON."""
     sys.stdout.write(json.dumps(row) + "\n")
     sys.stdout.flush()
 
@@ -146,7 +146,7 @@ def completions_of(vocab: int, n_clips: int, group_size: int, new_tokens: int) -
 
 
 def textbook_step(workload: Workload, group_size: int, new_tokens: int) -> Step:
-    """Everything for every completion in every pass, one clip at a time."""
+    """The textbook's step: everything for every completion in every pass, clip by clip."""
     vocab = workload.policy.config.text_config.vocab_size
     device = workload.policy.device
     ids = completions_of(vocab, len(workload.clips), group_size, new_tokens).to(device)
@@ -186,7 +186,7 @@ def textbook_step(workload: Workload, group_size: int, new_tokens: int) -> Step:
 
 @dataclass(frozen=True)
 class How:
-    """What params.yaml chooses for time and memory, by the same names."""
+    """The choices of params.yaml that affect time and memory only, by the same names."""
 
     micro_batch_size: int
     recompute: bool  # grpo.prefix
@@ -194,7 +194,7 @@ class How:
 
 
 def fast_step(workload: Workload, group_size: int, new_tokens: int, how: How) -> Step:
-    """What the `grpo` stage does with a batch of clips (training/grpo.py: learn_share)."""
+    """The step of the `grpo` stage for a batch of clips (training/grpo.py: learn_share)."""
     policy, P, size = workload.policy, len(workload.clips), how.micro_batch_size
     vocab = policy.config.text_config.vocab_size
     all_ids = completions_of(vocab, P, group_size, new_tokens).to(policy.device)
@@ -212,7 +212,9 @@ def fast_step(workload: Workload, group_size: int, new_tokens: int, how: How) ->
                 gate_attention_mask=prompts.gate_attention_mask,
             )
         with clock.part("prefill"):
-            prefix = prefill(policy.model, embeds, mask, checkpointing=how.checkpointing)
+            prefix = prefill(
+                policy.model, count_positions(embeds, mask), checkpointing=how.checkpointing
+            )
         with clock.part("decode"):
             sample(workload, prefix, group_size, new_tokens, temperature=1.0)
         return prompts, prefix
@@ -260,7 +262,7 @@ def sample(
     workload: Workload, prefix: Prefix, group_size: int, new_tokens: int, temperature: float
 ) -> torch.Tensor:
     """Completions that never end: (P, G, T)."""
-    generators = [torch.Generator().manual_seed(i) for i in range(len(prefix.lengths))]
+    generators = [torch.Generator().manual_seed(i) for i in range(len(prefix.start))]
     return decode(
         workload.policy,
         prefix,

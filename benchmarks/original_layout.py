@@ -1,7 +1,7 @@
-"""A HumanOmni written in the public checkpoints' own layout: random weights at any size.
+"""Writes a HumanOmni in the public checkpoints' layout, with random weights at any size.
 
 Our tensor names are the originals', so only config.json and the towers' folders differ. Used by
-full_size.py, rehearse.py and the conversion's tests; the real checkpoints cannot be had here.
+full_size.py, rehearse.py and the conversion's tests, because the real checkpoints are not at hand.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
-from r1omni.model.conversion import REQUIRED_TEXT_KEYS
+from r1omni.model.original_layout import REQUIRED_TEXT_KEYS
 
 TOWERS = {
     "siglip": ("model.vision_tower.vision_tower.", ""),
@@ -28,7 +28,7 @@ def write_original(
 ) -> None:
     """Write config.json, weights, tokenizer and the folders siglip, whisper and bert.
 
-    `towers_inside`: the towers' weights lie in the checkpoint; otherwise in their own folders.
+    `towers_inside`: the towers' weights are in the checkpoint, otherwise in their own folders.
     """
     tensors = {name: t.contiguous() for name, t in model.state_dict().items()}
     if model.config.tie_word_embeddings:

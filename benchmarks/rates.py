@@ -1,4 +1,4 @@
-"""Rates beside the step: the machine's own matmul, `predict` in batches, features from files, CUDA.
+"""Rates to compare a step with: the machine's matmul, `predict` in batches, `features`, CUDA.
 
     python -m benchmarks.rates matmul
 
@@ -34,19 +34,19 @@ from r1omni.model.prompting import prefill_batch
 from r1omni.model.sampling import decode
 
 G, T, PROMPT = 8, 128, 999
-FORWARD_AND_BACKWARD = 3  # a backward pass is two forward passes' arithmetic
+FORWARD_AND_BACKWARD = 3  # a backward pass takes twice the FLOP of a forward pass
 N_CLIPS = 8
 LIMITS = Limits(timeout_seconds=60.0, max_pixels=4096 * 2304, memory_mb=768)
 FEATURE_TURNS = 5
 
 
 def matmul() -> dict[str, object]:
-    """The CPU seconds that a step's necessary arithmetic takes at this machine's matmul rate.
+    """The CPU seconds that a step's necessary FLOP take at this machine's matmul rate.
 
     Counted: prompt once in the policy, forward and backward, and once in the reference; completions
     decoded, then forward and backward in the policy, forward in the reference; the head on
     completion positions; attention between positions that see each other; the connector as often
-    as the prompt. Each at the rate of plain products of its own shapes, the weights not in caches.
+    as the prompt. Each runs at the rate of plain products of its shapes, with uncached weights.
     """
     text = midsize_config().text_config
     width, wide, layers = text.hidden_size, text.intermediate_size, text.num_hidden_layers
@@ -134,10 +134,10 @@ def features() -> dict[str, object]:
 
 
 def measure_features(config: HumanOmniConfig, n_clips: int, turns: int) -> dict[str, object]:
-    """What the stage does from manifest to shards against decoding the same files, in wall time.
+    """The stage from manifest to shards against decoding the same files, in wall time.
 
-    The stage's time has the loading of the checkpoint and the hashing of its towers in it, which a
-    real corpus pays once: they are measured by the stage on one clip, and shown beside the rest.
+    The stage's time includes loading the checkpoint and hashing its towers, which happens once per
+    corpus. The stage on one clip measures that part.
     """
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
     from clip_files import write_clip
@@ -164,7 +164,7 @@ def measure_features(config: HumanOmniConfig, n_clips: int, turns: int) -> dict[
         HumanOmniProcessor(*tokenizers, settings).save_pretrained(root / "checkpoint")
         write_manifest(map(made_up_clip, paths), root / "all.parquet")
         write_manifest([made_up_clip(paths[0])], root / "one.parquet")
-        for turn in range(turns):  # each to an `out` of its own: nothing is there already
+        for turn in range(turns):  # each with a new, empty `out`
             ways: dict[str, Callable[[], object]] = {
                 "stage": partial(_run_features, root, "all", f"all-{turn}"),
                 "one clip": partial(_run_features, root, "one", f"one-{turn}"),
@@ -213,11 +213,13 @@ def made_up_clip(path: Path) -> Clip:
 
 
 def cuda() -> dict[str, object]:
-    """Where there is a CUDA device: its bfloat16 matmul rate, which utilisation is counted by."""
+    """The CUDA device's bfloat16 matmul rate, the base of utilisation; a note without a device."""
     if not torch.cuda.is_available():
         return {"missing": "no CUDA device", "note": "no CUDA device here: not measured."}
     rate = square_rate(torch.device("cuda"), side=8192, repeats=20)
-    step = 9.56e12  # FLOP of a clip's step with cached features (facts/performance.md)
+    # FLOP of a clip's step with cached features: prompt 950, 8 completions of 150 tokens. Counted
+    # from shapes; `necessary_flop` (flops.py) gives 9.30e12, without the connector.
+    step = 9.56e12
     return {
         "bf16_matmul_rate": rate,
         "note": f"bf16 products of 8192 x 8192 run at {rate / 1e12:.0f} TFLOP/s, at which a clip's "
@@ -246,7 +248,7 @@ def cpu_seconds(run: Callable[[], object], repeats: int) -> float:
 
 
 def main() -> None:
-    """Measure what the command line asks for."""
+    """Measure as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     rates = {"matmul": matmul, "predict": predict, "features": features, "cuda": cuda}
     parser.add_argument("rate", choices=list(rates))

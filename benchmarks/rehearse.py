@@ -1,11 +1,11 @@
-"""The paper profile's own graph on stand-ins: `make rehearse`, minutes on two cores.
+"""`make rehearse`: runs the paper profile's DVC graph on small stand-ins, minutes on two cores.
 
     python -m benchmarks.rehearse [--folder .sweep/rehearsal]
 
-params/paper.yaml runs in a copy of this project with nothing changed but sizes and places: corpora
-of a few clips in the real layouts lie in another root, as signed copies would, and a small random
-checkpoint in the public ones' layout is converted. Two processes train under ZeRO-2. Its Table 1
-means nothing; that it is printed means that real files would take the same way.
+params/paper.yaml runs in a copy of this project; only sizes and paths are changed. Corpora of a few
+clips in the real layouts are outside the project, as signed copies would be. A small random
+checkpoint in the public layout is converted. Two processes train under ZeRO-2. The numbers of its
+Table 1 mean nothing; a printed table shows that every stage runs on files of the real layout.
 """
 
 import argparse
@@ -25,7 +25,7 @@ LEFT_OUT = (".git", ".venv", ".sweep", ".state", ".prefect", "data", "mlartifact
 CLIPS = {"reasoning": 40, "dfew": 105, "mafw": 165, "ravdess": 48}
 SMALL: dict[str, Any] = {
     "validation": {"min_clips_per_label": 0, "min_clips": 10},
-    "cold_start": {"epochs": 40, "lr": 3.0e-3},  # a random model must learn to speak first
+    "cold_start": {"epochs": 40, "lr": 3.0e-3},  # a random model must first learn to write text
     "label_sft": {"epochs": 1},
     "grpo": {"steps": 3, "clips_per_step": 4, "group_size": 4, "max_new_tokens": 48},
     "machine": {"device": "cpu", "processes": 2, "zero_stage": 2, "save_every": 2, "workers": 2},
@@ -36,7 +36,7 @@ SMALL: dict[str, Any] = {
 
 
 def main() -> None:
-    """Set the stage up where it is not, run the pipeline, and check that nothing was made up."""
+    """Make the stand-ins that are missing, and run the pipeline on them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=ROOT / ".sweep/rehearsal")
     folder = parser.parse_args().folder.absolute()
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def profile(folder: Path) -> dict[str, Any]:
-    """The paper's params with the stand-ins' places and SMALL's sizes; nothing is fetched."""
+    """The paper's params with the stand-ins' paths and SMALL's sizes; nothing is fetched."""
     params: dict[str, Any] = yaml.safe_load((ROOT / "params/paper.yaml").read_text())
     for section, values in SMALL.items():
         params[section] |= values
@@ -73,7 +73,7 @@ def profile(folder: Path) -> dict[str, Any]:
 
 
 def write_corpora(root: Path) -> None:
-    """A few rendered clips per corpus in its real layout; what is there stays."""
+    """Render a few clips per corpus in its real layout, if its folder is missing."""
     from r1omni.config import SyntheticCorpusParams
     from r1omni.corpora.synthetic.synthesize import run_synthesize
     from r1omni.params_file import read_params
@@ -91,9 +91,9 @@ def write_corpora(root: Path) -> None:
 
 
 def write_checkpoint(folder: Path, reasoning: Path) -> None:
-    """A random HumanOmni of the default's widths, in the layout of the public checkpoints.
+    """Write a random HumanOmni of the default's widths in the layout of the public checkpoints.
 
-    Its tokenizer knows the words of the reasoned clips, as a public one knows English.
+    Its tokenizer is trained on the words of the reasoned clips.
     """
     import torch
 

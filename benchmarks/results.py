@@ -2,7 +2,7 @@
 
     python -m benchmarks.results
 
-writes RESULTS.md anew from results.json and sections/*.md, which other scripts write.
+rewrites RESULTS.md from results.json and from sections/*.md, which other scripts write.
 """
 
 import json
@@ -36,7 +36,7 @@ MEANING = {
 
 
 def summarise(rows: list[Row]) -> dict[str, float | None]:
-    """The ratios; None for what was not measured."""
+    """The ratios; None if a part was not measured."""
     textbook, fast = cpu(rows, "textbook"), cpu(rows, "fast")
     cached = cpu(rows, "fast, cached features")
     matmul = middle(rows, "matmul", "seconds_at_matmul_rate")
@@ -55,7 +55,7 @@ def summarise(rows: list[Row]) -> dict[str, float | None]:
 
 
 def middle(rows: list[Row], name: str, key: str) -> float | None:
-    """The median of one number of the rows of a name."""
+    """The median of `key` over the rows of a name."""
     found = [row[key] for row in rows if row["name"] == name]
     return statistics.median(found) if found else None
 
@@ -72,7 +72,7 @@ def cpu(rows: list[Row], name: str) -> float | None:
 
 
 def cold_cpu(rows: list[Row], name: str) -> float | None:
-    """The median of the CPU seconds of processes' first steps, as TRL's are."""
+    """The median of the CPU seconds of first steps, to compare with TRL's."""
     found = [row["cpu"] for row in rows if row["name"] == name and row.get("warm") is False]
     return statistics.median(found) if found else None
 
@@ -88,7 +88,7 @@ def peak(rows: list[Row], name: str) -> float | None:
 
 
 def over(above: float | None, below: float | None) -> float | None:
-    """The ratio of what was measured; None for what was not, or took nothing."""
+    """The ratio; None if a side was not measured, or `below` is 0."""
     return above / below if above is not None and below else None
 
 
@@ -110,12 +110,13 @@ def speed_section(
     return [
         "`make bench` wrote this from what it measured (raw rows: results.json). "
         + " · ".join(f"{key} {value}" for key, value in machine.items()),
-        "Every measurement is a process of its own with one thread; within a run the ways and the "
-        "rows of G take turns, while P's and the prompts' n steps are one process's. One step, "
-        "one clip, 8 completions of 128 tokens, prompt of 999 positions, no optimizer step, random "
-        "weights: SigLIP 4 x 256 at 224/16, Whisper encoder 4 x 384 with 1500 positions, Qwen2 "
-        "6 x 512 (8 query, 2 key heads, ff 2816), vocabulary 16,384. CPU seconds are medians over "
-        "n steps; wall seconds suffer where other work shares the cores.",
+        "Every measurement runs in its own process with one thread. In each round the "
+        "implementations and the rows of G alternate; the n steps of a row of P or of a prompt "
+        "length are in one process. One step, one clip, 8 completions of 128 tokens, prompt of 999 "
+        "positions, no optimizer step, random weights: SigLIP 4 x 256 at 224/16, Whisper encoder "
+        "4 x 384 with 1500 positions, Qwen2 6 x 512 (8 query, 2 key heads, ff 2816), vocabulary "
+        "16,384. CPU seconds are medians over n steps. Other work on the cores lengthens wall "
+        "seconds.",
         *_when(rows),
         _ratio_table(ratios),
         _step_table(rows),
@@ -129,7 +130,7 @@ def speed_section(
 
 
 def _when(rows: list[Row]) -> list[str]:
-    """Between when the rows of each commit were measured."""
+    """When the rows of each commit were measured."""
     times: dict[str, list[str]] = {}
     for row in rows:
         if "at" in row:
@@ -177,7 +178,7 @@ def _parts_table(rows: list[Row]) -> str:
             seconds = statistics.median(row["cpu_parts"][part] for row in own)
             lines.append(f"| {name} | {part} | {seconds:.2f} |")
     lines.append("")
-    lines.append("The textbook's towers run inside its other parts and are counted there too.")
+    lines.append("The textbook's towers run inside its other parts and are counted there, too.")
     return "\n".join(lines)
 
 
@@ -185,11 +186,11 @@ def _same_numbers(rows: list[Row]) -> list[str]:
     slow, fast = timed(rows, "textbook"), timed(rows, "fast")
     if not slow or not fast:
         return []
-    said = [
+    same = [
         f"{what} {slow[0][key]:.9g} and {fast[0][key]:.9g}"
         for what, key in (("loss", "loss"), ("gradient norm", "grad_norm"))
     ]
-    return [f"The same step, by the textbook and by the fast path: {', '.join(said)}."]
+    return [f"The same step, by the textbook and by the fast path: {', '.join(same)}."]
 
 
 def _default(rows: list[Row]) -> list[str]:
@@ -217,9 +218,9 @@ def _growth_table(rows: list[Row]) -> list[str]:
         lines.append(f"| {name} | {n} | {cpu(rows, name):.2f} | {peak(rows, name):.0f} |")
     lines.append("")
     lines.append(
-        "128 new tokens and a prompt of 999 with G; 32 and 500 with P; 32 with prompt; G = 8 where "
-        "it is not named. One at a time: machine.micro_batch_size 1; decoded together: that with "
-        "machine.prefix recompute; checkpointing: machine.gradient_checkpointing."
+        "Rows of G: 128 new tokens, prompt 999. Rows of P: 32 new tokens, prompt 500, G = 8. Rows "
+        "of prompt: 32 new tokens, G = 8. One at a time: machine.micro_batch_size 1. Decoded "
+        "together: also machine.prefix recompute. Checkpointing: machine.gradient_checkpointing."
     )
     return ["\n".join(lines)]
 
@@ -240,9 +241,9 @@ def _cuda_table(rows: list[Row]) -> list[str]:
         lines += [_cuda_line(name, part, own, rate, "") for part in own[-1]["wall_parts"]]
     lines.append("")
     lines.append(
-        "Tokens: those sampled in the step, over the part's seconds. MFU: the fast path's "
-        "necessary FLOP (benchmarks/flops.py; of the step, and of parts of its names) over the "
-        "seconds and this device's own rate of large bfloat16 products."
+        "tokens/s: tokens sampled in the step over the part's seconds. MFU: the fast path's "
+        "necessary FLOP (benchmarks/flops.py) of the step or part, over the seconds and this "
+        "device's rate of large bfloat16 products."
     )
     return ["\n".join(lines)]
 
@@ -263,7 +264,7 @@ def _cuda_line(name: str, part: str, own: list[Row], rate: float | None, peak: s
 
 
 def _notes(rows: list[Row]) -> list[str]:
-    """What measurements say in words; of several of one name, the last one's."""
+    """The notes of measurements; of several of one name, the last."""
     notes: dict[str, list[str]] = {}
     for row in rows:
         if row.get("note"):
@@ -281,7 +282,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def main() -> None:
-    """Render what is there."""
+    """Render results.json and the sections again."""
     path = Path(__file__).with_name("results.json")
     found = json.loads(path.read_text())
     write_results(summarise(found["rows"]), found["rows"], found["machine"], path)

@@ -2,30 +2,21 @@
 
     python benchmarks/seeds.py --seeds 1 2 3 --shortcuts 0 0.5 0.9
 
-Each row is the pipeline itself (`dvc repro score`) in a copy of this project under .sweep/, with
-other values in params.yaml and this project's DVC cache, so what rows have in common is run once.
-A seed is the seed of cold start, label SFT and GRPO (their batches and samples); corpora, towers
-and base are the same for all seeds. Writes benchmarks/seeds.json and the tables in
-docs/explanation/seeds.md.
+Each row is a DVC experiment of this commit, shortcut-S-seed-N, queued and then run with everything
+else in the queue (`dvc exp run --run-all`). What rows have in common is run once. A seed is the
+seed of cold start, label SFT and GRPO (their batches and samples); corpora, towers and base are the
+same for all seeds. Writes benchmarks/seeds.json and the tables in docs/explanation/seeds.md.
 """
 
 import argparse
 import json
-import os
-import shutil
 import statistics
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import yaml
-
 ROOT = Path(__file__).resolve().parents[1]
-SWEEP = ROOT / ".sweep"
 PAGE = ROOT / "docs/explanation/seeds.md"
-LEFT_OUT = (".git", ".venv", ".sweep", ".state", ".prefect", "data", "mlartifacts", "mlflow.db*",
-            "__pycache__", "tmp", "cache", ".*_cache", "config.local", "dvc.lock")  # fmt: skip
 MODELS = ("base", "cold_start", "label_sft", "grpo")
 CORPORA = ("dfew", "mafw", "ravdess")
 WILD = ("dfew", "mafw")
@@ -38,61 +29,51 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--shortcuts", type=float, nargs="+", default=[0.0, 0.5, 0.9])
-    parser.add_argument("--jobs", type=int, default=2, help="pipelines at the same time")
+    parser.add_argument("--jobs", type=int, default=1, help="experiments at the same time")
     parser.add_argument("--only", nargs="+", metavar="SHORTCUT/SEED", help="rows to run")
     arguments = parser.parse_args()
     rows = [(s, seed) for s in arguments.shortcuts for seed in arguments.seeds]
     wanted = [r for r in rows if arguments.only is None or f"{r[0]:g}/{r[1]}" in arguments.only]
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        list(pool.map(lambda row: run_row(*row), wanted[:1]))  # what all rows share is run once
-        list(pool.map(lambda row: run_row(*row), wanted[1:]))
-    there = [row for row in rows if (folder_of(*row) / METRICS).is_file()]
-    measured = {f"{s:g}/{seed}": read_row(s, seed) for s, seed in there}
+    missing = [row for row in wanted if name_of(*row) not in finished()]
+    for row in missing:
+        run_dvc("exp", "run", "--queue", "--name", name_of(*row), *settings_of(*row), "score")
+    if missing:
+        run_dvc("exp", "run", "--run-all", "--jobs", str(arguments.jobs))
+    done = finished()
+    measured = {f"{s:g}/{n}": read_row(name_of(s, n)) for s, n in rows if name_of(s, n) in done}
     write(ROOT / "benchmarks/seeds.json", json.dumps(measured, indent=1, sort_keys=True) + "\n")
     tables = render(measured, arguments.shortcuts, arguments.seeds)
     write(PAGE, between_markers(PAGE.read_text(encoding="utf-8"), tables))
 
 
-def folder_of(shortcut: float, seed: int) -> Path:
-    """Where a row's copy of the project lies."""
-    return SWEEP / f"shortcut-{shortcut:g}-seed-{seed}"
+def run_dvc(*arguments: str) -> str:
+    """What DVC, run in this project, prints."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(command, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE).stdout
 
 
-def run_row(shortcut: float, seed: int) -> None:
-    """Reproduce one row's pipeline up to `score` in its own folder."""
-    folder = folder_of(shortcut, seed)
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*LEFT_OUT), dirs_exist_ok=True)
-    (folder / "data/truth").mkdir(parents=True, exist_ok=True)  # as a clone has it
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    for corpus in WILD:
-        params["synthetic"]["corpora"][corpus]["shortcut"] = shortcut
-    for stage in ("cold_start", "label_sft", "grpo"):
-        params[stage]["seed"] = seed
-    write(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False))
-    write(
-        folder / ".dvc/config.local",
-        f"[core]\n    no_scm = true\n[cache]\n    dir = {ROOT / '.dvc/cache'}\n",
-    )
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-    }
-    with (folder / "sweep.log").open("a") as log:
-        subprocess.run(
-            ["dvc", "repro", "score"],
-            cwd=folder,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            check=True,
-        )
-    sys.stderr.write(f"shortcut {shortcut:g} seed {seed}: done\n")
+def name_of(shortcut: float, seed: int) -> str:
+    """The experiment's name. DVC forbids a dot in it: 0.5 is written 0-5."""
+    return f"shortcut-{shortcut:g}-seed-{seed}".replace(".", "-")
 
 
-def read_row(shortcut: float, seed: int) -> dict[str, dict[str, dict[str, object]]]:
+def settings_of(shortcut: float, seed: int) -> list[str]:
+    """The options of `dvc exp run` that make a row."""
+    changes = [f"synthetic.corpora.{corpus}.shortcut={shortcut}" for corpus in WILD]
+    changes += [f"{stage}.seed={seed}" for stage in ("cold_start", "label_sft", "grpo")]
+    return [part for change in changes for part in ("--set-param", change)]
+
+
+def finished() -> set[str]:
+    """The names of this commit's experiments that have ended well."""
+    return set(run_dvc("exp", "list", "--name-only").split())
+
+
+def read_row(experiment: str) -> dict[str, dict[str, dict[str, object]]]:
     """What a row's table needs of its metrics.json."""
-    metrics = json.loads((folder_of(shortcut, seed) / METRICS).read_text())
+    import dvc.api
+
+    metrics = json.loads(dvc.api.read(METRICS, repo=str(ROOT), rev=experiment))
     wanted = ("war", "uar", "war_ci", "uar_ci", "n", "format_rate", "gain_over",
               "rationale_truth", "follows_scene")  # fmt: skip
     return {

@@ -1,8 +1,8 @@
-"""A GRPO step as the textbook has it: the oracle of the tests, and what the fast path is timed on.
+"""A plain GRPO step: the oracle of the tests, and the baseline of the fast path's timing.
 
-What the original trainer does, one clip at a time: repeat the clip and its prompt G times, run the
-towers, the connector and the whole sequence for every completion in every pass, keep the logits of
-all positions, index the chosen tokens. Shares nothing with the fast path but the model class.
+It does what the original trainer does, one clip at a time. It repeats the clip and its prompt G
+times. Every pass runs towers, connector and the whole sequence for every completion and keeps the
+logits of all positions. It shares only the model class with the fast path.
 Shapes: `G` completions of a clip, `L` prompt ids, `T` completion tokens, `D` width, `V` vocabulary.
 """
 
@@ -19,7 +19,7 @@ Model = HumanOmniForConditionalGeneration
 
 @dataclass(frozen=True)
 class Prompt:
-    """One clip and what is asked of it; each of the two media raw, as features, or absent."""
+    """One clip and its question; each of the two media is raw, as features, or absent."""
 
     input_ids: Tensor  # (1, L) with sentinels
     gate_input_ids: Tensor  # (1, I)
@@ -40,7 +40,7 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class Step:
-    """The loss, with its graph, and what it was made of."""
+    """The loss, with its autograd graph, and its parts."""
 
     loss: Tensor
     kl: Tensor
@@ -82,7 +82,7 @@ def completion_logprobs(
 ) -> Tensor:
     """The log probability of every completion token, padding too: (G, T) -> (G, T).
 
-    Every row is its own copy of clip, prompt and completion; the logits of all positions are made.
+    Every row has its own copy of clip, prompt and completion; all positions get logits.
     """
     G, _ = token_ids.shape
     embeds = embed(model, prompt, copies=G)  # (G, L', D)
@@ -90,7 +90,7 @@ def completion_logprobs(
     embeds = torch.cat([embeds, model.model.embed_tokens(token_ids)], dim=1)
     hidden = model.model(inputs_embeds=embeds).last_hidden_state
     logits = model.lm_head(hidden)[:, :-1]  # (G, L' + T - 1, V)
-    filler = token_ids.new_zeros(G, length - 1)  # nobody asks for the prompt's
+    filler = token_ids.new_zeros(G, length - 1)  # the prompt's log probabilities are not used
     following = torch.cat([filler, token_ids], dim=1)
     rows = []
     for row, ids in zip(logits, following, strict=True):
@@ -100,7 +100,7 @@ def completion_logprobs(
 
 
 def embed(model: Model, prompt: Prompt, copies: int) -> Tensor:
-    """The expanded prompt, each copy computed for itself, towers and connector too: (G, L', D)."""
+    """The expanded prompt, computed for each copy, towers and connector too: (G, L', D)."""
 
     def repeated(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.repeat_interleave(copies, dim=0)
@@ -121,7 +121,7 @@ def embed(model: Model, prompt: Prompt, copies: int) -> Tensor:
 
 @torch.no_grad()
 def vision_tower(model: Model, pixels: Tensor) -> Tensor:
-    """SigLIP's hidden states, all of them made, the selected one given: -> (G, F, N, Dv)."""
+    """SigLIP's selected hidden state, from a pass that keeps all of them: -> (G, F, N, Dv)."""
     siglip = model.model.vision_tower.vision_tower["vision_model"]
     states = siglip(pixels.flatten(0, 1), output_hidden_states=True).hidden_states
     features: Tensor = states[model.config.vision_select_layer]
@@ -148,7 +148,7 @@ def generate(
     temperature: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """G sampled completions that never end: (G, T). Clip encoded once, then a row for each."""
+    """G sampled completions that never end: (G, T). The clip is encoded once."""
     embeds = embed(model, prompt, copies=1).repeat_interleave(group_size, dim=0)
     past, tokens = None, []
     for _ in range(max_new_tokens):

@@ -1,8 +1,8 @@
 """The language-model part of the step by TRL's GRPOTrainer: the same Qwen2, text instead of media.
 
-TRL knows no video, no audio and no shared prompt, so it gets 999 text tokens. Its defaults are
-moved to its advantage or to equal work: no gradient checkpointing, float32, plain SGD, the loss of
-GRPO with the same KL. Timed from the beginning of a step to just before the optimizer.
+TRL takes no video, no audio and no shared prompt, so it gets 999 text tokens. Its settings favour
+it or give equal work: no gradient checkpointing, float32, plain SGD, GRPO's loss with the same KL.
+Timed from the beginning of a step to just before the optimizer.
 """
 
 import tempfile
@@ -18,7 +18,7 @@ PROMPT = 999
 
 
 def measure_trl(group_size: int, new_tokens: int) -> dict[str, object]:
-    """One step's CPU and wall seconds, and peak memory; {"missing": …} where TRL is not there."""
+    """One step's CPU and wall seconds, and peak memory; {"missing": …} if TRL is not installed."""
     try:
         import trl
     except ImportError as error:
@@ -95,9 +95,9 @@ def measure_trl(group_size: int, new_tokens: int) -> dict[str, object]:
 
 
 def word_tokenizer(vocab_size: int) -> Any:
-    """A tokenizer of words <pad>, </s>, <unk>, t3, t4, …: one token a word.
+    """A tokenizer of words <pad>, </s>, <unk>, t3, t4, …: one token per word.
 
-    No special token may begin another word: tokenizers cut them out of the middle of words.
+    No special token may be a prefix of a word: tokenizers split words at special tokens.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

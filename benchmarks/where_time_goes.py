@@ -1,4 +1,4 @@
-"""What a fast step's time goes to, by kind of operation: torch's profiler on one warm step.
+"""A fast step's time by kind of operation: torch's profiler on one warm step.
 
     python -m benchmarks.where_time_goes
 
@@ -17,7 +17,7 @@ from benchmarks.one_step import How, Step, fast_step
 from benchmarks.workload import build_workload, midsize_config
 
 G, T = 8, 128
-# By the beginnings of torch's names for operations; what has none of them is elementwise work.
+# Prefixes of torch's names for operations; all other operations are elementwise work.
 KINDS = {
     "matrix products": (
         *("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_scaled_dot_product"),
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def measure(step: Step) -> dict[str, object]:
-    """Seconds of wall time by kind of operation, of a step that has run once before."""
+    """Seconds of wall time by kind of operation, of a warm step."""
     step(Clock())
     clock = Clock()
     with profile(activities=[ProfilerActivity.CPU]) as profiled, clock.part("step"):

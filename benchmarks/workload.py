@@ -1,7 +1,7 @@
-"""The models and clips that are timed: random weights, fixed seeds, completions that never end.
+"""The models and clips of the benchmarks: random weights, fixed seeds, completions that never end.
 
-MIDSIZE has the released model's proportions at a size that one core can train: 999 prompt positions
-(392 video, 500 audio, 107 text), as in `facts/performance.md`.
+The mid-size model has the released model's proportions at a size that one core can train. Its
+prompt has 999 positions: 392 video (8 frames of 49), 500 audio (1500 / 3) and 107 text.
 """
 
 from copy import deepcopy
@@ -62,7 +62,7 @@ def midsize_config(vocab_size: int = 16384) -> HumanOmniConfig:
 
 
 def real_config() -> HumanOmniConfig:
-    """The shapes of the released 0.5B checkpoints; the towers stay behind, features are cached."""
+    """The shapes of the released 0.5B checkpoints."""
     return HumanOmniConfig(
         text_config=Qwen2Config(
             vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
@@ -85,7 +85,7 @@ def real_config() -> HumanOmniConfig:
 
 
 def growth_config() -> HumanOmniConfig:
-    """The same language model with little media (49 + 50 positions): prompts can be short."""
+    """The mid-size model with few media positions (49 + 50), so prompts can be short."""
     config = midsize_config()
     config.num_frames = 1
     config.audio_config.max_source_positions = 150
@@ -104,7 +104,7 @@ def default_config(params: Path) -> tuple[HumanOmniConfig, int]:
 def build_workload(
     config: HumanOmniConfig, n_clips: int = 1, text_tokens: int = TEXT_TOKENS
 ) -> Workload:
-    """The workload of a config; the reference is the policy with slightly other weights."""
+    """The workload of a config; the reference is the policy with slightly changed weights."""
     torch.manual_seed(0)
     policy = Model(config).eval()
     for tower in (policy.model.vision_tower, policy.model.audio_tower):
@@ -173,7 +173,7 @@ def text_only(config: HumanOmniConfig, seed: int, length: int = 999) -> Prompt:
 
 
 def as_batch(model: Model, clips: list[Prompt]) -> PromptBatch:
-    """What the fast path takes: prompts of one length, and features (made here from raw media)."""
+    """The fast path's input: prompts of one length, and features (computed here from raw media)."""
     clips = [with_features(model, clip) if clip.pixels is not None else clip for clip in clips]
     ids = torch.cat([clip.input_ids for clip in clips])
     gates = torch.cat([clip.gate_input_ids for clip in clips])
@@ -194,6 +194,6 @@ def as_batch(model: Model, clips: list[Prompt]) -> PromptBatch:
 
 
 def advantages_of(n_clips: int, group_size: int) -> Tensor:
-    """Made-up advantages without a zero among them: (P, G)."""
+    """Made-up non-zero advantages: (P, G)."""
     rewards = torch.arange(group_size).expand(n_clips, group_size).float()
     return (rewards - rewards.mean(dim=1, keepdim=True)) / rewards.std(dim=1, keepdim=True)

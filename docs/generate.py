@@ -1,10 +1,10 @@
-"""The generated pages of docs/reference: `python docs/generate.py` writes them anew.
+"""The generated pages of docs/reference: `python docs/generate.py` writes them.
 
 - params.md: config.py's classes, with the values of params.yaml and params/paper.yaml.
 - cli.md: `r1omni --help` of every command, by typer's own documentation command.
 - modules.md: every module with the first line of its docstring.
 
-tests/test_docs.py holds the pages equal to what this prints.
+tests/test_docs.py checks that the pages equal this output.
 """
 
 import ast
@@ -34,7 +34,7 @@ def render_params() -> str:
     texts = [(REPO / name).read_text(encoding="utf-8") for name in PROFILES]
     lines = [
         "# Params", "", WRITTEN, "",
-        "Every number of the pipeline stands in `params.yaml`. `params/paper.yaml` holds the "
+        "Every number of the pipeline is in `params.yaml`. `params/paper.yaml` has the "
         "paper's values under the same keys. An unknown key, a missing key and a value out of "
         "range are errors that name file, line and key. `r1omni/config.py` defines the sections.",
         "",

@@ -1,4 +1,4 @@
-"""Prefect's side: when the pipeline runs, with what retries, is it good enough, who is told.
+"""Prefect's side of the pipeline: schedule, retries, the gate before promotion, and artifacts.
 
 The graph is DVC's (`flows.stages` reads it); every stage is reproduced through DVC's own command.
 """

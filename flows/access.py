@@ -1,8 +1,8 @@
-"""Who may speak to Prefect's server, and to which server we speak: both are this project's own.
+"""Access to Prefect's server: only this user's clients use it, and they use no other server.
 
-Whoever may create a deployment runs commands as the user who started the worker. A worker runs what
-its server tells it. Hence clients show the secret in .prefect/auth, and no request goes to a server
-that somebody else has started on the same port.
+Whoever can create a deployment runs commands as the user who started the worker. A worker runs
+whatever its server tells it. Hence clients send the secret in .prefect/auth, and no request goes to
+a server that somebody else has started on the same port.
 """
 
 import base64
@@ -18,7 +18,7 @@ from r1omni.loopback import HOST, listeners, read_secret, write_private
 
 PROFILE = "r1omni"
 AUTH_FILE = "auth"
-TIMEOUT = 5.0  # seconds for one answer
+TIMEOUT = 5.0  # seconds for one request
 
 
 class PortTaken(RuntimeError):
@@ -41,7 +41,7 @@ def access_environment(home: Path, port: int) -> dict[str, str]:
 
 
 def write_profile(environment: dict[str, str]) -> Path:
-    """The profile by which any prefect command with this PREFECT_HOME reaches the server.
+    """The profile by which prefect's commands reach the server, in this folder (flows/plugin.py).
 
     It keeps what the user has set in it or in other profiles.
     """
@@ -59,15 +59,15 @@ def write_profile(environment: dict[str, str]) -> Path:
     return path
 
 
-def answers(environment: dict[str, str], port: int) -> bool:
+def is_serving(environment: dict[str, str], port: int) -> bool:
     """Whether this project's own server answers; False if it is not up yet.
 
-    Raises PortTaken for any other listener: it gets no request, because a request has the secret.
+    Raises PortTaken for any other listener, which gets no request: a request contains the secret.
     """
     found = listeners(port)
     if not found:
         return False
-    if not any(process is not None and _serves(process, environment) for process in found):
+    if not any(process is not None and _is_own_server(process, environment) for process in found):
         raise PortTaken(
             f"port {port} on {HOST} is taken by another program, project or user; "
             "choose another with --port"
@@ -76,13 +76,13 @@ def answers(environment: dict[str, str], port: int) -> bool:
     stranger = _status(url, None)
     if stranger is not None and stranger != 401:
         raise PortTaken(
-            f"the Prefect server on port {port} asks for no password (it answers {stranger} "
-            "without one); stop it and try again"
+            f"the Prefect server on port {port} asks for no password (status {stranger} without "
+            "one); stop it and try again"
         )
     return stranger == 401 and _status(url, environment["PREFECT_API_AUTH_STRING"]) == 200
 
 
-def _serves(process: psutil.Process, environment: dict[str, str]) -> bool:
+def _is_own_server(process: psutil.Process, environment: dict[str, str]) -> bool:
     try:
         home = process.environ().get("PREFECT_HOME")
     except psutil.Error:  # it ended just now
@@ -91,7 +91,7 @@ def _serves(process: psutil.Process, environment: dict[str, str]) -> bool:
 
 
 def _status(url: str, auth: str | None) -> int | None:
-    """The status of the answer; None if there is no answer."""
+    """The response's HTTP status; None if there is no response."""
     request = urllib.request.Request(url)
     if auth is not None:
         token = base64.b64encode(auth.encode()).decode()

@@ -1,7 +1,7 @@
 """The flow `grpo-pipeline`: ingest and validate, cold start, GRPO, evaluation, register.
 
-Every DVC stage is one task, so that each has its own state, log and retries in Prefect. What DVC
-need not run again shows as Cached. `python -m flows.serve` runs it as the deployment `default`.
+Every DVC stage is one task, so each has its own state, log and retries in Prefect. A stage that DVC
+skips is shown as Cached. `python -m flows.serve` runs the flow as the deployment `default`.
 """
 
 import os
@@ -19,7 +19,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
 from prefect.tasks import Task
 
-from flows.processes import Finished, run_streaming
+from flows.processes import CommandResult, run_streaming
 from flows.stages import Stage, read_stages
 from r1omni.machine.lifeline import die_with_parent
 
@@ -32,16 +32,16 @@ CANDIDATE = Path("data/registry/grpo.json")
 
 
 class StageFailed(RuntimeError):
-    """A command failed; the message ends with the last lines that it wrote."""
+    """A command failed; the message ends with the last lines of its output."""
 
 
 class StageLocked(StageFailed):
-    """DVC was at work on the same files in another process: worth another try."""
+    """Another DVC process held the lock; the task is retried."""
 
 
 @dataclass(frozen=True)
-class Reproduced:
-    """One line of the run's summary."""
+class SummaryRow:
+    """One row of the run's summary."""
 
     stage: Stage
     state: str
@@ -61,33 +61,33 @@ def _was_locked(task: Task[..., object], run: TaskRun, state: State[object]) -> 
     cache_policy=NO_CACHE,
 )
 def reproduce(stage: str, force: bool, timeout_seconds: float) -> State[None]:
-    """Completed once DVC has reproduced the stage, by the name of Cached if nothing had to be run.
+    """Completed once DVC has reproduced the stage; named Cached if DVC skipped it.
 
-    Raises StageFailed with the stage's last lines, StageLocked (retried) while DVC is busy.
+    Raises StageFailed with the end of the stage's output, StageLocked (retried) while DVC is busy.
     """
     command = ["dvc", "repro", "--single-item", *(["--force"] if force else []), stage]
-    finished = _run(command, timeout_seconds)
-    text = "\n".join(finished.lines)
-    if finished.code != 0 or finished.timed_out:
+    result = _run(command, timeout_seconds)
+    text = "\n".join(result.lines)
+    if result.code != 0 or result.timed_out:
         locked = any(mark in text for mark in LOCKED)
-        why = f"no end after {timeout_seconds:.0f} s" if finished.timed_out else "failed"
+        why = f"no end after {timeout_seconds:.0f} s" if result.timed_out else "failed"
         raise (StageLocked if locked else StageFailed)(f"stage {stage}: {why}\n{text}")
     if any(mark in text for mark in SKIPPED):
-        return Completed(name="Cached", message="DVC has it already")
+        return Completed(name="Cached", message="nothing changed: DVC skipped it")
     return Completed()
 
 
 @task(name="Table 1", cache_policy=NO_CACHE)
 def publish_table(path: Path) -> None:
-    """Keeps the report's Table 1 as an artifact of this run."""
+    """Publish the report's Table 1 as an artifact of this flow run."""
     create_markdown_artifact(
         path.read_text(encoding="utf-8"), key="table-1", description="Table 1, as measured"
     )
 
 
 @task(name="summary", cache_policy=NO_CACHE)
-def publish_summary(rows: Sequence[Reproduced]) -> None:
-    """Keeps as an artifact what was run and what was cached, and how long each took."""
+def publish_summary(rows: Sequence[SummaryRow]) -> None:
+    """Publish the stages' states and seconds as an artifact of this flow run."""
     lines = ["| phase | stage | state | seconds |", "|---|---|---|--:|"]
     lines += [f"| {r.stage.phase} | {r.stage.name} | {r.state} | {r.seconds:.1f} |" for r in rows]
     create_markdown_artifact("\n".join(lines), key="stages", description="The stages of this run")
@@ -95,10 +95,10 @@ def publish_summary(rows: Sequence[Reproduced]) -> None:
 
 @task(name="gate: champion", cache_policy=NO_CACHE)
 def promote(receipt: Path, timeout_seconds: float) -> None:
-    """Lets the alias `champion` move to the new version if it is better out of distribution."""
-    finished = _run([sys.executable, "-m", "r1omni.cli", "promote", str(receipt)], timeout_seconds)
-    text = "\n".join(finished.lines)
-    if finished.code != 0:
+    """Move the alias `champion` to the new version if it is better out of distribution."""
+    result = _run([sys.executable, "-m", "r1omni.cli", "promote", str(receipt)], timeout_seconds)
+    text = "\n".join(result.lines)
+    if result.code != 0:
         raise StageFailed(f"gate: failed\n{text}")
     create_markdown_artifact(text, key="champion", description="What the gate decided")
 
@@ -107,16 +107,16 @@ def promote(receipt: Path, timeout_seconds: float) -> None:
 def grpo_pipeline(
     targets: list[str] | None = None, force: bool = False, timeout_minutes: float = 720.0
 ) -> None:
-    """Reproduces the pipeline (or `targets` and what they need), shows Table 1, asks the gate.
+    """Reproduce the pipeline (or `targets` and their upstream), publish Table 1, apply the gate.
 
     `force` runs every stage even if nothing has changed; `timeout_minutes` bounds each stage.
     """
-    if "PREFECT__FLOW_RUN_ID" in os.environ:  # started by a worker: not to outlive it
+    if "PREFECT__FLOW_RUN_ID" in os.environ:  # started by a worker: must not outlive it
         die_with_parent()
     log = get_run_logger()
     stages = read_stages(Path.cwd(), targets)
     states: dict[str, State[Any]] = {}
-    rows: list[Reproduced] = []
+    rows: list[SummaryRow] = []
     phase = ""
     for stage in stages:
         if stage.phase != phase:
@@ -131,10 +131,10 @@ def grpo_pipeline(
             return_state=True,
         )
         state = states[stage.name]
-        rows.append(Reproduced(stage, str(state.name), time.monotonic() - started))
+        rows.append(SummaryRow(stage, str(state.name), time.monotonic() - started))
         if not state.is_completed():
             publish_summary(rows)
-            state.result()  # raises what the stage raised
+            state.result()  # raises the stage's error
     publish_summary(rows)
     if "report" in states and TABLE.is_file():
         publish_table(TABLE)
@@ -142,7 +142,7 @@ def grpo_pipeline(
         promote(CANDIDATE, 600.0)
 
 
-def _run(command: Sequence[str], timeout_seconds: float) -> Finished:
+def _run(command: Sequence[str], timeout_seconds: float) -> CommandResult:
     log = get_run_logger()
     return run_streaming(command, cwd=Path.cwd(), timeout_seconds=timeout_seconds, log=log.info)
 

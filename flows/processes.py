@@ -1,4 +1,4 @@
-"""Commands that the flow runs: their output is passed on, and none outlives the flow."""
+"""Commands that the flow runs: their output is logged, and none outlives the flow."""
 
 import contextlib
 import os
@@ -16,12 +16,12 @@ import psutil  # type: ignore[import-untyped]
 
 from r1omni.machine.lifeline import die_with_parent
 
-TAIL = 25
+TAIL_LINES = 25
 
 
 @dataclass(frozen=True)
-class Finished:
-    """How a command ended, with the last lines that it wrote."""
+class CommandResult:
+    """A command's exit code and the last lines of its output."""
 
     code: int
     lines: tuple[str, ...]
@@ -30,11 +30,11 @@ class Finished:
 
 def run_streaming(
     command: Sequence[str], *, cwd: Path, timeout_seconds: float, log: Callable[[str], None]
-) -> Finished:
-    """Runs the command and hands every line that it writes to `log`.
+) -> CommandResult:
+    """Run the command and log every line of its output.
 
-    After `timeout_seconds`, or when this function is left by an exception, the command is stopped
-    together with all that it has started.
+    After `timeout_seconds`, or if an exception leaves this function, the command and all its
+    descendants are stopped.
     """
     process = subprocess.Popen(
         command,
@@ -45,7 +45,7 @@ def run_streaming(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        preexec_fn=start_bound,
+        preexec_fn=prepare_child,
     )
     assert process.stdout is not None
     timed_out = threading.Event()
@@ -56,7 +56,7 @@ def run_streaming(
 
     timer = threading.Timer(timeout_seconds, stop)
     timer.start()
-    tail: deque[str] = deque(maxlen=TAIL)
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
     try:
         for line in process.stdout:
             if text := line.rstrip():
@@ -68,13 +68,13 @@ def run_streaming(
         if process.poll() is None:
             stop_tree(process.pid)
             process.wait()
-    return Finished(code, tuple(tail), timed_out.is_set())
+    return CommandResult(code, tuple(tail), timed_out.is_set())
 
 
-def stop_tree(pid: int, patience: float = 5.0) -> None:
-    """Stops the process and its descendants: SIGTERM, then after `patience` seconds SIGKILL.
+def stop_tree(pid: int, seconds: float = 5.0) -> None:
+    """Stop the process and its descendants by SIGTERM and, after `seconds`, by SIGKILL.
 
-    It reaps nothing (as psutil's wait would), so that the one who started it still gets its code.
+    Unlike psutil's wait this reaps nothing, so the parent still gets the process's exit code.
     """
     try:
         parent = psutil.Process(pid)
@@ -85,7 +85,7 @@ def stop_tree(pid: int, patience: float = 5.0) -> None:
         for member in members:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.send_signal(number)
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + seconds
         while members and time.monotonic() < deadline:
             time.sleep(0.05)
             members = [member for member in members if _alive(member)]
@@ -98,10 +98,10 @@ def _alive(process: psutil.Process) -> bool:
         return False
 
 
-def start_bound() -> None:
-    """For `preexec_fn`: a child that dies with its parent and has default signals.
+def prepare_child() -> None:
+    """Make a child process die with its parent and handle signals by default (`preexec_fn`).
 
-    A script's background jobs ignore SIGINT, and so would all that they start.
+    A script's background jobs ignore SIGINT, and their children would inherit that.
     """
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -109,6 +109,6 @@ def start_bound() -> None:
 
 
 def venv_environment() -> dict[str, str]:
-    """This process's environment, with the commands of its own installation first on the PATH."""
+    """This process's environment, with its own installation's commands first on the PATH."""
     folder = str(Path(sys.executable).parent)
     return os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', '')}"}

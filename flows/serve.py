@@ -6,7 +6,6 @@ pages and clients ask for the password in .prefect/auth, so that other users can
 """
 
 import argparse
-import shlex
 import signal
 import subprocess
 import sys
@@ -17,8 +16,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows.access import AUTH_FILE, PortTaken, access_environment, answers, write_profile
-from flows.processes import start_bound, stop_tree, venv_environment
+from flows.access import AUTH_FILE, PortTaken, access_environment, is_serving, write_profile
+from flows.processes import prepare_child, stop_tree, venv_environment
 from r1omni.loopback import HOST
 
 POOL = "local"
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         environment = prefect_environment(Path.cwd(), options.port)
         with ExitStack() as stack:
-            if not answers(environment, options.port):
+            if not is_serving(environment, options.port):
                 console.print(f"Starting Prefect's server on {HOST}:{options.port} …")
                 stack.enter_context(server(environment, options.port))
             write_profile(environment)
@@ -57,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             if options.run:
                 return run_deployment(environment, options.param)
-            explain(environment, options.port)
+            print_instructions(environment, options.port)
             return worker.wait()
     except (ServeFailed, PortTaken, ValueError) as error:
         console.print(str(error), style="red", markup=False, soft_wrap=True)
@@ -68,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prefect_environment(root: Path, port: int) -> dict[str, str]:
-    """The environment in which every prefect command speaks to the project's own server.
+    """The environment in which every prefect command uses the project's own server.
 
     Raises ValueError if other users can read the server's password.
     """
@@ -77,21 +76,21 @@ def prefect_environment(root: Path, port: int) -> dict[str, str]:
 
 
 def prefect(*arguments: str) -> list[str]:
-    """The prefect command of this installation, which asks nothing and installs nothing."""
+    """The prefect command of this installation; it prompts for nothing and installs nothing."""
     never = ["--install-policy", "never"] if arguments[:2] == ("worker", "start") else []
     return [sys.executable, "-m", "prefect", "--no-prompt", *arguments, *never]
 
 
 @contextmanager
 def server(environment: dict[str, str], port: int) -> Iterator[None]:
-    """A healthy Prefect server, stopped afterwards.
+    """Run a Prefect server during the block.
 
-    Raises ServeFailed if it does not start, PortTaken if something else has the port.
+    Raises ServeFailed if it does not start, PortTaken if another program has the port.
     """
     command = prefect("server", "start", "--host", HOST, "--port", str(port))
     with background("server", command, environment) as process:
         deadline = time.monotonic() + STARTUP_SECONDS
-        while not answers(environment, port):
+        while not is_serving(environment, port):
             if process.poll() is not None or time.monotonic() > deadline:
                 log = log_of("server", environment)
                 lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
@@ -104,11 +103,14 @@ def server(environment: dict[str, str], port: int) -> Iterator[None]:
 def background(
     name: str, command: Sequence[str], environment: dict[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The command running with its output in .prefect/NAME.log; stopped with all it has started."""
+    """Run the command during the block, then stop it and its descendants.
+
+    Its output goes to .prefect/NAME.log.
+    """
     log = log_of(name, environment)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
-        # Its own session: Ctrl-C reaches us alone, and we stop worker and server in that order.
+        # Its own session: Ctrl-C reaches only this process, which stops worker, then server.
         process = subprocess.Popen(
             command,
             env=environment,
@@ -116,22 +118,22 @@ def background(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=start_bound,
+            preexec_fn=prepare_child,
         )
     try:
         yield process
     finally:
-        stop_tree(process.pid, patience=10.0)
+        stop_tree(process.pid, seconds=10.0)
         process.wait()
 
 
 def log_of(name: str, environment: dict[str, str]) -> Path:
-    """Where a background command writes."""
+    """The log file of a background command."""
     return Path(environment["PREFECT_HOME"]) / f"{name}.log"
 
 
 def deploy(environment: dict[str, str]) -> None:
-    """Makes the work pool and all deployments of prefect.yaml. Raises ServeFailed."""
+    """Create the work pool and all deployments of prefect.yaml. Raises ServeFailed."""
     pool = ("work-pool", "create", POOL, "--type", "process", "--overwrite")
     for command in (
         prefect(*pool, "--base-job-template", str(POOL_TEMPLATE)),
@@ -145,20 +147,19 @@ def deploy(environment: dict[str, str]) -> None:
 
 
 def run_deployment(environment: dict[str, str], parameters: Sequence[str]) -> int:
-    """Runs the deployment and watches it: 0 completed, 1 failed."""
+    """Run the deployment and watch it. Returns 0 if it completed, 1 if it failed."""
     options = [part for parameter in parameters for part in ("--param", parameter)]
     command = prefect("deployment", "run", DEPLOYMENT, "--watch", *options)
     return subprocess.run(command, env=environment).returncode
 
 
-def explain(environment: dict[str, str], port: int) -> None:
-    """Tells a person where to look and what to type next."""
+def print_instructions(environment: dict[str, str], port: int) -> None:
+    """Print the address, the password file and the next commands."""
     lines = (
         f"Prefect:  http://{HOST}:{port}  (Ctrl-C stops it; logs in .prefect/)",
         f"Its pages ask for a password. To see it:  cat .prefect/{AUTH_FILE}",
         "To run the pipeline, in another terminal of this folder:",
-        f"  export PREFECT_HOME={shlex.quote(environment['PREFECT_HOME'])}",
-        f"  .venv/bin/prefect deployment run {DEPLOYMENT} --watch",
+        f"  .venv/bin/prefect deployment run {DEPLOYMENT.partition('/')[0]} --watch",
     )
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

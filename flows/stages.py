@@ -1,4 +1,4 @@
-"""DVC's graph, read from DVC, in the order in which it can be run."""
+"""The stages of DVC's graph, in an order in which they can be run."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dvc.repo import Repo
 
 from r1omni.pipeline import allow_no_git
 
-# What a phase is to reach; the stages on the way there are found in DVC's graph.
+# The last stages of each phase; DVC's graph gives the stages before them.
 PHASES: Mapping[str, tuple[str, ...]] = {
     "ingest and validate": ("validate",),
     "cold start": ("cold_start", "label_sft"),
@@ -22,7 +22,7 @@ REST = "everything else"
 
 @dataclass(frozen=True)
 class Stage:
-    """One DVC stage: its name, the stages whose outputs it reads, and the phase it belongs to."""
+    """One DVC stage: its name, the stages whose outputs it reads, and its phase."""
 
     name: str
     upstream: tuple[str, ...]
@@ -32,13 +32,15 @@ class Stage:
 def read_stages(root: Path, targets: Sequence[str] | None = None) -> list[Stage]:
     """The stages of the DVC repository at `root`, each after its upstream, phase by phase.
 
-    `targets`: only these and what they need; "predict" stands for every predict@… of a `foreach`.
-    Raises ValueError for a target that is no stage.
+    `targets`: only these and their upstream; "predict" means every predict@… of a `foreach`.
+    Raises ValueError for an unknown target.
     """
     graph = _upstream_graph(root)
     wanted = list(graph)
     if targets is not None:
-        reached = {name for target in targets for name in _reach(graph, _matching(graph, target))}
+        reached = {
+            name for target in targets for name in _with_upstream(graph, _matching(graph, target))
+        }
         wanted = [name for name in graph if name in reached]
     phase_of = dict(_phases(graph))
     order = [*PHASES, REST]
@@ -47,10 +49,10 @@ def read_stages(root: Path, targets: Sequence[str] | None = None) -> list[Stage]
 
 
 def _upstream_graph(root: Path) -> networkx.DiGraph:
-    """An edge from every stage to each stage it reads from; nodes in an order that can be run."""
+    """An edge from every stage to each stage it reads from; nodes in an order of execution."""
     allow_no_git(root)
     with Repo(str(root)) as repo:
-        # data/*.dvc files are nodes too, but nothing that is run
+        # data/*.dvc files are nodes too, but have no command
         stages = [stage for stage in repo.index.stages if stage.cmd]
         place = {stage.addressing: number for number, stage in enumerate(stages)}
         edges = [(a.addressing, b.addressing) for a, b in repo.index.graph.edges]
@@ -71,7 +73,7 @@ def _matching(graph: networkx.DiGraph, target: str) -> list[str]:
     return found
 
 
-def _reach(graph: networkx.DiGraph, names: Sequence[str]) -> set[str]:
+def _with_upstream(graph: networkx.DiGraph, names: Sequence[str]) -> set[str]:
     return {*names, *(up for name in names for up in networkx.descendants(graph, name))}
 
 
@@ -80,7 +82,7 @@ def _phases(graph: networkx.DiGraph) -> Iterator[tuple[str, str]]:
     placed: set[str] = set()
     for phase, goals in PHASES.items():
         ends = [name for name in graph if name.split("@")[0] in goals]
-        for name in _reach(graph, ends) - placed:
+        for name in _with_upstream(graph, ends) - placed:
             placed.add(name)
             yield name, phase
     for name in graph:

@@ -15,6 +15,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from r1omni.corpora.known import find_corpus, known_names, listed_corpus
+from r1omni.corpora.table import TABLE, check_table
+from r1omni.emotions import EMOTIONS
 from r1omni.inference.options import (
     BatchSize,
     MaxNewTokens,
@@ -25,8 +28,8 @@ from r1omni.inference.options import (
     Timeout,
     choose_options,
 )
-from r1omni.machine.lifeline import die_with_caller, die_with_parent
-from r1omni.params_file import check_listed, read_params
+from r1omni.machine.lifeline import die_with_parent, die_with_shell_parent
+from r1omni.params_file import read_params
 from r1omni.stages import PARAMS, ParamsFile, stages
 
 app = typer.Typer(
@@ -78,7 +81,7 @@ def _start(
     logging.getLogger("r1omni").setLevel(logging.INFO)
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when huggingface_hub is imported
     if "DVC_STAGE" in os.environ:
-        die_with_caller()
+        die_with_shell_parent()
     if "TORCHELASTIC_RUN_ID" in os.environ:  # a rank: its launcher may be killed
         die_with_parent()
 
@@ -89,10 +92,11 @@ def repro(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Run the whole pipeline (dvc repro) and print Table 1; a second run does nothing."""
-    from r1omni.pipeline import read_manifest_names, run_pipeline
+    from r1omni.pipeline import run_pipeline
 
-    listed = read_params(params).corpora  # an error here is clearer than one from inside DVC
-    check_listed(listed, read_manifest_names(Path("dvc.yaml")), params)
+    for key, entry in read_params(params).corpora.items():  # clearer here than from inside DVC
+        if entry.adapter == TABLE:
+            check_table(entry.root, key, entry.roles)
     raise typer.Exit(run_pipeline(targets or []))
 
 
@@ -103,8 +107,7 @@ def predict(
     mode: Mode = None,
     allow: Allow = None,
     labels: Annotated[
-        Literal["dfew", "mafw", "ravdess", "all"],
-        typer.Option(help="whose labels' probabilities to print"),
+        str, typer.Option(help="all, or the corpus whose labels' probabilities to print")
     ] = "all",
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object per line")] = False,
     batch_size: BatchSize = None,
@@ -133,13 +136,14 @@ def predict(
     given = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "device": device,
              "timeout_seconds": timeout_seconds, "max_pixels": max_pixels, "memory_mb": memory_mb,
              "threads": threads}  # fmt: skip
+    asked = EMOTIONS if labels == "all" else find_corpus(labels).labels or EMOTIONS
     options = choose_options(params, no_params, given)
     options.set_threads()
     from r1omni.media.pool import start_forkserver
 
     start_forkserver()  # it imports while the model is loaded: the first answer need not wait
-    from r1omni.hub import explained
-    from r1omni.inference.answer import VOCABULARIES, Answer, answer_batches
+    from r1omni.hub import translate_hub_errors
+    from r1omni.inference.answer import Answer, answer_batches
     from r1omni.inference.files import Refusal
     from r1omni.inference.finding import find_files
     from r1omni.inference.loading import find_checkpoint, load_checkpoint
@@ -150,7 +154,7 @@ def predict(
         typer.echo(account, err=True)
     n_answered = n_refused = 0
     try:
-        with explained(model):
+        with translate_hub_errors(model):
             checkpoint = find_checkpoint(model, options.tracking)
             if warning := caution(read_lineage(checkpoint)):
                 typer.echo(warning, err=True)
@@ -158,7 +162,7 @@ def predict(
         batches = answer_batches(
             found.items,
             *loaded,
-            labels=VOCABULARIES[labels],
+            labels=asked,
             batch_size=options.batch_size,
             max_new_tokens=options.max_new_tokens,
             limits=options.limits,
@@ -180,7 +184,7 @@ def predict(
 @app.command(rich_help_panel=PEOPLE)
 def doctor(
     corpus: Annotated[
-        str | None, typer.Argument(help="dfew, mafw, ravdess, conversations or emer")
+        str | None, typer.Argument(help=f"{', '.join(known_names())} or {TABLE}")
     ] = None,
     root: Annotated[
         Path | None, typer.Argument(help="where your copy lies; it is only read")
@@ -221,17 +225,19 @@ def _examine_cache(remove: bool) -> bool:
     from r1omni import dvc_cache
 
     folder = dvc_cache.find_cache(Path.cwd())
-    examined = dvc_cache.examine_cache(Path.cwd(), folder)
+    examined = dvc_cache.check_cache(Path.cwd(), folder)
     if remove:
         dvc_cache.remove_damaged(examined)
-    typer.echo(dvc_cache.render_examination(folder, examined, remove))
+    typer.echo(dvc_cache.render_cache_report(folder, examined, remove))
     return not examined.damaged
 
 
 @app.command(rich_help_panel=PEOPLE)
 def evaluate(
     model: Model,
-    corpus: Annotated[Literal["dfew", "mafw", "ravdess"], typer.Option(help="whose test clips")],
+    corpus: Annotated[
+        str, typer.Option(help="whose test clips: an entry of params' corpora, or a known corpus")
+    ],
     root: Annotated[Path | None, typer.Option(help="its root; by default that of params")] = None,
     fold: Annotated[int | None, typer.Option(help="1 to 5; by default that of params")] = None,
     mode: Mode = None,
@@ -245,7 +251,7 @@ def evaluate(
     read = read_params(params)
     os.environ.setdefault("OMP_NUM_THREADS", str(read.machine.threads))
     from r1omni.evaluation.evaluate import Field, Subject, render_verdict, run_evaluate
-    from r1omni.hub import explained
+    from r1omni.hub import translate_hub_errors
     from r1omni.inference.loading import find_checkpoint
     from r1omni.lineage import caution, read_lineage
 
@@ -253,9 +259,10 @@ def evaluate(
     if root is None and known is None:
         raise typer.BadParameter(f"{params} has no corpora.{corpus}: pass --root")
     name = re.sub(r"[^\w.-]+", "-", model.removeprefix("models:/").rstrip("/").split("/")[-1])
-    where, number = (known.root, known.fold) if known else (Path(), 1)
-    field = Field(corpus, root or where, number if fold is None else fold)
-    with explained(model):
+    record = find_corpus(corpus) if known is None else listed_corpus(corpus, known)
+    where, number = (known.root, known.fold or 1) if known else (Path(), 1)
+    field = Field(record, root or where, number if fold is None else fold)
+    with translate_hub_errors(model):
         checkpoint = find_checkpoint(model, read.tracking)
         if warning := caution(read_lineage(checkpoint)):
             typer.echo(warning, err=True)
@@ -302,10 +309,16 @@ def promote(
     receipt: Annotated[Path, typer.Argument(help="a register stage's receipt")],
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Move the alias `champion` to a registered version if it is better out of distribution."""
+    """Move the alias `champion` to a registered version if it is better out of distribution.
+
+    That is measured on the first corpus of params that has the role test and not the role train.
+    """
+    from r1omni.corpora.roles import out_of_distribution
     from r1omni.tracking.promotion import run_promote
 
-    typer.echo(run_promote(receipt, tracking=read_params(params).tracking).reason)
+    read = read_params(params)
+    corpus = out_of_distribution(read.corpora)
+    typer.echo(run_promote(receipt, tracking=read.tracking, corpus=corpus).reason)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ _REASONED = re.compile(r"<think>(.*?)</think>\s*<answer>(.*?)</answer>", re.DOTA
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a well-formed reasoned completion says."""
+    """The parts of a well-formed reasoned completion."""
 
     rationale: str
     answer: str
@@ -19,8 +19,8 @@ def parse(text: str) -> Parsed | None:
     """The rationale and the answer of a well-formed reasoned completion, else None.
 
     Well formed is exactly one `<think>…</think>` followed by exactly one `<answer>…</answer>`,
-    neither of them blank, with nothing but white space around and between them. Stricter than
-    R1-Omni's released format reward, which pays for two answers, nested tags and empty tags.
+    neither of them blank, with only white space around and between them. R1-Omni's released format
+    reward is less strict: it pays for two answers, nested tags and empty tags.
     """
     if any(text.count(tag) != 1 for tag in _TAGS):
         return None

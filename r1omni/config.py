@@ -18,7 +18,6 @@ Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Workers = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0)]
-WITH_FOLDS = ("dfew", "mafw")
 SyntheticCorpus = Literal["generic", "reasoning", "dfew", "mafw", "ravdess"]
 HUB_REPO, HUB_REVISION = r"[\w-][\w.-]*/[\w.-]+", r"\w[\w./-]*"
 
@@ -32,21 +31,17 @@ def _inside_project(path: Path) -> Path:
 
 
 class CorpusParams(Section):
-    """Where one corpus lies and how it is read."""
+    """Where one corpus lies, how it is read, and what it is used for (params_file checks it).
 
-    adapter: Literal["dfew", "mafw", "ravdess", "conversations", "emer"]
+    A corpus with official folds names one; `labels` are a table's closed set of labels, by default
+    those that it holds.
+    """
+
+    adapter: str
     root: Path
-    fold: Annotated[int, Field(ge=1, le=5)]
-
-    @field_validator("adapter", mode="before")
-    @classmethod
-    def _has_one_label(cls, adapter: Any) -> Any:
-        if adapter == "mafw_compound":
-            raise ValueError(
-                "clips with several emotions have no single label, which training and test need; "
-                "`r1omni ingest --corpus mafw_compound` reads them into a manifest of their own"
-            )
-        return adapter
+    fold: Annotated[int, Field(ge=1)] | None = None
+    roles: tuple[Literal["cold_start", "train", "test"], ...]
+    labels: tuple[str, ...] | None = None
 
 
 class HubParams(Section):
@@ -230,7 +225,7 @@ class GRPOParams(Section):
 class HeldOutParams(Section):
     """Training clips that label SFT and GRPO never see: what settings are chosen by."""
 
-    WATCHING = frozenset({"every"})
+    NOT_RECIPE = frozenset({"every"})
 
     clips: Annotated[int, Field(ge=0)]
     seed: Seed
@@ -325,11 +320,3 @@ class Params(Section):
         """What one clip may cost, wherever clips are decoded."""
         machine = self.machine
         return Limits(machine.clip_timeout_seconds, self.ingest.max_pixels, machine.clip_memory_mb)
-
-    @field_validator("corpora")
-    @classmethod
-    def _one_fold(cls, corpora: dict[str, CorpusParams]) -> dict[str, CorpusParams]:
-        folds = {name: c.fold for name, c in corpora.items() if c.adapter in WITH_FOLDS}
-        if len(set(folds.values())) > 1:
-            raise ValueError(f"one fold for all, as a test clip of one trains the others: {folds}")
-        return corpora

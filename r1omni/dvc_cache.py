@@ -1,7 +1,7 @@
-"""`r1omni doctor --cache`: every object of DVC's cache against the MD5 that it is called.
+"""`r1omni doctor --cache`: compares every object of DVC's cache with the MD5 in its name.
 
-DVC hashes a file when it enters the cache and trusts it from then on. A damaged object is therefore
-linked over a fresh output of the same hash, and `dvc status` says that all is up to date.
+DVC hashes a file when it enters the cache and trusts it from then on. So DVC links a damaged object
+in place of a new output with the same hash, and `dvc status` reports no change.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ _OBJECT: Final = re.compile(r"[0-9a-f]{30}(\.dir)?")  # unfinished transfers hav
 
 @dataclass(frozen=True)
 class Damaged:
-    """An object whose bytes are not those that its name says.
+    """An object whose MD5 is not its name.
 
-    `outs`: what it is in the workspace, by dvc.lock and the .dvc files; empty for an earlier run's.
-    `is_own`: a .dvc file names it, so no stage can make it again.
+    `outs`: its paths in the workspace, by dvc.lock and the .dvc files; empty if it belongs to an
+    earlier run. `is_own`: a .dvc file names it, so no stage can make it again.
     """
 
     path: Path
@@ -41,8 +41,8 @@ class Damaged:
 
 
 @dataclass(frozen=True)
-class Examined:
-    """How many objects and bytes were read, and which objects are damaged."""
+class CacheReport:
+    """The number of objects and bytes that were read, and the damaged objects."""
 
     n_objects: int
     n_bytes: int
@@ -50,7 +50,7 @@ class Examined:
 
 
 def find_cache(root: Path) -> Path:
-    """The folder of DVC's objects for the project at `root`, wherever its settings put it.
+    """DVC's cache folder for the project at `root`, by DVC's settings.
 
     Raises ValueError if `root` is in no DVC project.
     """
@@ -60,15 +60,15 @@ def find_cache(root: Path) -> Path:
         command, cwd=root, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or ["dvc cache dir failed"])[0]
-        raise ValueError(f"{root.resolve()}: {said}; run this in the project's folder")
+        message = (done.stderr.strip().splitlines() or ["dvc cache dir failed"])[0]
+        raise ValueError(f"{root.resolve()}: {message}; run this in the project's folder")
     return Path(root, done.stdout.strip().splitlines()[-1])
 
 
-def examine_cache(root: Path, cache: Path) -> Examined:
-    """Every object of `cache` read and hashed; nothing is written.
+def check_cache(root: Path, cache: Path) -> CacheReport:
+    """Read and hash every object of `cache`; write nothing.
 
-    Raises ValueError naming an object that cannot be read, and a broken dvc.lock or .dvc file.
+    Raises ValueError for an object, a dvc.lock or a .dvc file that cannot be read.
     """
     objects = [
         path for path in sorted(cache.glob("files/md5/??/*")) if _OBJECT.fullmatch(path.name)
@@ -89,25 +89,25 @@ def examine_cache(root: Path, cache: Path) -> Examined:
                 outs = tuple(sorted({out for out, _ in used}))
                 damaged.append(Damaged(path, outs, any(own for _, own in used)))
             progress.advance(task)
-    return Examined(len(objects), n_bytes, tuple(damaged))
+    return CacheReport(len(objects), n_bytes, tuple(damaged))
 
 
-def render_examination(cache: Path, examined: Examined, removed: bool) -> str:
-    """The examination as text: each damaged object, then what to do about it."""
+def render_cache_report(cache: Path, report: CacheReport, removed: bool) -> str:
+    """The report as text: each damaged object, then what to do about it."""
     counted = (
-        f"{cache}: {examined.n_objects:,} objects read, {examined.n_bytes / 1e6:,.0f} MB, "
-        f"{len(examined.damaged)} damaged"
+        f"{cache}: {report.n_objects:,} objects read, {report.n_bytes / 1e6:,.0f} MB, "
+        f"{len(report.damaged)} damaged"
     )
-    lines = [*(f"✗ {damaged}" for damaged in examined.damaged), counted]
-    if not examined.damaged:
+    lines = [*(f"✗ {damaged}" for damaged in report.damaged), counted]
+    if not report.damaged:
         return counted
     if removed:
         lines.append("The damaged objects are removed from the cache. Now:")
     else:
-        lines.append("To heal: `r1omni doctor --cache --remove` takes them out of the cache. Then:")
-    if any(not damaged.is_own for damaged in examined.damaged):
+        lines.append("To repair: `r1omni doctor --cache --remove` removes them from it. Then:")
+    if any(not damaged.is_own for damaged in report.damaged):
         lines.append("  `dvc pull` fetches what you pushed; `dvc repro` makes the rest again")
-    if own := sorted({out for d in examined.damaged if d.is_own for out in d.outs}):
+    if own := sorted({out for d in report.damaged if d.is_own for out in d.outs}):
         lines.append(
             f"  no stage makes {', '.join(own)}: `dvc pull` it, or put a good copy back and "
             "`dvc add` it"
@@ -115,9 +115,9 @@ def render_examination(cache: Path, examined: Examined, removed: bool) -> str:
     return "\n".join(lines)
 
 
-def remove_damaged(examined: Examined) -> None:
+def remove_damaged(report: CacheReport) -> None:
     """Remove the damaged objects from the cache. Files that are linked to them stay."""
-    for damaged in examined.damaged:
+    for damaged in report.damaged:
         damaged.path.unlink(missing_ok=True)
 
 
@@ -132,7 +132,7 @@ def _md5(path: Path) -> tuple[str, int]:
 
 
 def _uses(root: Path, cache: Path) -> dict[str, list[tuple[str, bool]]]:
-    """Object name -> the paths that it stands for, and whether a .dvc file names them."""
+    """Object name -> its paths in the workspace, each with whether a .dvc file names it."""
     uses: dict[str, list[tuple[str, bool]]] = {}
     for path, md5, own in _outs(root):
         uses.setdefault(md5, []).append((path, own))
@@ -143,7 +143,7 @@ def _uses(root: Path, cache: Path) -> dict[str, list[tuple[str, bool]]]:
 
 
 def _outs(root: Path) -> Iterator[tuple[str, str, bool]]:
-    """Path, object name and whether it is the user's own, for each out of the project."""
+    """Path and object name of each out of the project, and whether a .dvc file names it."""
     lock = root / "dvc.lock"
     if lock.is_file():
         for stage in (read_yaml(lock)[1].get("stages") or {}).values():
@@ -162,8 +162,7 @@ def _outs(root: Path) -> Iterator[tuple[str, str, bool]]:
 def _listed(folder_object: Path) -> Iterator[tuple[str, str]]:
     """Relative path and object name of each file that a .dir object lists.
 
-    Nothing where the object is gone or its bytes do not have its MD5: what a damaged list says is
-    not believed, and the object itself is named.
+    Empty if the object is missing or damaged: a damaged list is not used, and the report names it.
     """
     try:
         content = folder_object.read_bytes()

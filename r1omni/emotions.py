@@ -1,10 +1,10 @@
-"""The emotion vocabulary: what each corpus writes, and the one canonical word for it.
+"""The emotion vocabulary: the canonical words, and the variants that mean the same.
 
-Names, ids and counts come from the corpora's papers and loaders (DFEW: Jiang et al. 2020; MAFW:
-Liu et al. 2022; RAVDESS: Livingstone & Russo 2018). Open-vocabulary answers are matched after
-`canonical` has folded case, punctuation and the spelling variants below; nothing fuzzier.
+What each corpus writes stands in its record (corpora/known/). Open-vocabulary answers are matched
+after `canonical` has folded case, punctuation and the spelling variants below; nothing fuzzier.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 EMOTIONS: Final[tuple[str, ...]] = (
@@ -12,33 +12,12 @@ EMOTIONS: Final[tuple[str, ...]] = (
     "contemptuous", "anxious", "helpless", "disappointed", "calm",
 )  # fmt: skip
 
-DFEW_IDS: Final[dict[int, str]] = {
-    1: "happy", 2: "sad", 3: "neutral", 4: "angry", 5: "surprise", 6: "disgust", 7: "fear",
-}  # fmt: skip
-
-MAFW_NAMES: Final[dict[str, str]] = {
-    "anger": "angry", "disgust": "disgust", "fear": "fear", "happiness": "happy",
-    "neutral": "neutral", "sadness": "sad", "surprise": "surprise", "contempt": "contemptuous",
-    "anxiety": "anxious", "helplessness": "helpless", "disappointment": "disappointed",
-}  # fmt: skip
-
-RAVDESS_CODES: Final[dict[str, str]] = {
-    "01": "neutral", "02": "calm", "03": "happy", "04": "sad",
-    "05": "angry", "06": "fear", "07": "disgust", "08": "surprise",
-}  # fmt: skip
-
-# One label set per test corpus: what a correct answer can be there.
-LABELS: Final[dict[str, tuple[str, ...]]] = {
-    "dfew": tuple(e for e in EMOTIONS if e in DFEW_IDS.values()),
-    "mafw": tuple(e for e in EMOTIONS if e in MAFW_NAMES.values()),
-    "ravdess": tuple(e for e in EMOTIONS if e in RAVDESS_CODES.values()),
-}
-
-# Spelling variants of the same word. MER's "worried" is nearest to anxious (facts/datasets.md).
+# Spelling variants of the same word. MER2023's "worried" (arXiv 2304.08981) is nearest to anxious.
 VARIANTS: Final[dict[str, str]] = {
     **{e: e for e in EMOTIONS},
-    **MAFW_NAMES,
-    "angry": "angry", "mad": "angry", "happily": "happy", "joy": "happy", "joyful": "happy",
+    "anger": "angry", "happiness": "happy", "sadness": "sad", "anxiety": "anxious",
+    "helplessness": "helpless", "disappointment": "disappointed", "mad": "angry",
+    "happily": "happy", "joy": "happy", "joyful": "happy",
     "sorrow": "sad", "sorrowful": "sad", "surprised": "surprise", "fearful": "fear",
     "afraid": "fear", "scared": "fear", "disgusted": "disgust", "contempt": "contemptuous",
     "worried": "anxious", "worry": "anxious", "helplessly": "helpless",
@@ -55,3 +34,9 @@ def canonical(answer: str) -> str | None:
     angry, "happy, sad" and "not happy" are nothing.
     """
     return VARIANTS.get(answer.strip(_EDGES).casefold())
+
+
+def in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """Each of the canonical labels once, in the order of EMOTIONS."""
+    found = set(labels)
+    return tuple(label for label in EMOTIONS if label in found)

@@ -1,4 +1,4 @@
-"""Checkpoints of the Hugging Face hub: fetched into a folder that appears when it is whole."""
+"""Checkpoints of the Hugging Face hub, downloaded into a folder that appears once complete."""
 
 import glob
 import hashlib
@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-# What the converter reads, nothing else: the settings, and in each folder one form of the tensors.
+# The only files that the converter reads: settings, and in each folder one format of the tensors.
 SETTINGS = (".json", ".txt", ".jinja")
 WEIGHTS = (
     ("model.safetensors.index.json", "model.safetensors"),
     ("pytorch_model.bin.index.json", "pytorch_model.bin"),  # through torch.load(weights_only=True)
 )
-# Where the config.json of a HumanOmni says what its towers' folders are called.
+# The keys of HumanOmni's config.json with the names of its towers' folders.
 TOWER_KEYS = {"vision": "mm_vision_tower", "audio": "mm_audio_tower", "gate": "bert_path"}
 RECORD = "fetched.json"
 LOG_IN = "log in by `hf auth login` or set HF_TOKEN"
-OTHER_WAY = "or bring the files yourself (docs/how-to/real-data.md, 2)"
+BY_HAND = "or bring the files yourself (docs/how-to/real-data.md, 2)"
 
 
 @dataclass(frozen=True)
 class Pinned:
-    """A repository at the commit that a branch, a tag or a commit's name stood for when asked."""
+    """A repository at the commit to which `revision` (branch, tag or commit) was resolved."""
 
     repo: str
     revision: str
@@ -33,34 +33,34 @@ class Pinned:
     files: tuple[str, ...]
 
     def record(self) -> dict[str, str]:
-        """What is kept of it in fetched.json."""
+        """The repository's entry in fetched.json."""
         return {"repo": self.repo, "revision": self.revision, "commit": self.commit}
 
 
 def run_fetch(repo: str, folder: Path, *, revision: str, towers: Mapping[str, str]) -> None:
-    """Download a checkpoint to `folder` and its towers (vision, audio, gate) into that.
+    """Download a checkpoint to `folder`, with its towers (vision, audio, gate) in subfolders.
 
-    `towers` are OWNER/NAME@REVISION; each lies below the name by which config.json calls it, where
-    the converter looks first. fetched.json records the commits. A download that broke off lies
-    beside `folder` and is continued. Raises ValueError, naming repository and revision.
+    `towers` are OWNER/NAME@REVISION. A tower's subfolder has its name in config.json, which the
+    converter tries first. fetched.json records the commits. An interrupted download stays beside
+    `folder` and is continued. Raises ValueError, naming repository and revision.
     """
     if folder.exists() or folder.is_symlink():
-        raise ValueError(f"{folder}: is there already; remove it to fetch it anew")
+        raise ValueError(f"{folder}: exists already; remove it to fetch it again")
     root = resolve(repo, revision)
-    inside = {tower: resolve(*_split(place)) for tower, place in towers.items()}
+    inside = {tower: resolve(*_split_reference(place)) for tower, place in towers.items()}
     record = {**root.record(), "towers": {name: inside[name].record() for name in sorted(inside)}}
     text = json.dumps(record, indent=1) + "\n"
     partial = folder.with_name(
         f".{folder.name}.{hashlib.sha256(text.encode()).hexdigest()[:12]}.partial"
     )
     for other in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
-        if other != partial:  # of commits that are no longer asked for
+        if other != partial:  # a download of other commits
             shutil.rmtree(other)
     _download(root, partial)
     for tower, pinned in inside.items():
         _download(pinned, partial / _tower_folder(partial / "config.json", tower, pinned))
     for cache in list(partial.rglob(".cache")):
-        shutil.rmtree(cache)  # the downloads' own notes, with the time of day
+        shutil.rmtree(cache)  # huggingface_hub's notes, which contain times
     (partial / RECORD).write_text(text, encoding="utf-8")
     partial.rename(folder)
 
@@ -69,7 +69,7 @@ def resolve(repo: str, revision: str) -> Pinned:
     """The repository's commit at `revision`, and its files. Raises ValueError."""
     from huggingface_hub import HfApi
 
-    with explained(repo, revision):
+    with translate_hub_errors(repo, revision):
         info = HfApi().model_info(repo, revision=revision)
     files = tuple(file.rfilename for file in info.siblings or ())
     if info.sha is None or "config.json" not in files:
@@ -78,7 +78,7 @@ def resolve(repo: str, revision: str) -> Pinned:
 
 
 def weight_files(folder: Path, listed: Collection[str]) -> list[str]:
-    """The files of tensors among `listed` that the converter reads; `folder` holds their indexes.
+    """The tensor files among `listed` that the converter reads; `folder` has their indexes.
 
     Raises ValueError, naming the index, for a shard that is not listed.
     """
@@ -95,23 +95,23 @@ def weight_files(folder: Path, listed: Collection[str]) -> list[str]:
 
 
 @contextmanager
-def explained(repo: str, revision: str | None = None) -> Iterator[None]:
-    """What the hub refuses or fails to answer, as a ValueError that says what to do about it."""
+def translate_hub_errors(repo: str, revision: str | None = None) -> Iterator[None]:
+    """Turn errors of the hub into ValueError, with advice."""
     from huggingface_hub import errors
 
     try:
         yield
     except (
-        errors.HTTPError,  # type: ignore[attr-defined]  # httpx's or httpx2's, as the hub's version
-        errors.LocalEntryNotFoundError,  # not reached, and nothing kept from before
+        errors.HTTPError,  # type: ignore[attr-defined]  # httpx's or httpx2's, by hub version
+        errors.LocalEntryNotFoundError,  # the hub was not reached, and its cache has no copy
         errors.OfflineModeIsEnabled,
     ) as error:
         asked = repo if revision is None else f"{repo}, revision {revision}"
-        raise ValueError(f"{asked}: {_plainly(error, repo)}") from error
+        raise ValueError(f"{asked}: {_error_text(error, repo)}") from error
 
 
-def _plainly(error: Exception, repo: str) -> str:
-    """What has happened, and what to do. `repo` where the error does not name one."""
+def _error_text(error: Exception, repo: str) -> str:
+    """The cause, and what to do next. `repo` is used if the error names none."""
     from huggingface_hub import constants, errors
 
     hub = constants.ENDPOINT
@@ -121,30 +121,30 @@ def _plainly(error: Exception, repo: str) -> str:
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
             f"{hub} has no repository {repo}, or hides it: check the name; if it is private, "
-            f"{LOG_IN}; {OTHER_WAY}"
+            f"{LOG_IN}; {BY_HAND}"
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{repo} has no such branch, tag or commit; see {hub}/{repo}/commits/main"
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
-        error = error.__cause__  # type: ignore[assignment]  # the request's own
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        error = error.__cause__  # type: ignore[assignment]  # the error of the request itself
+    cause = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, errors.HfHubHTTPError):
-        return f"{hub} refuses ({said}): try again later, {OTHER_WAY}"
+        return f"{hub} refuses ({cause}): try again later, {BY_HAND}"
     return (
-        f"{hub} cannot be reached ({said}): check the network and its proxy, set HF_ENDPOINT to "
-        f"a mirror, {OTHER_WAY}"
+        f"{hub} cannot be reached ({cause}): check the network and its proxy, set HF_ENDPOINT to "
+        f"a mirror, {BY_HAND}"
     )
 
 
 def _download(pinned: Pinned, folder: Path) -> None:
-    """The settings first, as an index among them names the tensors' files. Continues."""
+    """Download a repository's files, or continue; settings first, as an index lists the tensors."""
     settings = [name for name in pinned.files if name.endswith(SETTINGS)]
     _download_files(pinned, settings, folder)
     weights = weight_files(folder, pinned.files)
     _download_files(pinned, weights, folder)
     for name in (*settings, *weights):
         if not (folder / name).is_file():
-            raise ValueError(f"{pinned.repo}, revision {pinned.revision}: {name} did not come")
+            raise ValueError(f"{pinned.repo}, revision {pinned.revision}: {name} did not arrive")
 
 
 def _download_files(pinned: Pinned, names: Collection[str], folder: Path) -> None:
@@ -152,7 +152,7 @@ def _download_files(pinned: Pinned, names: Collection[str], folder: Path) -> Non
 
     if not names:
         return
-    with explained(pinned.repo, pinned.revision):
+    with translate_hub_errors(pinned.repo, pinned.revision):
         try:
             snapshot_download(
                 pinned.repo,
@@ -160,7 +160,7 @@ def _download_files(pinned: Pinned, names: Collection[str], folder: Path) -> Non
                 local_dir=folder,
                 allow_patterns=[glob.escape(name) for name in names],
             )
-        except RuntimeError as error:  # hf_xet's
+        except RuntimeError as error:  # from hf_xet
             raise ValueError(
                 f"{pinned.repo}, revision {pinned.revision}: the download broke off ({error}); "
                 "the same command continues it"
@@ -173,12 +173,12 @@ def _shards(index: Path, place: PurePosixPath, listed: Collection[str]) -> list[
         raise ValueError(f"{index}: expected a weight_map of tensor to file")
     names = sorted({str(place / str(name)) for name in shards.values()})
     if strange := [name for name in names if name not in listed]:
-        raise ValueError(f"{index}: names {strange[0]}, which the repository does not hold")
+        raise ValueError(f"{index}: names {strange[0]}, which the repository does not have")
     return names
 
 
 def _tower_folder(config: Path, tower: str, pinned: Pinned) -> str:
-    """The last part of the path or id by which config.json calls the tower."""
+    """The last part of the tower's path or id in config.json, else the repository's name."""
     name = Path(str(_read_json(config).get(TOWER_KEYS[tower]) or "")).name
     return name if name not in ("", "..") else Path(pinned.repo).name
 
@@ -193,7 +193,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     return value
 
 
-def _split(place: str) -> tuple[str, str]:
+def _split_reference(place: str) -> tuple[str, str]:
     repo, at, revision = place.partition("@")
     if not (repo and at and revision):
         raise ValueError(f"{place}: expected OWNER/NAME@REVISION")

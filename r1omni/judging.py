@@ -1,4 +1,4 @@
-"""A completion read as its checkpoint's mode: what it answers, and whether it has the form."""
+"""A completion's prediction and format, read in its checkpoint's answer mode."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,8 @@ from r1omni.prompts import AnswerMode
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What a completion says: `prediction` is the canonical label that its answer names."""
+class Judgement:
+    """A completion's parts; `prediction` is the canonical label that its answer names."""
 
     rationale: str | None
     answer: str | None
@@ -17,16 +17,16 @@ class Judged:
     well_formed: bool
 
 
-def judge(completion: str, mode: AnswerMode) -> Judged:
-    """What a completion says when it is read as `mode`.
+def judge(completion: str, mode: AnswerMode) -> Judgement:
+    """A completion's parts, read in `mode`.
 
-    reasoned: well formed is what `completions.parse` accepts. direct: the completion is its own
+    reasoned: it is well formed if `completions.parse` accepts it. direct: the completion is its own
     answer, and well formed if it is one bare known label.
     """
     if mode == "direct":
         prediction = canonical(completion)
-        return Judged(None, completion.strip() or None, prediction, prediction is not None)
+        return Judgement(None, completion.strip() or None, prediction, prediction is not None)
     parsed = parse(completion)
     if parsed is None:
-        return Judged(None, None, None, False)
-    return Judged(parsed.rationale, parsed.answer, canonical(parsed.answer), True)
+        return Judgement(None, None, None, False)
+    return Judgement(parsed.rationale, parsed.answer, canonical(parsed.answer), True)

@@ -1,4 +1,4 @@
-"""What one clip may cost: seconds, pixels and memory. Imports nothing heavy."""
+"""Limits for decoding one clip: seconds, pixels and memory. Imports nothing heavy."""
 
 import resource
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Limits:
-    """What one clip may cost a decoding process.
+    """Limits of a decoding process for one clip.
 
-    `timeout_seconds` to decode it, `max_pixels` (width x height) of a frame, `memory_mb` (MiB)
-    above what the process holds before its first clip.
+    `timeout_seconds`: to decode it. `max_pixels`: width x height of a frame. `memory_mb`: MiB above
+    the memory that the process has before its first clip.
     """
 
     timeout_seconds: float
@@ -19,21 +19,21 @@ class Limits:
 
 
 def limit_memory(memory_mb: int) -> None:
-    """Let this process allocate at most so many MiB more than it has now; more is a MemoryError.
+    """Limit this process to `memory_mb` MiB above its present memory; beyond it: MemoryError.
 
-    RLIMIT_DATA counts private writable memory. RLIMIT_AS would count mapped libraries too, of
-    which torch alone has 3 GiB.
+    RLIMIT_DATA counts private writable memory. RLIMIT_AS would also count mapped libraries: 3 GiB
+    for torch alone.
     """
-    limit = _held() + memory_mb * 2**20
+    limit = _data_bytes() + memory_mb * 2**20
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def memory_left() -> int | None:
-    """How many bytes this process may still allocate; None where nothing limits it."""
+    """The number of bytes that this process may still allocate; None without a limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
-    return None if limit == resource.RLIM_INFINITY else limit - _held()
+    return None if limit == resource.RLIM_INFINITY else limit - _data_bytes()
 
 
-def _held() -> int:
+def _data_bytes() -> int:
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return next(int(line.split()[1]) for line in status.splitlines() if "VmData" in line) * 1024

@@ -1,6 +1,6 @@
-"""What a number is about: rendered or real clips, which model, by what code and params.
+"""The lineage of a number: rendered or real clips, the model, its code and params.
 
-Imports nothing heavy: commands, tables and MLflow say it from here.
+Imports nothing heavy: commands, tables and MLflow use it.
 """
 
 import json
@@ -12,8 +12,8 @@ from typing import Any, Final, Literal, get_args
 Data = Literal["synthetic", "real", "mixed", "unknown"]
 PROVENANCE: Final = "provenance.json"
 
-# What a table or a page calls each kind of data.
-WORDS: Final[Mapping[Data, str]] = {
+# The text for each kind of data in tables and pages.
+DATA_TEXT: Final[Mapping[Data, str]] = {
     "synthetic": "synthetic corpora (rendered faces)",
     "real": "real corpora",
     "mixed": "mixed corpora (synthetic and real)",
@@ -23,7 +23,7 @@ WORDS: Final[Mapping[Data, str]] = {
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a corpus's clips come from; rendered ones with their shortcut strength and seed."""
+    """The origin of a corpus's clips; for rendered clips with shortcut strength and seed."""
 
     data: Data
     shortcut: float | None = None
@@ -35,10 +35,10 @@ UNKNOWN: Final = Origin("unknown")
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a checkpoint records about itself; None where it records nothing of that.
+    """A checkpoint's record of itself; a field that is not recorded is None.
 
-    `data`: the origin of every corpus that it or an ancestor was trained on. `parameters`: of the
-    whole model; `language_model`: those of Qwen2 alone. `code` and `params_hash`: content hashes.
+    `data`: the origin of every corpus that it or an ancestor was trained on. `parameters`: their
+    number in the whole model, `language_model` in Qwen2 alone. `code`, `params_hash`: hashes.
     """
 
     data: Mapping[str, Origin]
@@ -58,8 +58,8 @@ class Lineage:
 def joint_kind(kinds: Iterable[Data]) -> Data:
     """The kind of several corpora together.
 
-    One of unknown origin among rendered ones makes all of it unknown: it may be real. Among real
-    ones it changes nothing: what a public checkpoint learned from is not recorded.
+    An unknown corpus among rendered ones makes the whole unknown, because it may be real. Among
+    real ones it changes nothing: public checkpoints do not record their training data.
     """
     found = set(kinds)
     if "mixed" in found or found >= {"synthetic", "real"}:
@@ -70,7 +70,7 @@ def joint_kind(kinds: Iterable[Data]) -> Data:
 
 
 def joint_origins(parts: Iterable[tuple[str, Origin]]) -> dict[str, Origin]:
-    """Every corpus with its origin; one that comes twice with different ones has their kind."""
+    """Every corpus with its origin; a corpus with two origins gets their joint kind."""
     found: dict[str, Origin] = {}
     for corpus, origin in parts:
         other = found.setdefault(corpus, origin)
@@ -80,7 +80,7 @@ def joint_origins(parts: Iterable[tuple[str, Origin]]) -> dict[str, Origin]:
 
 
 def size_text(parameters: int) -> str:
-    """A model's size as people say it: "1.0 M", "894 M", "7.6 B"."""
+    """A model's size in millions or billions: "1.0 M", "894 M", "7.6 B"."""
     for unit, scale in (("B", 1e9), ("M", 1e6)):
         if parameters >= 0.9995 * scale:
             value = parameters / scale
@@ -89,9 +89,9 @@ def size_text(parameters: int) -> str:
 
 
 def read_lineage(checkpoint: Path) -> Lineage | None:
-    """What a checkpoint's provenance.json says; None for one that another program made.
+    """The lineage in a checkpoint's provenance.json; None if another program made the checkpoint.
 
-    Raises ValueError, naming the file, for one that is no such record.
+    Raises ValueError, naming the file, for an invalid record.
     """
     record = read_provenance(checkpoint)
     if record is None:
@@ -112,10 +112,10 @@ def read_lineage(checkpoint: Path) -> Lineage | None:
 
 
 def read_provenance(checkpoint: Path) -> dict[str, Any] | None:
-    """A checkpoint's provenance.json: which stage, params, data, code and parent made it.
+    """A checkpoint's provenance.json: the stage, params, data, code and parent that made it.
 
-    None for a checkpoint that another program made. Raises ValueError, naming the file, for one
-    that is no JSON object.
+    None if another program made the checkpoint. Raises ValueError, naming the file, if it is not a
+    JSON object.
     """
     path = checkpoint / PROVENANCE
     if not path.is_file():
@@ -153,16 +153,16 @@ def origin_from(record: Mapping[str, Any]) -> Origin:
 
 
 def origin_record(origin: Origin) -> dict[str, Any]:
-    """An origin as a JSON object, without what is not known."""
+    """An origin as a JSON object, without unknown fields."""
     return {key: value for key, value in asdict(origin).items() if value is not None}
 
 
 def caution(lineage: Lineage | None) -> str | None:
-    """What has to be said before a model answers: None unless it knows rendered faces alone."""
+    """A warning to show before the model answers; None unless it saw rendered faces only."""
     if lineage is None or lineage.trained_on != "synthetic":
         return None
     size = "" if lineage.parameters is None else f", {size_text(lineage.parameters)} parameters"
     return (
         "this checkpoint was trained on rendered faces only (synthetic corpora"
-        f"{size}): what it says of a real clip means nothing"
+        f"{size}): its answers about real clips mean nothing"
     )

@@ -13,7 +13,7 @@ from tempfile import NamedTemporaryFile
 import psutil  # type: ignore[import-untyped]
 
 HOST = "127.0.0.1"
-ANY = ("0.0.0.0", "::")  # whoever listens there is reached through HOST, too
+ANY = ("0.0.0.0", "::")  # a listener on these addresses also receives requests to HOST
 SECRET_BYTES = 32
 
 
@@ -25,7 +25,7 @@ def read_secret(path: Path) -> str:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # two first starts at once agree on one secret
+        fcntl.flock(folder, fcntl.LOCK_EX)  # two simultaneous first starts get the same secret
         if not path.exists():
             write_private(path, secrets.token_urlsafe(SECRET_BYTES) + "\n")
     finally:
@@ -44,14 +44,14 @@ def read_secret(path: Path) -> str:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Writes the file atomically, with mode 0600 from its first byte on."""
+    """Write the file atomically, with mode 0600 from its first byte on."""
     with NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
         file.write(text)  # the module tempfile creates files with mode 0600
     Path(file.name).replace(path)
 
 
 def listeners(port: int) -> list[psutil.Process | None]:
-    """Who listens on HOST:`port`: this user's processes, and None for another user's."""
+    """The processes that listen on HOST:`port`; None stands for another user's process."""
     found: list[psutil.Process | None] = []
     for socket in psutil.net_connections("tcp"):
         if socket.status != psutil.CONN_LISTEN or socket.laddr.port != port:

@@ -1,6 +1,6 @@
-"""Our own code by its hashes: which code made a result, and whether it changed meanwhile.
+"""Hashes of our own code: the code that made a result, and changes during a run.
 
-Imports no torch: a stage's command asks first of all, before anything heavy is imported.
+Imports no torch: a stage's command hashes the code before anything heavy is imported.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-# What can change a training's result; not the commands, nor evaluation and tracking.
+# The files that can change a training's result; no commands, evaluation or tracking.
 RECIPE_CODE = (
     "base_model/*.py",
     "media/*.py",
@@ -27,7 +27,7 @@ RECIPE_CODE = (
     "prompts.py",
     "rewards.py",
 )
-# What changes no result: commands, params (their values count), processes, logging, MLflow.
+# The files that change no result: commands, params (their values count), processes, MLflow.
 PLUMBING = (
     "__init__.py",
     "__main__.py",
@@ -36,7 +36,7 @@ PLUMBING = (
     "corpora/__init__.py",
     "evaluation/__init__.py",
     "inference/__init__.py",
-    "limits.py",  # what a clip may cost
+    "limits.py",  # time and memory of a clip
     "loopback.py",
     "machine/*.py",
     "own_code.py",
@@ -50,18 +50,18 @@ PLUMBING = (
 
 
 class CodeChanged(RuntimeError):
-    """Our code was edited while a stage ran; names the files and what to do."""
+    """Our code was edited while a stage ran; the message names the files and what to do."""
 
 
 @cache
 def code_at_start() -> Mapping[str, str]:
-    """The SHA-256 of every file of the package, by its path, when this process asked first."""
+    """The SHA-256 of every file of the package, by its path, at the first call in this process."""
     files = sorted(PACKAGE.rglob("*.py"))
     return {file.relative_to(PACKAGE).as_posix(): _sha256(file) for file in files}
 
 
 def code_hash() -> str:
-    """A hash of the code that decides a training's result, as it was at the start."""
+    """A hash of the code that decides a training's result, at the start of the process."""
     digest = hashlib.sha256()
     for name in sorted(files_of(RECIPE_CODE) - files_of(PLUMBING)):
         digest.update(f"{name} {code_at_start().get(name)}\n".encode())
@@ -69,8 +69,8 @@ def code_hash() -> str:
 
 
 def changed_code() -> list[str]:
-    """The imported files that can change a result and are not what they were at the start."""
-    own = f"{PACKAGE}/"  # compared as text: of thousands of imported files few are ours
+    """The imported files that can change a result and have changed since the start."""
+    own = f"{PACKAGE}/"  # compared as text: few of thousands of imported files are ours
     files = [file for m in list(sys.modules.values()) if (file := _file_of(m)) is not None]
     names = {file.removeprefix(own) for file in files if file.startswith(own)}
     before = code_at_start()
@@ -82,14 +82,14 @@ def changed_code() -> list[str]:
 
 
 def refuse_changed_code(changed: list[str], what: str, advice: str) -> None:
-    """Raise CodeChanged where there are any: "r1omni/rewards.py changed while grpo ran: …"."""
+    """Raise CodeChanged if `changed` names any: "r1omni/rewards.py changed while grpo ran: …"."""
     if changed:
         names = ", ".join(f"{PACKAGE.name}/{name}" for name in changed)
         raise CodeChanged(f"{names} changed while {what} ran: {advice}")
 
 
 def files_of(patterns: tuple[str, ...]) -> set[str]:
-    """The files of the package that match, by their paths inside of it."""
+    """The package's files that match `patterns`, as paths relative to the package."""
     found = {file for pattern in patterns for file in PACKAGE.glob(pattern)}
     return {file.relative_to(PACKAGE).as_posix() for file in found}
 

@@ -1,6 +1,5 @@
-"""Read params.yaml: what is wrong with it is said with file, line and key."""
+"""Reads params.yaml; errors name file, line and key."""
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -8,16 +7,17 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from r1omni.config import Params
+from r1omni.corpora.roles import problems
 
 
 class ParamsError(ValueError):
-    """params.yaml is not what the program expects; the message names file, line and key."""
+    """params.yaml is invalid; the message names file, line and key."""
 
 
 def read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
-    """The file as PyYAML's node, which knows lines, and as plain values.
+    """The file as PyYAML's node, which has line numbers, and as plain values.
 
-    Raises ParamsError for a file that is missing, is not YAML in UTF-8, or holds a key twice.
+    Raises ParamsError for a file that is missing, is not YAML in UTF-8, or has a key twice.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -31,11 +31,11 @@ def read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         byte = error.object[error.start]
-        raise ParamsError(f"{path}:{line}: byte {byte:#04x} is no UTF-8") from error
+        raise ParamsError(f"{path}:{line}: byte {byte:#04x} is not valid UTF-8") from error
     try:
         node = yaml.compose(text, Loader=_UniqueKeys)
         values = yaml.load(text, Loader=_UniqueKeys)
-    except _KeyTwice as error:
+    except _DuplicateKey as error:
         raise ParamsError(f"{path}:{error}") from error
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {error}") from error
@@ -43,7 +43,7 @@ def read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
 
 
 def line_of(node: yaml.Node | None, keys: list[str]) -> int:
-    """The line of the deepest key that is there, 1 where none is."""
+    """The line of the deepest of `keys` that exists; 1 if none does."""
     line = 1
     for key in keys:
         if not isinstance(node, yaml.MappingNode):
@@ -55,12 +55,12 @@ def line_of(node: yaml.Node | None, keys: list[str]) -> int:
     return line
 
 
-class _KeyTwice(ValueError):
-    """A key that stands twice in one mapping; the message begins with its line."""
+class _DuplicateKey(ValueError):
+    """A key occurs twice in one mapping; the message begins with its line."""
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice, where PyYAML would let the last one win."""
+    """Refuses duplicate keys; PyYAML itself would take the last one."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -69,47 +69,34 @@ class _UniqueKeys(yaml.SafeLoader):
             line = key.start_mark.line + 1
             name = key.value if isinstance(key, yaml.ScalarNode) else str(key)
             if name in lines:
-                raise _KeyTwice(f"{line}: {name}: stands twice; first in line {lines[name]}")
+                raise _DuplicateKey(f"{line}: {name}: occurs twice; first in line {lines[name]}")
             lines[name] = line
         return node
 
 
 def read_params(path: Path) -> Params:
-    """The checked contents of `path`.
+    """The validated contents of `path`.
 
-    Raises ParamsError, naming file, line, key and what was expected, for a file that is missing,
-    is not YAML in UTF-8, or holds a key twice, an unknown key, a missing key or a value that is
-    out of range or does not fit another.
+    Raises ParamsError, naming file, line, key and the expected value: for a file that is missing or
+    is not YAML in UTF-8; for a duplicate, unknown or missing key; for a value that is out of range
+    or contradicts another; for corpora that cannot have their roles.
     """
     node, values = read_yaml(path)
     try:
-        return Params.model_validate(values)
+        params = Params.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(path, node, dict(e)) for e in error.errors()]
+        lines = [_error_line(path, node, dict(e)) for e in error.errors()]
         raise ParamsError("\n".join(lines)) from error
+    lines = [
+        f"{path}:{line_of(node, keys)}: {'.'.join(keys)}: {message}"
+        for keys, message in problems(params.corpora)
+    ]
+    if lines:
+        raise ParamsError("\n".join(lines))
+    return params
 
 
-def check_listed(listed: Collection[str], read: Collection[str], params: Path) -> None:
-    """Raise ParamsError unless the corpora in params are those whose manifests dvc.yaml names.
-
-    A corpus that only one of the two names would be used although it is not listed, or ingested
-    and never used.
-    """
-    for name in sorted(set(read) - set(listed)):
-        raise ParamsError(
-            f"{params}: corpora.{name} is missing, and stages of dvc.yaml read "
-            f"data/manifests/{name}.parquet: list the corpus, or take its manifest and features "
-            "out of the stages validate, label_sft, grpo and predict there"
-        )
-    for name in sorted(set(listed) - set(read)):
-        raise ParamsError(
-            f"{params}: corpora.{name} is listed, and no stage of dvc.yaml reads "
-            f"data/manifests/{name}.parquet: add its manifest and features to the stages validate, "
-            "label_sft, grpo or predict there, or take the corpus out of params"
-        )
-
-
-def _explain(path: Path, node: yaml.Node | None, error: dict[str, Any]) -> str:
+def _error_line(path: Path, node: yaml.Node | None, error: dict[str, Any]) -> str:
     keys = [str(k) for k in error["loc"] if k != "[key]"]
     where = f"{path}:{line_of(node, keys)}: {'.'.join(keys) or 'the file'}"
     if error["type"] == "extra_forbidden":

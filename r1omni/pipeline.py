@@ -1,4 +1,4 @@
-"""The main job: `dvc repro` with what a newcomer's folder may lack, and Table 1 at the end."""
+"""`r1omni repro`: runs `dvc repro`, also outside a git repository, and prints Table 1."""
 
 import os
 import signal
@@ -9,20 +9,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
-import yaml
 
 from r1omni.machine.lifeline import SHELLS, die_with_parent
 
 METRICS = Path("data/reports/metrics.json")
-MANIFESTS = Path("data/manifests")
 DVC = (sys.executable, "-m", "dvc")
 
 
 def run_pipeline(targets: Sequence[str]) -> int:
-    """DVC's exit code after reproducing the targets (none: everything); prints Table 1 after 0.
+    """Reproduce the targets (none: everything). Returns DVC's exit code; prints Table 1 after 0.
 
     DVC dies with this process and each stage with DVC, so a kill leaves nothing running. SIGTERM is
-    passed on to the running stage, which saves its state; when it and DVC have ended, 143.
+    passed on to the running stage, which saves its state; the exit code is then 143.
     """
     die_with_parent()
     allow_no_git(Path.cwd())
@@ -43,17 +41,10 @@ def run_pipeline(targets: Sequence[str]) -> int:
     return code
 
 
-def read_manifest_names(dvc_yaml: Path) -> set[str]:
-    """The corpora whose manifests the stage `validate` reads."""
-    stages = yaml.safe_load(dvc_yaml.read_text(encoding="utf-8"))["stages"]
-    deps = [Path(str(dep)) for dep in stages["validate"]["deps"]]
-    return {dep.stem for dep in deps if dep.parent == MANIFESTS}
-
-
 def allow_no_git(root: Path) -> None:
-    """Let DVC work in a copy of the project that is in no git repository.
+    """Let DVC work in a copy of the project outside any git repository.
 
-    Raises ValueError where DVC's local settings cannot be written.
+    Raises ValueError if DVC's local settings cannot be written.
     """
     if any((folder / ".git").exists() for folder in (root, *root.parents)):
         return
@@ -62,27 +53,32 @@ def allow_no_git(root: Path) -> None:
     command = [*DVC, "config", "--local", "core.no_scm", "true"]
     done = subprocess.run(command, cwd=root, preexec_fn=die_with_parent, check=False)
     if done.returncode != 0:
-        raise ValueError(f"{root / '.dvc/config.local'}: not in git, and DVC cannot be told so")
+        raise ValueError(
+            f"{root / '.dvc/config.local'}: cannot set core.no_scm, which DVC needs outside git"
+        )
 
 
 def print_table(metrics: Path) -> None:
-    """Print Table 1. Raises ValueError where the pipeline has not been run yet."""
+    """Print Table 1. Raises ValueError if the pipeline has not been run yet."""
     from r1omni.evaluation.report.table1 import render_table1_text
     from r1omni.evaluation.results import read_metrics
 
     if not metrics.is_file():
-        raise ValueError(f"{metrics}: not there yet; `r1omni repro` makes it")
+        raise ValueError(f"{metrics}: does not exist yet; `r1omni repro` makes it")
     sys.stdout.write(f"\n{render_table1_text(read_metrics(metrics))}\n")
 
 
 @contextmanager
 def _sigterm_to_stage(dvc: subprocess.Popen[bytes]) -> Iterator[Callable[[], bool]]:
-    """Pass SIGTERM on to DVC's running stage, or to DVC between stages; tells whether it came."""
+    """Pass SIGTERM on to DVC's running stage, or to DVC between stages.
+
+    Yields a function that says whether SIGTERM was received.
+    """
     came: list[int] = []
 
     def pass_on(number: int, _: object) -> None:
         came.append(number)
-        stages = list(_behind_shells(psutil.Process(dvc.pid)))
+        stages = list(_stages_behind_shells(psutil.Process(dvc.pid)))
         for stage in stages or [dvc]:
             with suppress(psutil.NoSuchProcess):
                 stage.terminate()
@@ -94,11 +90,11 @@ def _sigterm_to_stage(dvc: subprocess.Popen[bytes]) -> Iterator[Callable[[], boo
         signal.signal(signal.SIGTERM, before)
 
 
-def _behind_shells(process: psutil.Process) -> Iterator[psutil.Process]:
-    """The children, and in a shell's place its children: a shell would die and leave them."""
+def _stages_behind_shells(process: psutil.Process) -> Iterator[psutil.Process]:
+    """The process's children; a shell is replaced by its children, which would outlive it."""
     with suppress(psutil.NoSuchProcess):
         for child in process.children():
             if child.name() in SHELLS:
-                yield from _behind_shells(child)
+                yield from _stages_behind_shells(child)
             else:
                 yield child

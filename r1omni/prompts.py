@@ -1,6 +1,6 @@
 """All wording: what the model is asked, in training, evaluation and `predict` alike.
 
-The sentences are the paper's and its released code's (facts/checkpoints.md). One function makes a
+The sentences are from the paper (arXiv 2503.05379) and its released code. One function makes a
 prompt; nobody else concatenates strings, so training and inference cannot drift apart.
 """
 

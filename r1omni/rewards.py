@@ -18,7 +18,7 @@ def accuracy_reward(completion: str, label: str) -> float:
 
 
 def format_reward(completion: str) -> float:
-    """1.0 if the completion is one rationale and one answer and nothing else, else 0.0."""
+    """1.0 if the completion is well formed (`completions.parse`), else 0.0."""
     return float(parse(completion) is not None)
 
 
@@ -30,7 +30,7 @@ REWARDS: Final[Mapping[str, Callable[[str, str], float]]] = {
 
 @dataclass(frozen=True)
 class Score:
-    """A completion's weighted reward with the parts that it was summed from."""
+    """A completion's weighted reward, and its parts before weighting."""
 
     reward: float
     parts: Mapping[str, float]

@@ -1,4 +1,4 @@
-"""What every section of params.yaml is: frozen, without unknown keys, checked against its own."""
+"""The base class of params.yaml's sections: frozen, no unknown keys, checks between keys."""
 
 import re
 from typing import Any, ClassVar
@@ -9,21 +9,21 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, fiel
 class Section(BaseModel):
     """A frozen section of params.yaml that forbids unknown keys.
 
-    `WATCHING` are its keys that decide only how often a training is looked at. A training goes on
-    after a change of them; all others are its recipe.
+    `NOT_RECIPE`: keys that decide only how often a training is evaluated. A training continues
+    after a change of them. All other keys are its recipe.
     """
 
-    WATCHING: ClassVar[frozenset[str]] = frozenset()
+    NOT_RECIPE: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
     def recipe(self) -> dict[str, Any]:
-        """The values that decide a result: a training goes on only where they are the same."""
-        return self.model_dump(mode="json", exclude=set(self.WATCHING))
+        """The values that decide a result; a training continues only if they are unchanged."""
+        return self.model_dump(mode="json", exclude=set(self.NOT_RECIPE))
 
     @field_validator("*", mode="before")
     @classmethod
-    def _number_not_bool(cls, value: Any, info: ValidationInfo) -> Any:
+    def _reject_bool_numbers(cls, value: Any, info: ValidationInfo) -> Any:
         expected = cls.model_fields[str(info.field_name)].annotation
         if isinstance(value, bool) and expected in (int, float):
             raise ValueError("expected a number, not true or false")
@@ -31,7 +31,7 @@ class Section(BaseModel):
 
 
 def divides(name: str) -> AfterValidator:
-    """A check that the value divides that of the field `name`, which stands above it."""
+    """A check that the value divides the field `name`, which is defined before it."""
 
     def check(value: int, info: ValidationInfo) -> int:
         whole = info.data.get(name, 0)
@@ -43,7 +43,7 @@ def divides(name: str) -> AfterValidator:
 
 
 def at_least(name: str) -> AfterValidator:
-    """A check that the value is not below that of the field `name`, which stands above it."""
+    """A check that the value is not below the field `name`, which is defined before it."""
 
     def check(value: float, info: ValidationInfo) -> float:
         if value < info.data.get(name, value):
@@ -54,7 +54,7 @@ def at_least(name: str) -> AfterValidator:
 
 
 def matches(pattern: str, form: str) -> AfterValidator:
-    """A check that the value has the form that `pattern` describes."""
+    """A check that the value matches `pattern`; the error says that `form` was expected."""
 
     def check(value: str) -> str:
         if re.fullmatch(pattern, value) is None:

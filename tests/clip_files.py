@@ -1,13 +1,22 @@
-"""Real clip files of any kind, written through PyAV."""
+"""Real clip files of any kind, written through PyAV; signals to the processes that read them."""
 
 from pathlib import Path
 
 import av
 import numpy as np
+import psutil
 
 from r1omni.limits import Limits
 
 LIMITS = Limits(timeout_seconds=60.0, max_pixels=4096 * 2304, memory_mb=768)
+
+
+def signal_decoding_process(number: int) -> None:
+    """Send a signal to every process that the fork server of this one has forked."""
+    own = psutil.Process()
+    for child in own.children(recursive=True):
+        if child.ppid() != own.pid:
+            child.send_signal(number)
 
 
 def write_clip(

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from r1omni.cli import app
-from r1omni.dvc_cache import examine_cache, find_cache
+from r1omni.dvc_cache import check_cache, find_cache
 
 STAGE = """
 stages:
@@ -74,7 +74,7 @@ def doctor(*options: str):
 
 def test_a_flipped_bit_is_named_with_its_output_removed_and_made_again(project):
     cache = find_cache(project)
-    assert examine_cache(project, cache).damaged == ()
+    assert check_cache(project, cache).damaged == ()
     flip(project / "made/a.bin")
     flip(project / "raw/own.bin")
     assert "up to date" in dvc("status")  # DVC does not notice
@@ -94,7 +94,7 @@ def test_a_flipped_bit_is_named_with_its_output_removed_and_made_again(project):
     dvc("add", "--quiet", "raw/own.bin")
     dvc("repro", "--quiet")
     assert (project / "made/a.bin").read_text() == "whole"
-    assert examine_cache(project, cache).damaged == ()
+    assert check_cache(project, cache).damaged == ()
 
 
 def test_a_damaged_list_of_a_folder_is_named_by_the_folder(tmp_path):
@@ -107,7 +107,7 @@ def test_a_damaged_list_of_a_folder_is_named_by_the_folder(tmp_path):
     )
     flip(listed)
     flip(stray)
-    examined = examine_cache(tmp_path, tmp_path)
+    examined = check_cache(tmp_path, tmp_path)
     assert examined.n_objects == 2
     assert sorted(map(str, examined.damaged)) == sorted(
         [f"{listed} is damaged: made", f"{stray} is damaged: no output of dvc.lock"]
@@ -123,7 +123,7 @@ def test_what_a_damaged_list_of_a_folder_says_is_not_believed(tmp_path):
         "stages: {make: {outs: [{path: made, md5: " + name_of(listed) + "}]}}"
     )
     flip(stray)
-    assert sorted(map(str, examine_cache(tmp_path, tmp_path).damaged)) == sorted(
+    assert sorted(map(str, check_cache(tmp_path, tmp_path).damaged)) == sorted(
         [f"{listed} is damaged: made", f"{stray} is damaged: no output of dvc.lock"]
     )
 

@@ -3,8 +3,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from known_labels import LABELS
 
-from r1omni.emotions import DFEW_IDS, EMOTIONS, LABELS, MAFW_NAMES, RAVDESS_CODES, canonical
+from r1omni.corpora.known import find_corpus
+from r1omni.emotions import EMOTIONS, canonical
 
 
 @pytest.mark.parametrize(
@@ -36,10 +38,10 @@ def test_punctuation_and_case_around_a_label_change_nothing(label, edge):
 def test_the_corpora_have_seven_eleven_and_eight_labels():
     assert [len(LABELS[corpus]) for corpus in ("dfew", "mafw", "ravdess")] == [7, 11, 8]
     assert "calm" not in LABELS["dfew"] + LABELS["mafw"]
-    assert set(DFEW_IDS.values()) < set(MAFW_NAMES.values()) and "calm" in RAVDESS_CODES.values()
+    assert set(LABELS["dfew"]) < set(LABELS["mafw"]) and "calm" in LABELS["ravdess"]
 
 
 def test_whatever_a_corpus_writes_is_read_the_same_as_an_answer():
-    for name, label in MAFW_NAMES.items():
+    for name, label in find_corpus("mafw").ids.items():
         assert canonical(name) == label
-    assert all(canonical(label) == label for label in DFEW_IDS.values())
+    assert all(canonical(label) == label for label in LABELS["dfew"])

@@ -219,7 +219,7 @@ def test_a_folder_that_is_there_is_not_touched(hub, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/mine").touch()
     done = fetch(tmp_path / "a", hub.url)
-    assert done.stderr == f"error: {tmp_path / 'a'}: is there already; remove it to fetch it anew\n"
+    assert done.stderr == f"error: {tmp_path / 'a'}: exists already; remove it to fetch it again\n"
     assert files_in(tmp_path / "a") == {"mine"}
     assert hub.asked == []
 
@@ -232,10 +232,10 @@ def test_a_repository_without_config_json_is_no_checkpoint(hub, tmp_path):
 
 
 def test_the_files_are_those_that_the_converter_looks_for():
-    from r1omni.model import conversion, weights
+    from r1omni.model import original_layout, weights
 
     assert set(ours.WEIGHTS) == {weights.SAFETENSORS, weights.PICKLED}
-    keys = {name: tower.config_key for name, tower in conversion.TOWERS.items()}
+    keys = {name: tower.config_key for name, tower in original_layout.TOWERS.items()}
     assert keys == ours.TOWER_KEYS
 
 

@@ -149,7 +149,7 @@ def test_a_long_waveform_is_cut():
 
 
 def test_audio_is_the_originals_without_its_lag(golden):
-    """decord's resampled audio, which the original used, comes 1 ms late (facts/stack-ml.md)."""
+    """decord, which the original used, resamples audio 1 ms late (as measured on this clip)."""
     facts = json.loads((GOLDEN / "pre.json").read_text())["clip_audio"]
     wave = decode(GOLDEN / "clip.mp4", 1).waveform
     assert wave.dtype == np.float32

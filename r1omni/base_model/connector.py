@@ -18,7 +18,7 @@ from r1omni.config import BaseParams
 from r1omni.corpora.synthetic.attributes import FACE, VOICE
 from r1omni.machine.curves import Log
 from r1omni.machine.progress import steps_bar
-from r1omni.machine.ranks import joined, own_names
+from r1omni.machine.ranks import assigned_names, gather_dict
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.training.batches import batch_at
@@ -61,7 +61,7 @@ def train_connector(
     width = model.config.text_config.hidden_size
     projectors = {"vision": model.model.mm_projector, "audio": model.model.audio_projector}
     heads = {"vision": TokenHeads(width, list(FACE)), "audio": TokenHeads(width, list(VOICE))}
-    own = own_names(list(heads))
+    own = assigned_names(list(heads))
     trained = {n: [*projectors[n].parameters(), *heads[n].parameters()] for n in own}
     optimizer = torch.optim.AdamW(chain(*trained.values()), lr=base.align.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -80,7 +80,7 @@ def train_connector(
             losses = {name: heads[name](tokens(name, features), targets) for name in own}
             optimizer.zero_grad()
             torch.autograd.backward(list(losses.values()))
-            told = joined({n: (losses[n].item(), _squared_norm(trained[n])) for n in own})
+            told = gather_dict({n: (losses[n].item(), _squared_norm(trained[n])) for n in own})
             loss = sum(part for part, _ in told.values())
             norm = torch.tensor(sum(square for _, square in told.values())).sqrt()
             nn.utils.clip_grads_with_norm_(chain(*trained.values()), base.align.max_grad_norm, norm)
@@ -90,7 +90,7 @@ def train_connector(
                 log(step, {"connector/loss": loss})
             progress.update(task, completed=step, description=f"connector {loss:.2f}")
     optimizer.zero_grad()  # a stale gradient would count in the next training's norm
-    states = joined({name: projectors[name].state_dict() for name in own})
+    states = gather_dict({name: projectors[name].state_dict() for name in own})
     for name, projector in projectors.items():
         projector.load_state_dict(states[name])
 

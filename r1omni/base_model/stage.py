@@ -28,7 +28,7 @@ from r1omni.limits import Limits
 from r1omni.lineage import UNKNOWN, read_lineage
 from r1omni.machine.curves import Curves, Log
 from r1omni.machine.environment import is_first, world_size
-from r1omni.machine.ranks import barrier, join_ranks, joined, shares
+from r1omni.machine.ranks import barrier, gather_dict, join_ranks, shares
 from r1omni.machine.state_folders import TrainingPaths, open_state
 from r1omni.media import MediaSettings, Sampling, TowerInputs
 from r1omni.media.pool import Undecoded, decode_clips, usable_cores
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 def run_base(
     source: Path,
-    reasoning: Path,
+    reasoning: Sequence[Path],
     paths: TrainingPaths,
     *,
     base: BaseParams,
@@ -62,18 +62,19 @@ def run_base(
 ) -> None:
     """Convert the checkpoint in `source`, or train a tiny base on the generic corpus there.
 
-    A checkpoint is a folder with config.json or a hub id, owner/name. The reasoning manifest lends
-    its vocabulary to the tiny base's tokenizer.
+    A checkpoint is a folder with config.json or a hub id, owner/name. The reasoning manifests lend
+    their vocabulary to the tiny base's tokenizer.
     """
     join_ranks(machine)
     if (source / "config.json").is_file() or is_hub_id(source):
         _convert(source, paths, base=base, sampling=media.sampling)
         return
     clips = read_generic(source)
-    recipe = fingerprint([base, model, media, engine], [source, reasoning])
+    recipe = fingerprint([base, model, media, engine], [source, *reasoning])
     paths = open_state(paths, recipe)
     torch.manual_seed(base.seed)
-    spoken = [c.rationale for c in read_manifest(reasoning) if c.rationale is not None]
+    reasons = (clip.rationale for path in reasoning for clip in read_manifest(path))
+    spoken = [reason for reason in reasons if reason is not None]
     captions = [clip.caption for clip in clips]
     built, processor = build_untrained(captions, spoken, model=model, media=media)
     decoded = _decode(source, clips, processor.media, machine.workers, limits)
@@ -222,7 +223,7 @@ def _decode(
         if isinstance(read, Undecoded):
             raise ValueError(f"{read.path}: {read.reason}; render the generic corpus again")
         decoded[clip.clip_id] = read
-    return joined(decoded)
+    return gather_dict(decoded)
 
 
 def _kept(parts: dict[str, torch.nn.Module], path: Path, train: Callable[[], None]) -> None:

@@ -26,7 +26,7 @@ from r1omni.corpora.synthetic.attributes import (
     VOICE,
 )
 from r1omni.machine.curves import Log
-from r1omni.machine.ranks import joined, own_names
+from r1omni.machine.ranks import assigned_names, gather_dict
 from r1omni.media import TowerInputs
 from r1omni.model import HumanOmniForConditionalGeneration
 from r1omni.model.tower_inputs import stack_inputs
@@ -135,10 +135,12 @@ def train_towers(
             {**dict.fromkeys(VOICE, 3), "speaker": SPEAKERS},
         ),
     }
-    own = own_names(list(heads))
-    curves = joined({name: _train_tower(model, name, heads[name], clips, base) for name in own})
+    own = assigned_names(list(heads))
+    curves = gather_dict(
+        {name: _train_tower(model, name, heads[name], clips, base) for name in own}
+    )
     towers = {"vision": model.model.vision_tower, "audio": model.model.audio_tower}
-    trained = joined({name: towers[name].state_dict() for name in own})
+    trained = gather_dict({name: towers[name].state_dict() for name in own})
     for name, tower in towers.items():
         tower.load_state_dict(trained[name])
     for step, rows in enumerate(zip(*curves.values(), strict=True), start=1):

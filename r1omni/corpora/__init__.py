@@ -21,18 +21,17 @@ def read_clips(
 ) -> tuple[list["Clip"], list["Reject"]]:
     """Every row of the corpus at `root`, either as a clip or as a reject, in the lists' order.
 
-    `corpus` is dfew, mafw, ravdess, conversations or emer. Each file is opened in one of `workers`
-    processes (0: one per core), which may take `timeout_seconds` and `memory_mb` MiB for it, and
-    `max_pixels` a frame. A clip without sound is rejected, or with "silence" kept; a rationale of
-    more words is rejected. Nothing is written below `root`.
+    `corpus` names a module of corpora/known/, or is "table". Each file is opened in one of
+    `workers` processes (0: one per core), which may take `timeout_seconds` and `memory_mb` MiB for
+    it, and `max_pixels` a frame. A clip without sound is rejected, or with "silence" kept; a
+    rationale of more words is rejected. Nothing is written below `root`.
 
     Raises CorpusError (a ValueError), naming file, line and what was expected, where the corpus
     is not laid out as it should be.
     """
     from r1omni.config import IngestParams
-    from r1omni.corpora.ingestion.ingest import (
-        read_corpus,  # late: the worker processes import this package
-    )
+    from r1omni.corpora.ingestion.ingest import read_corpus  # late: workers import this package
+    from r1omni.corpora.known import find_corpus
     from r1omni.limits import Limits
 
     ingest = IngestParams(
@@ -41,4 +40,6 @@ def read_clips(
         max_rationale_words=max_rationale_words,
     )
     limits = Limits(timeout_seconds, max_pixels, memory_mb)
-    return read_corpus(corpus, root, fold, ingest=ingest, limits=limits, workers=workers)
+    return read_corpus(
+        find_corpus(corpus), root, fold, ingest=ingest, limits=limits, workers=workers
+    )

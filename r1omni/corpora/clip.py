@@ -8,8 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-import pandas as pd
-
 Parsed = TypeVar("Parsed")
 Split = Literal["train", "test"]
 
@@ -41,7 +39,8 @@ class Clip:
     length in seconds, 0 without sound; what is longer than media.audio_seconds is cut. Where there
     is `digital_silence`, every sample of the sound is 0. `lost_packets` of the sound could not be
     decoded and are silence. By the prints (prints.py) copies are found; None where sound or picture
-    is too little to go by. Manifests from before these five columns have none of them.
+    is too little to go by. Manifests from before these five columns have none of them. A clip
+    that is a segment of its file goes from `start` to `end`, in seconds from the first picture.
     """
 
     clip_id: str
@@ -63,6 +62,8 @@ class Clip:
     lost_packets: int = 0
     sound_print: str | None = None
     picture_print: str | None = None
+    start: float | None = None
+    end: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ _DTYPES = {
 }
 _SOUND = {"audio_duration": "float64", "digital_silence": "bool", "lost_packets": "int64"}
 _PRINTS = {"sound_print": "string", "picture_print": "string"}
+_SEGMENT = {"start": "float64", "end": "float64"}  # where a corpus has clips that are segments
 _SOFT_LABEL = "soft_label"  # JSON; stands only in the manifest of a corpus whose votes are known
 _ROWS = 1024  # written at once: what bounds the memory
 _NOTE = b"r1omni"  # a parquet file's metadata: JSON on what its rows are about
@@ -104,20 +106,30 @@ def write_manifest(
     """Write the manifest sorted by clip_id, atomically; `note`: see `read_note`."""
     ordered = sorted(clips, key=lambda clip: clip.clip_id)
     soft = any(clip.soft_label for clip in ordered)
-    write_sorted_manifest(ordered, path, soft=soft, note=note)
+    cut = any(clip.start is not None for clip in ordered)
+    write_sorted_manifest(ordered, path, soft=soft, cut=cut, note=note)
 
 
 def write_sorted_manifest(
-    clips: Iterable[Clip], path: Path, *, soft: bool, note: Mapping[str, Any] | None = None
+    clips: Iterable[Clip],
+    path: Path,
+    *,
+    soft: bool,
+    cut: bool,
+    note: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write clips that come sorted by clip_id, a few at a time; `soft`: with their soft labels."""
-    dtypes = _DTYPES | _SOUND | _PRINTS | ({_SOFT_LABEL: "string"} if soft else {})
+    """Write clips that come sorted by clip_id, a few at a time.
+
+    `soft`: with their soft labels; `cut`: with the starts and ends of those that are segments.
+    """
+    dtypes = _DTYPES | _SOUND | _PRINTS
+    dtypes |= ({_SOFT_LABEL: "string"} if soft else {}) | (_SEGMENT if cut else {})
     _write((_cells(clip) for clip in clips), dtypes, path, note)
 
 
 def read_manifest(path: Path) -> list[Clip]:
     """The clips of a manifest. Raises ValueError naming the file if it is none."""
-    rows = _read(path, "manifest", list(_DTYPES), [*_SOUND, *_PRINTS, _SOFT_LABEL])
+    rows = _read(path, "manifest", list(_DTYPES), [*_SOUND, *_PRINTS, _SOFT_LABEL, *_SEGMENT])
     return [Clip(**row | _soft_label(path, row)) for row in rows]
 
 
@@ -182,6 +194,8 @@ def _soft_label(path: Path, row: dict[str, Any]) -> dict[str, SoftLabel | None]:
 def _read(
     path: Path, kind: str, columns: list[str], optional: Iterable[str] = ()
 ) -> list[dict[str, Any]]:
+    import pandas as pd  # late, here and below: params are checked with this module's types
+
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected a {kind}")
     try:
@@ -203,6 +217,7 @@ def _write(
     note: Mapping[str, Any] | None = None,
 ) -> None:
     """Rows of the columns in `dtypes`, `_ROWS` in memory at a time."""
+    import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
 

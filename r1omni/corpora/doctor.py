@@ -8,35 +8,21 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from r1omni.corpora.clip import Reject
-from r1omni.corpora.documented import DOCUMENTED, Documented
-from r1omni.corpora.ingestion.ingest import ADAPTERS, check_request
+from r1omni.corpora.ingestion.ingest import check_request
 from r1omni.corpora.ingestion.lists import CorpusError, Listed
 from r1omni.corpora.ingestion.probing import Unreadable, probe_clips
-from r1omni.corpora.ingestion.votes import find_votes, read_votes
+from r1omni.corpora.known import find_corpus
 from r1omni.corpora.paths import EscapesRoot, find_clip
+from r1omni.corpora.record import Check, Corpus, State
 from r1omni.limits import Limits
 
 _OPENED: Final = 6  # clips, spread over the corpus
 _LIMITS: Final = Limits(timeout_seconds=10.0, max_pixels=2**31 - 1, memory_mb=1024)
 _EXAMPLES: Final = 3
 _USUAL: Final = {"wrong_modality", "no_single_label"}  # rejects that whole copies have too
-
-State = Literal["ok", "missing", "note"]
-_MARKS: Final = {"ok": "✓", "missing": "✗", "note": "·"}
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at: `missing` fails the examination, `note` does not."""
-
-    state: State
-    text: str
-
-    def __str__(self) -> str:
-        return f"{_MARKS[self.state]} {self.text}"
 
 
 @dataclass
@@ -54,13 +40,12 @@ class _Lists:
 
 def examine(corpus: str, root: Path) -> list[Check]:
     """What was found at `root`, each thing a check. Raises CorpusError for an unknown corpus."""
+    record = find_corpus(corpus)
     try:
-        check_request(corpus, root, 1)
+        check_request(record, root, 1)
     except CorpusError as error:
-        if corpus not in ADAPTERS:
-            raise
-        return [Check("missing", str(error)), *_advice(corpus)]
-    return list(_examine(corpus, root, DOCUMENTED[corpus]))
+        return [Check("missing", str(error)), *_advice(record)]
+    return list(_examine(record, root))
 
 
 def is_whole(checks: Sequence[Check]) -> bool:
@@ -68,33 +53,33 @@ def is_whole(checks: Sequence[Check]) -> bool:
     return all(check.state != "missing" for check in checks)
 
 
-def _examine(corpus: str, root: Path, documented: Documented) -> Iterator[Check]:
-    yield Check("note", f"{documented.title}; looking at {root}")
+def _examine(corpus: Corpus, root: Path) -> Iterator[Check]:
+    yield Check("note", f"{corpus.about}; looking at {root}")
     places: dict[str, Path | str] = {}  # each clip's file, or why it has none
     folds: list[_Lists] = []
-    for fold in range(1, 6) if corpus in ("dfew", "mafw", "mafw_compound") else (1,):
+    for fold in range(1, max(1, corpus.folds) + 1):
         try:
             lists = _read(corpus, root, fold, places)
         except CorpusError as error:
             yield Check("missing", f"lists of fold {fold}: {error}" if fold > 1 else str(error))
             continue
         folds.append(lists)
-        yield from _check_rows(lists, documented, corpus)
+        yield from _check_rows(lists, corpus)
     if len(folds) > 1:
-        yield from _check_folds(folds)
-    if corpus == "dfew":
-        yield _check_votes(root)
+        yield from _check_folds(folds, corpus.folds)
+    if corpus.examine is not None:
+        yield corpus.examine(root)
     if places:
-        yield from _check_files(root, places, documented)
+        yield from _check_files(root, places, corpus)
         yield _check_sample(list(places.values()), root)
     if folds and not folds[0].labels:
         yield Check("missing", "no usable row: nothing could be ingested")
     yield from _advice(corpus)
 
 
-def _read(corpus: str, root: Path, fold: int, places: dict[str, Path | str]) -> _Lists:
+def _read(corpus: Corpus, root: Path, fold: int, places: dict[str, Path | str]) -> _Lists:
     lists = _Lists(fold)
-    for row in ADAPTERS[corpus](root, fold):
+    for row in corpus.read_rows(root, fold):
         if isinstance(row, Reject):
             lists.rejects[row.reason] += 1
             lists.first.setdefault(row.reason, row)
@@ -105,7 +90,7 @@ def _read(corpus: str, root: Path, fold: int, places: dict[str, Path | str]) -> 
         lists.clips[row.split].add(row.clip_id)
         if row.subject is not None:
             lists.subjects.add(row.subject)
-        if fold == 1 and (row.split == "test" or corpus in ("emer", "conversations")):
+        if fold == 1 and (row.split == "test" or "test" not in corpus.splits):
             lists.labels[row.label or "none"] += 1
     return lists
 
@@ -118,15 +103,15 @@ def _place(root: Path, row: Listed) -> Path | str:
     return root / found if found else f"{row.where} names {row.candidates[0]}"
 
 
-def _check_rows(lists: _Lists, documented: Documented, corpus: str) -> Iterator[Check]:
+def _check_rows(lists: _Lists, documented: Corpus) -> Iterator[Check]:
     train, test = lists.rows["train"], lists.rows["test"]
     rejected = sum(lists.rejects.values())
-    if documented.folds:
-        right = documented.folds[lists.fold - 1]
+    if documented.folds_rows:
+        right = documented.folds_rows[lists.fold - 1]
         state: State = "ok" if (train, test) == right else "missing"
         counted = f"fold {lists.fold}: {train:,} train and {test:,} test rows"
         yield Check(state, f"{counted}; documented: {right[0]:,} and {right[1]:,}")
-    elif corpus == "mafw_compound":
+    elif documented.folds:
         yield Check("ok", f"fold {lists.fold}: {train:,} train and {test:,} test rows")
     else:
         rows = train + test + rejected
@@ -148,15 +133,15 @@ def _check_rows(lists: _Lists, documented: Documented, corpus: str) -> Iterator[
         yield _check_labels(lists.labels, documented)
 
 
-def _check_labels(labels: Counter[str], documented: Documented) -> Check:
+def _check_labels(labels: Counter[str], documented: Corpus) -> Check:
     counted = ", ".join(f"{label} {n:,}" for label, n in labels.most_common(12))
-    if documented.labels and dict(labels) != dict(documented.labels):
-        right = ", ".join(f"{label} {n:,}" for label, n in documented.labels.items())
+    if documented.label_counts and dict(labels) != dict(documented.label_counts):
+        right = ", ".join(f"{label} {n:,}" for label, n in documented.label_counts.items())
         return Check("missing", f"labels of the test clips: {counted}; documented: {right}")
     return Check("ok", f"labels: {counted}")
 
 
-def _check_folds(folds: Sequence[_Lists]) -> Iterator[Check]:
+def _check_folds(folds: Sequence[_Lists], n_folds: int) -> Iterator[Check]:
     """Every test clip of a fold must be a train clip of every other, and in no two lists here."""
     for lists in folds:
         train, test = lists.clips["train"], lists.clips["test"]
@@ -168,24 +153,12 @@ def _check_folds(folds: Sequence[_Lists]) -> Iterator[Check]:
             if other.fold != lists.fold and strangers:
                 yield Check("missing", f"{len(strangers):,} test clips of fold {lists.fold} do not "
                             f"train fold {other.fold}: {_some(strangers)}")  # fmt: skip
-    if len(folds) == 5:
+    if len(folds) == n_folds:
         everyone = set().union(*(lists.clips["test"] for lists in folds))
-        yield Check("ok", f"{len(everyone):,} clips stand in the five test lists together")
+        yield Check("ok", f"{len(everyone):,} clips stand in the {n_folds} test lists together")
 
 
-def _check_votes(root: Path) -> Check:
-    sheet = find_votes(root)
-    if sheet is None:
-        return Check("note", "no Annotation/annotation.xlsx: clips will have no soft labels")
-    try:
-        return Check("ok", f"{sheet.relative_to(root)}: votes for {len(read_votes(sheet)):,} clips")
-    except CorpusError as error:
-        return Check("missing", str(error))
-
-
-def _check_files(
-    root: Path, places: dict[str, Path | str], documented: Documented
-) -> Iterator[Check]:
+def _check_files(root: Path, places: dict[str, Path | str], documented: Corpus) -> Iterator[Check]:
     missing = [why for why in places.values() if isinstance(why, str)]
     found = len(places) - len(missing)
     state: State = "missing" if missing else "ok"
@@ -215,10 +188,10 @@ def _check_sample(places: list[Path | str], root: Path) -> Check:
     return Check("missing" if broken else "ok", "; ".join([opened, *broken[:_EXAMPLES]]))
 
 
-def _advice(corpus: str) -> Iterator[Check]:
-    documented = DOCUMENTED[corpus]
-    yield Check("note", f"expected layout: {documented.layout}")
-    yield Check("note", f"to be asked for at {documented.ask}")
+def _advice(corpus: Corpus) -> Iterator[Check]:
+    yield Check("note", f"expected layout: {corpus.layout}")
+    if corpus.ask:
+        yield Check("note", f"to be asked for at {corpus.ask}")
 
 
 def _some(clip_ids: set[str]) -> str:

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow.parquet as pq
-
 from r1omni.corpora.clip import read_note
 from r1omni.lineage import UNKNOWN, Origin, joint_origins, origin_from
 
@@ -48,6 +46,8 @@ def read_origin(manifest: Path) -> Origin:
 
 def read_origins(manifests: Sequence[Path], split: str) -> dict[str, Origin]:
     """The origin of every corpus with clips of this split, over all the manifests."""
+    import pyarrow.parquet as pq  # late: what reads params reads this module
+
     found = []
     for path in manifests:
         table = pq.read_table(path, columns=["corpus", "split"]).to_pandas()

@@ -13,21 +13,40 @@ from typing import Any, Final, Literal, get_args
 
 import pandas as pd
 
-from r1omni.config import ValidationParams
+from r1omni.config import CorpusParams, ValidationParams
 from r1omni.corpora.clip import Clip, SoftLabel, Split, read_manifest
 from r1omni.corpora.content import group_by_content, likeness
-from r1omni.emotions import EMOTIONS, LABELS
+from r1omni.corpora.known import find_corpus, known_names, listed_corpus
+from r1omni.corpora.record import label_set
+from r1omni.emotions import EMOTIONS
 
 SPLITS: Final[tuple[str, ...]] = get_args(Split)
 
-# A corpus with a closed set of labels, and the splits in which each of them must occur.
-_TESTED_SPLITS: Final[Mapping[str, tuple[str, ...]]] = {
-    "dfew": ("train", "test"),
-    "mafw": ("train", "test"),
-    "ravdess": ("test",),
-}
+# The role that needs every label of a closed set -> the split in which it must occur.
+_CLOSED: Final[Mapping[str, Split]] = {"train": "train", "test": "test"}
 _PRINTS: Final = ("sound_print", "picture_print")
-_OPTIONAL: Final = ("label", "fold", "subject", "rationale", "soft_label", *_PRINTS)
+_OPTIONAL: Final = ("label", "fold", "subject", "rationale", "soft_label", "start", "end", *_PRINTS)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is known of a corpus's labels.
+
+    `known`: those that a clip may have; `may_lack`: whether a clip may have none. Each of them must
+    occur in the splits `closed`; none where the corpus has no closed set of labels.
+    """
+
+    known: tuple[str, ...]
+    may_lack: bool
+    closed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Manifests:
+    """All rows of the manifests as a table, and what is known of their corpora's labels."""
+
+    table: pd.DataFrame
+    labels: Mapping[str, Labels]
 
 
 @dataclass(frozen=True)
@@ -43,27 +62,61 @@ class Rule:
     high: float | None = None
 
 
-def read_manifests(manifests: Sequence[Path], same_sound: float) -> pd.DataFrame:
+def read_manifests(
+    manifests: Sequence[Path], same_sound: float, corpora: Mapping[str, CorpusParams]
+) -> Manifests:
     """All rows, with `manifest` (the file's stem) and the columns that the rules look at.
 
-    Clips whose sounds are alike by `same_sound` have the same number in `content` (content.py).
-    Raises ValueError naming the file that is no manifest.
+    A manifest whose stem is in `corpora` is of that entry. Clips whose sounds are alike by
+    `same_sound` have the same number in `content` (content.py). Raises ValueError naming the file
+    that is no manifest.
     """
     names = manifest_names(manifests)
-    clips = [
-        (name, clip)
-        for name, path in zip(names, manifests, strict=True)
-        for clip in read_manifest(path)
+    read = [(name, read_manifest(path)) for name, path in zip(names, manifests, strict=True)]
+    clips = [(name, clip) for name, found in read for clip in found]
+    labels = {
+        corpus: _labels(corpus, name, [c for c in found if c.corpus == corpus], corpora)
+        for name, found in read
+        for corpus in {clip.corpus for clip in found}
+    }
+    rows = [
+        {"manifest": name, "lacks": _lacks(clip, corpora.get(name))} | asdict(clip)
+        for name, clip in clips
     ]
-    rows = [{"manifest": name} | asdict(clip) for name, clip in clips]
-    columns = ["manifest", *(f.name for f in fields(Clip) if f.name not in _PRINTS)]
+    columns = ["manifest", "lacks", *(f.name for f in fields(Clip) if f.name not in _PRINTS)]
     table = pd.DataFrame(rows, columns=columns, dtype=object)
     listed = [clip for _, clip in clips]
     content = group_by_content(listed, same_sound)
     table = table.assign(content=content, copy_of=_name_copies(listed, content))
     for column in ("duration", "fps", "n_frames"):
         table[column] = pd.to_numeric(table[column], errors="coerce")
-    return _counted(table)
+    return Manifests(_counted(table, labels), labels)
+
+
+def _labels(
+    name: str, manifest: str, clips: Sequence[Clip], corpora: Mapping[str, CorpusParams]
+) -> Labels:
+    """What is known of the labels of a corpus: by its entry in params, or by its name alone."""
+    entry = corpora.get(manifest)
+    if entry is None and name not in known_names():
+        return Labels(EMOTIONS, False, ())
+    corpus = find_corpus(name) if entry is None else listed_corpus(manifest, entry)
+    known = label_set(corpus, clips)
+    if known is None:
+        return Labels(EMOTIONS, True, ())
+    judged: tuple[str, ...] = corpus.splits
+    if entry is not None:
+        judged = tuple(split for role, split in _CLOSED.items() if role in entry.roles)
+    return Labels(known, corpus.compound, () if corpus.compound else judged)
+
+
+def _lacks(clip: Clip, entry: CorpusParams | None) -> str:
+    """What the clip lacks of what the roles of its corpus need: "label", "rationale" or nothing."""
+    roles = () if entry is None else entry.roles
+    needs = set(roles) & ({"test"} if clip.split == "test" else {"cold_start", "train"})
+    if needs and clip.label is None:
+        return "label"
+    return "rationale" if "cold_start" in needs and clip.rationale is None else ""
 
 
 def manifest_names(manifests: Sequence[Path]) -> list[str]:
@@ -73,14 +126,17 @@ def manifest_names(manifests: Sequence[Path]) -> list[str]:
 
 
 def build_rules(
-    manifests: Sequence[str], table: pd.DataFrame, validation: ValidationParams, missing_audio: str
+    manifests: Sequence[str], read: Manifests, validation: ValidationParams, missing_audio: str
 ) -> list[Rule]:
     """The rules, in the order in which they are reported."""
+    table = read.table
     rules = [
         Rule("unique_clip_id", "clip_id", "no clip stands twice", "unique"),
         Rule("complete", "gaps", "no empty cell where a value is needed", "allowed", ("",)),
         Rule("known_label", "label_is_known", "labels are the corpus's own, in canonical "
              "spelling; only captions and compound emotions may have none", "allowed", (True,)),
+        Rule("fit_for_role", "lacks", "clips have the label that their role needs, and for the "
+             "cold start a rationale", "allowed", ("",)),
         Rule("known_split", "split", f"splits are {' and '.join(SPLITS)}", "allowed", SPLITS),
         Rule("path_in_root", "path_is_inside", "paths are relative and stay in the corpus root",
              "allowed", (True,)),
@@ -109,11 +165,11 @@ def build_rules(
     ]  # fmt: skip
     if missing_audio == "reject":
         audio = Rule("has_audio", "has_audio", "clips have sound", "allowed", (True,))
-        rules.insert(8, audio)
+        rules.insert(9, audio)
     if validation.min_clips > 0:
         says = "no manifest is empty"
         rules.append(Rule("no_empty_manifest", "manifest", says, "present", tuple(manifests)))
-    expected = _expected_classes(table) if validation.min_clips_per_label > 0 else ()
+    expected = _expected_classes(read) if validation.min_clips_per_label > 0 else ()
     if expected:
         says = "no label of a closed set is absent from a split"
         rules.append(Rule("every_label_occurs", "label_class", says, "present", expected))
@@ -145,11 +201,11 @@ def count_clips(names: Sequence[str], table: pd.DataFrame) -> dict[str, Any]:
     return counts
 
 
-def _counted(table: pd.DataFrame) -> pd.DataFrame:
+def _counted(table: pd.DataFrame, known: Mapping[str, Labels]) -> pd.DataFrame:
     """The table with the columns that summarise several cells or rows."""
     needed = [f.name for f in fields(Clip) if f.name not in _OPTIONAL]
     labels = table["label"].fillna("")
-    closed = table["corpus"].isin(_TESTED_SPLITS.keys())
+    closed = table["corpus"].isin([name for name, labels in known.items() if labels.closed])
     splits = table["split"].fillna("")
     by_class = table["manifest"] + "/" + splits.astype(str) + "/" + labels.astype(str)
     usual = table.groupby("corpus")["fold"].transform(_most_common)
@@ -158,8 +214,10 @@ def _counted(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(
         gaps=[", ".join(c for c in needed if pd.isna(row[c])) for _, row in table.iterrows()],
         label_is_known=[
-            _is_known(*row)
-            for row in zip(table["corpus"], table["label"], table["soft_label"], strict=True)
+            _is_known(known[corpus], label, soft)
+            for corpus, label, soft in zip(
+                table["corpus"], table["label"], table["soft_label"], strict=True
+            )
         ],
         path_is_inside=[_is_inside(path) for path in table["path"]],
         splits_of_subject=table.groupby(["corpus", "subject"])["split"].transform("nunique"),
@@ -206,15 +264,15 @@ def _surplus(sizes: pd.Series, places: pd.Series, split: list[pd.Series]) -> pd.
     return surplus.where(sizes > 1, 0).astype("int64")
 
 
-def _is_known(corpus: str, label: str | None, soft_label: SoftLabel | None) -> bool:
-    known = LABELS.get(corpus, EMOTIONS)
+def _is_known(labels: Labels, label: str | None, soft_label: SoftLabel | None) -> bool:
+    known = labels.known
     if soft_label is not None and not (
         all(name in known and 0 <= share <= 1 for name, share in soft_label)
         and math.isclose(sum(share for _, share in soft_label), 1.0, abs_tol=1e-6)
     ):
         return False
     if label is None or pd.isna(label):
-        return corpus == "conversations" or soft_label is not None
+        return labels.may_lack
     return label in known
 
 
@@ -228,11 +286,11 @@ def _most_common(folds: pd.Series) -> Any:
     return min(counts[counts == counts.max()].index) or None
 
 
-def _expected_classes(table: pd.DataFrame) -> tuple[str, ...]:
-    pairs = table[["manifest", "corpus"]].drop_duplicates().itertuples(index=False)
+def _expected_classes(read: Manifests) -> tuple[str, ...]:
+    pairs = read.table[["manifest", "corpus"]].drop_duplicates().itertuples(index=False)
     return tuple(
         f"{manifest}/{split}/{label}"
         for manifest, corpus in pairs
-        for split in _TESTED_SPLITS.get(corpus, ())
-        for label in LABELS[corpus]
+        for split in read.labels[corpus].closed
+        for label in read.labels[corpus].known
     )

@@ -14,8 +14,15 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from r1omni.config import ValidationParams
-from r1omni.corpora.rules import Rule, build_rules, count_clips, manifest_names, read_manifests
+from r1omni.config import CorpusParams, HeldOutParams, ValidationParams
+from r1omni.corpora.rules import (
+    Manifests,
+    Rule,
+    build_rules,
+    count_clips,
+    manifest_names,
+    read_manifests,
+)
 
 _SHOWN_FAILURES = 20
 
@@ -73,27 +80,46 @@ def run_validate(
     *,
     validation: ValidationParams,
     missing_audio: str,
+    corpora: Mapping[str, CorpusParams],
+    held_out: HeldOutParams,
 ) -> None:
     """Write the summary (JSON), `failures.csv` beside it, and Data Docs below `docs`.
 
-    Raises ValidationFailed, after writing them, if a rule is broken; ValueError naming the file
-    if a manifest is none.
+    A manifest is of the entry of `corpora` that has its stem. Raises ValidationFailed, after
+    writing them, if a rule is broken; ValueError naming the file if a manifest is none, and where
+    less than half of a training corpus would be left to learn from.
     """
     if not manifests:
         raise ValueError("no manifests to validate")
     names = manifest_names(manifests)
-    table = read_manifests(manifests, validation.same_sound)
-    rules = build_rules(names, table, validation, missing_audio)
-    outcomes, failures = _check(table, rules, docs)
+    read = read_manifests(manifests, validation.same_sound, corpora)
+    _refuse_held_out(read, corpora, held_out)
+    rules = build_rules(names, read, validation, missing_audio)
+    outcomes, failures = _check(read.table, rules, docs)
     content = {
         "success": not failures,
         "rules": [asdict(outcome) for outcome in outcomes],
-        "manifests": count_clips(names, table),
+        "manifests": count_clips(names, read.table),
     }
     _write(summary.with_name("failures.csv"), _as_csv(failures))
     _write(summary, json.dumps(content, indent=2) + "\n")
     if failures:
         raise ValidationFailed(_as_text(failures, summary.with_name("failures.csv")))
+
+
+def _refuse_held_out(
+    read: Manifests, corpora: Mapping[str, CorpusParams], held_out: HeldOutParams
+) -> None:
+    """Raise ValueError for a corpus of the role train of which too many clips would be held out."""
+    table = read.table
+    for key, entry in corpora.items():
+        own = table[(table["manifest"] == key) & (table["split"] == "train")]
+        n_labelled = int(own["label"].count())
+        if "train" in entry.roles and 2 * held_out.clips > n_labelled:
+            raise ValueError(
+                f"params.yaml: held_out.clips: {held_out.clips} is more than half of the "
+                f"{n_labelled} labelled training clips of {key}"
+            )
 
 
 def _check(

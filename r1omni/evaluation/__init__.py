@@ -1,1 +1,1 @@
-"""Judging checkpoints: predict (slow, needs the model), score and report (fast, do not)."""
+"""Evaluation of checkpoints: predict (slow, needs the model); score and report (fast, do not)."""

@@ -9,13 +9,14 @@ from r1omni.config import Params
 from r1omni.corpora.clip import Clip, read_manifest, read_rejects, write_manifest
 from r1omni.corpora.ingestion.ingest import check_fold, run_ingest
 from r1omni.corpora.origin import read_origin
+from r1omni.corpora.record import Corpus, label_set
 from r1omni.evaluation.predict import count_undecoded, predict_clips
-from r1omni.evaluation.predictions import About, write_predictions
+from r1omni.evaluation.predictions import TableMetadata, write_predictions
 from r1omni.evaluation.results import CorpusMetrics, Interval, Rates, read_metrics
 from r1omni.evaluation.score import run_score
 from r1omni.evaluation.seen_clips import refuse_training_clips, trained_on
 from r1omni.inference.loading import lineage_of, load_checkpoint
-from r1omni.lineage import WORDS, origin_record, size_text
+from r1omni.lineage import DATA_TEXT, origin_record, size_text
 from r1omni.media import MediaSettings
 from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import FeatureStore
@@ -40,9 +41,14 @@ class Subject:
 class Field:
     """What it is evaluated on: the test split of one fold of the corpus at `root`."""
 
-    corpus: str
+    record: Corpus
     root: Path
     fold: int
+
+    @property
+    def corpus(self) -> str:
+        """The corpus's name."""
+        return self.record.name
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,11 @@ def run_evaluate(
     another fold of it; that is checked before anything is decoded.
     """
     machine = params.machine
-    check_fold(field.corpus, field.fold)
-    refuse_training_clips(subject.checkpoint, [_sample_clip(field)])
+    check_fold(field.record, field.fold)
+    if (why := field.record.refusal("test")) is not None:
+        raise ValueError(f"{field.corpus} cannot be evaluated: {why}")
+    divided = {field.corpus} if "train" in field.record.splits and not field.record.folds else set()
+    refuse_training_clips(subject.checkpoint, [_sample_clip(field)], divided)
     model, processor = load_checkpoint(  # fails before the work
         subject.checkpoint, subject.mode, subject.allow, machine.device
     )
@@ -78,18 +87,20 @@ def run_evaluate(
         field.root,
         whole,
         rejects,
-        corpus=field.corpus,
+        corpus=field.record,
         fold=field.fold,
         ingest=params.ingest,
         limits=params.limits,
         workers=machine.workers,
     )
-    clips = [clip for clip in read_manifest(whole) if clip.split == "test"]
+    listed = read_manifest(whole)
+    labels = label_set(field.record, listed) or ()
+    clips = [clip for clip in listed if clip.split == "test"]
     if not clips:
         raise ValueError(
             f"{field.root}: no test clip of {field.corpus}, fold {field.fold}; {rejects} says why"
         )
-    refuse_training_clips(subject.checkpoint, clips)
+    refuse_training_clips(subject.checkpoint, clips, divided)
     manifest = out / "manifest.parquet"
     origin = read_origin(whole)
     write_manifest(clips, manifest, note=origin_record(origin))
@@ -117,7 +128,8 @@ def run_evaluate(
         batch_size=machine.predict_batch_size,
     )
     undecoded = count_undecoded(clips, decoded)
-    about = About({field.corpus: origin}, lineage_of(subject.checkpoint), undecoded)
+    lineage = lineage_of(subject.checkpoint)
+    about = TableMetadata({field.corpus: origin}, lineage, undecoded, {field.corpus: labels})
     predictions = out / "predictions.parquet"
     write_predictions(rows, predictions, about)
     run_score([predictions], [], out / "metrics.json", out / "plots", score=params.score)
@@ -194,7 +206,7 @@ def _model_words(metrics: CorpusMetrics) -> str:
     if metrics.trained_on == "unknown":
         words = ["training data not recorded"]
     else:
-        words = [f"trained on {WORDS[metrics.trained_on]}"]
+        words = [f"trained on {DATA_TEXT[metrics.trained_on]}"]
     if metrics.parameters is not None:
         words.append(f"{size_text(metrics.parameters)} parameters")
     if metrics.seed is not None:
@@ -228,5 +240,5 @@ def _percent(value: float, interval: Interval) -> str:
 
 def _sample_clip(field: Field) -> Clip:
     """A clip as the corpus's would be, to ask whether it may be evaluated."""
-    fold = None if field.corpus == "ravdess" else field.fold
+    fold = field.fold if field.record.folds else None
     return Clip("", field.corpus, "", None, "test", fold, None, None, 0.0, 0.0, 0, True, "")

@@ -1,7 +1,7 @@
 """WAR, UAR, recall, confusion and their bootstrap intervals. Pure; numpy only.
 
-A prediction is a canonical label or None; None, and a label that the corpus does not have, are
-wrong, never missing. Legend: C classes, B bootstrap samples.
+A prediction is a canonical label or None. None, and a label that the corpus does not have, count as
+wrong, never as missing. Legend: C classes, B bootstrap samples.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,10 +29,10 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Gain:
-    """How much better one model is than another on the same clips.
+    """The gain of one model over another on the same clips.
 
-    The intervals (low, high) need not lie evenly around the gain, so half their width says nothing
-    of whether one excludes 0.
+    An interval (low, high) need not be symmetric around the gain, so its half-width does not tell
+    whether it excludes 0.
     """
 
     war: float
@@ -44,11 +44,11 @@ class Gain:
 
 
 def war(labels: Labels, predictions: Predictions) -> float:
-    """The share of predictions that are right: accuracy, which is the support-weighted recall.
+    """The share of correct predictions: accuracy, which is the support-weighted recall.
 
     Raises ValueError for no clips, and for lists of different lengths.
     """
-    return float(_right(labels, predictions).mean())
+    return float(_is_correct(labels, predictions).mean())
 
 
 def uar(labels: Labels, predictions: Predictions) -> float:
@@ -57,8 +57,8 @@ def uar(labels: Labels, predictions: Predictions) -> float:
 
 
 def recalls(labels: Labels, predictions: Predictions) -> dict[str, float]:
-    """The share of right predictions for every class that occurs in `labels`, sorted by name."""
-    right = _right(labels, predictions)
+    """The share of correct predictions for every class in `labels`, sorted by name."""
+    right = _is_correct(labels, predictions)
     truth = np.asarray(labels)
     return {label: float(right[truth == label].mean()) for label in sorted(set(labels))}
 
@@ -66,7 +66,7 @@ def recalls(labels: Labels, predictions: Predictions) -> dict[str, float]:
 def confusion(
     labels: Labels, predictions: Predictions, classes: Sequence[str]
 ) -> NDArray[np.int64]:
-    """How often each class was answered for each class: (C, C + 1), rows are the truth.
+    """The confusion matrix (C, C + 1): rows are labels, columns predictions.
 
     The last column counts predictions that are None or not among `classes`. Raises ValueError for
     a label that is not among them.
@@ -82,7 +82,7 @@ def confusion(
 
 
 def rate(flags: Iterable[bool]) -> float:
-    """The share of true flags. Raises ValueError for none."""
+    """The share of true flags. Raises ValueError for no flags."""
     values = list(flags)
     if not values:
         raise ValueError("a rate of no clips")
@@ -94,8 +94,8 @@ def with_calm(
 ) -> tuple[list[str], list[str | None]]:
     """Labels and predictions under a policy for RAVDESS's calm, which DFEW and MAFW lack.
 
-    keep: calm is a class. merge: calm counts as neutral, in truth and prediction. drop: clips
-    whose truth is calm are left out; the answer calm stays wrong elsewhere.
+    keep: calm is a class. merge: calm counts as neutral, in label and prediction. drop: clips
+    labelled calm are left out; the prediction calm stays wrong for all others.
     """
     pairs = list(zip(labels, predictions, strict=True))
     if policy == "merge":
@@ -113,7 +113,7 @@ def bootstrap_intervals(
 
     UAR is taken over the classes present in each resampling.
     """
-    draws = _resample(labels, [_right(labels, predictions)], samples, seed)
+    draws = _resample(labels, [_is_correct(labels, predictions)], samples, seed)
     wars, uars = _war_uar(draws, 0)
     return Intervals(_percentiles(wars, confidence), _percentiles(uars, confidence))
 
@@ -129,10 +129,10 @@ def paired_gain(
 ) -> Gain:
     """The gain from `before` to `after` on the same clips, and its bootstrap interval.
 
-    Paired: one resampling of the clips serves both models, so what both find hard cancels.
+    Paired: both models use the same resampled clips, so the clips' difficulty cancels.
     """
-    rights = [_right(labels, before), _right(labels, after)]
-    draws = _resample(labels, rights, samples, seed)
+    correct = [_is_correct(labels, before), _is_correct(labels, after)]
+    draws = _resample(labels, correct, samples, seed)
     (wars_before, uars_before), (wars_after, uars_after) = _war_uar(draws, 0), _war_uar(draws, 1)
     war_ci = _percentiles(wars_after - wars_before, confidence)
     uar_ci = _percentiles(uars_after - uars_before, confidence)
@@ -151,24 +151,24 @@ def half_width(interval: tuple[float, float]) -> float:
     return (interval[1] - interval[0]) / 2
 
 
-def _right(labels: Labels, predictions: Predictions) -> NDArray[np.bool_]:
+def _is_correct(labels: Labels, predictions: Predictions) -> NDArray[np.bool_]:
     if not labels:
-        raise ValueError("no clips to judge")
+        raise ValueError("no clips to score")
     return np.array([t == p for t, p in zip(labels, predictions, strict=True)], dtype=bool)
 
 
 def _resample(
-    labels: Labels, rights: Sequence[NDArray[np.bool_]], samples: int, seed: int
+    labels: Labels, correct: Sequence[NDArray[np.bool_]], samples: int, seed: int
 ) -> NDArray[np.int64]:
-    """Counts (B, C, 2^M) of the outcomes of M models per class, bit m set where model m is right.
+    """Counts (B, C, 2^M) of the outcomes of M models per class; bit m: model m is correct.
 
     Drawing n clips with replacement and counting their outcomes is one multinomial draw over the
     outcomes' frequencies, which costs C x 2^M numbers a sample instead of n.
     """
     classes = sorted(set(labels))
     rows = np.array([classes.index(label) for label in labels])
-    outcomes = np.sum([right.astype(int) << m for m, right in enumerate(rights)], axis=0)
-    width = 2 ** len(rights)
+    outcomes = np.sum([right.astype(int) << m for m, right in enumerate(correct)], axis=0)
+    width = 2 ** len(correct)
     cells = np.bincount(rows * width + outcomes, minlength=len(classes) * width)
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(len(labels), cells / len(labels), size=samples)  # (B, C * 2^M)

@@ -11,8 +11,8 @@ from r1omni import prompts
 from r1omni.config import PredictParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.corpora.origin import read_origins
-from r1omni.emotions import LABELS
-from r1omni.evaluation.predictions import About, Prediction, write_predictions
+from r1omni.corpora.sets import Member, features_of, manifests_of
+from r1omni.evaluation.predictions import Prediction, TableMetadata, write_predictions
 from r1omni.evaluation.seen_clips import refuse_training_clips
 from r1omni.inference.greedy import Answered, answer_batch
 from r1omni.inference.loading import lineage_of, load_checkpoint
@@ -26,31 +26,36 @@ from r1omni.model.feature_store import FeatureStore
 
 def run_predict(
     checkpoint: Path,
-    manifests: Sequence[Path],
-    features: Sequence[Path],
+    tested: Sequence[Member],
     out: Path,
     *,
     predict: PredictParams,
     batch_size: int,
     device: Device = "auto",
 ) -> None:
-    """Write the checkpoint's raw completions for every test clip of the manifests.
+    """Write the checkpoint's raw completions for every test clip of the corpora `tested`.
 
     A clip that the stage `features` could not decode got no answer: it has no row, and counts
-    neither as right nor as wrong. The table's metadata say how many there are (`About.undecoded`).
+    neither as right nor as wrong. The table counts them (`TableMetadata.undecoded`).
     Raises ValueError where the checkpoint was trained on another fold of theirs, and for a clip
     that cannot be scored (see `_test_clips`).
     """
-    listed = [clip for path in manifests for clip in _test_clips(path)]
+    features = features_of(tested)
+    every_clip = {member: read_manifest(member.manifest) for member in tested}
+    listed = [clip for member, found in every_clip.items() for clip in _test_clips(member, found)]
+    every_row = (clip for found in every_clip.values() for clip in found)
+    divided = {clip.corpus for clip in every_row if clip.split == "train"}
+    refuse_training_clips(checkpoint, listed, divided)
     clips = without_rejects(listed, features)
-    refuse_training_clips(checkpoint, clips)
-    store = FeatureStore(list(features))
+    store = FeatureStore(features)
     loaded = load_checkpoint(checkpoint, device=device)
     rows = predict_clips(
         checkpoint.name, *loaded, clips, store, predict=predict, batch_size=batch_size
     )
     undecoded = count_undecoded(listed, clips)
-    about = About(read_origins(manifests, "test"), lineage_of(checkpoint), undecoded)
+    origins = read_origins(manifests_of(tested), "test")
+    labels = {member.corpus: member.labels for member in tested}
+    about = TableMetadata(origins, lineage_of(checkpoint), undecoded, labels)
     write_predictions(rows, out, about)
 
 
@@ -59,21 +64,15 @@ def count_undecoded(listed: Iterable[Clip], decoded: Iterable[Clip]) -> dict[str
     return dict(Counter(c.corpus for c in listed) - Counter(c.corpus for c in decoded))
 
 
-def _test_clips(manifest: Path) -> list[Clip]:
-    """The test clips of a manifest. Raises ValueError for one whose label cannot be scored."""
-    clips = [clip for clip in read_manifest(manifest) if clip.split == "test"]
+def _test_clips(member: Member, clips: Iterable[Clip]) -> list[Clip]:
+    """The test clips of a corpus. Raises ValueError for one whose label cannot be scored."""
+    clips = [clip for clip in clips if clip.split == "test"]
     for clip in clips:
-        if clip.corpus not in LABELS:
-            known = ", ".join(LABELS)
+        if clip.label not in member.labels:
+            known = ", ".join(member.labels)
             raise ValueError(
-                f"{manifest}: clip {clip.clip_id!r} is of {clip.corpus}, which is not "
-                f"evaluated; expected clips of {known}"
-            )
-        if clip.label not in LABELS[clip.corpus]:
-            known = ", ".join(LABELS[clip.corpus])
-            raise ValueError(
-                f"{manifest}: clip {clip.clip_id!r} has the label {clip.label!r}; known for "
-                f"{clip.corpus}: {known}"
+                f"{member.manifest}: clip {clip.clip_id!r} has the label {clip.label!r}; known for "
+                f"{member.corpus}: {known}"
             )
     return clips
 

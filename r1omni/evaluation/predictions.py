@@ -1,15 +1,14 @@
-"""The predictions table: one row a clip and model, with the raw completion kept."""
+"""The predictions table: one row per clip and model, with the raw completion."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from r1omni.corpora.clip import note_metadata, read_note
-from r1omni.emotions import LABELS
 from r1omni.judging import judge
 from r1omni.lineage import UNKNOWN, Lineage, Origin, origin_record, origins_from
 from r1omni.prompts import AnswerMode
@@ -17,12 +16,12 @@ from r1omni.prompts import AnswerMode
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one model answered for one clip.
+    """The answer of one model for one clip.
 
-    `rationale`, `answer` and `prediction` are None where the completion is not well formed;
-    `prediction` also where the answer is not exactly one known label. `logprob` is the sum over
-    the `n_tokens` tokens. `silent`: the clip's audio was missing and replaced by silence;
-    `digital_silence`: it was there, and every sample 0; `cut`: it was longer than the model hears.
+    `rationale`, `answer` and `prediction` are None if the completion is not well formed;
+    `prediction` also if the answer is not exactly one known label. `logprob` is the sum over the
+    `n_tokens` tokens. `silent`: the clip has no audio, silence replaced it. `digital_silence`:
+    every audio sample is 0. `cut`: the audio is longer than the model hears.
     """
 
     model: str
@@ -50,28 +49,28 @@ class Prediction:
 
     @property
     def well_formed(self) -> bool:
-        """Whether the completion has the form that its mode asks for (see `judge`)."""
+        """Whether the completion is well formed in its mode (see `judge`)."""
         return judge(self.completion, self.mode).well_formed
 
 
 @dataclass(frozen=True)
-class About:
-    """What predictions are about: the corpora's origins, and what the model records of itself.
+class TableMetadata:
+    """The table's metadata: the corpora's origins and the model's lineage.
 
     `undecoded`: corpus -> test clips without a row, because the stage `features` could not decode
-    them; a corpus that is not named has none. None where nobody counted.
+    them; 0 for a corpus that is not named. None if they were not counted. `labels`: corpus -> the
+    closed set of labels by which its clips are judged.
     """
 
     corpora: Mapping[str, Origin]
     model: Lineage | None
     undecoded: Mapping[str, int] | None = None
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def origin(self, corpus: str) -> Origin:
-        """The origin of a corpus; unknown where the predictions do not say it."""
+        """The origin of a corpus; unknown if it is not recorded."""
         return self.corpora.get(corpus, UNKNOWN)
 
-
-NOTHING_KNOWN = About({}, None)
 
 _DTYPES = {
     "model": "string", "corpus": "string", "clip_id": "string", "fold": "Int64",
@@ -83,7 +82,7 @@ _DTYPES = {
 COLUMNS = tuple(_DTYPES)
 
 
-def write_predictions(rows: Iterable[Prediction], path: Path, about: About = NOTHING_KNOWN) -> None:
+def write_predictions(rows: Iterable[Prediction], path: Path, metadata: TableMetadata) -> None:
     """Write the table sorted by corpus and clip, atomically."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -93,34 +92,37 @@ def write_predictions(rows: Iterable[Prediction], path: Path, about: About = NOT
     partial = path.with_name(f".{path.name}.partial")
     frame = pd.DataFrame(records, columns=list(COLUMNS)).astype(_DTYPES)
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    metadata = {**(table.schema.metadata or {}), **note_metadata(_note(about))}
-    pq.write_table(table.replace_schema_metadata(metadata), partial)
+    stored = {**(table.schema.metadata or {}), **note_metadata(_note(metadata))}
+    pq.write_table(table.replace_schema_metadata(stored), partial)
     partial.replace(path)
 
 
-def read_about(path: Path) -> About:
-    """What a predictions table says that it is about; nothing for one without a note.
+def read_metadata(path: Path) -> TableMetadata:
+    """The metadata of a predictions table; NO_METADATA for a table without it.
 
-    Raises ValueError, naming the file, for a note that is none of ours.
+    Raises ValueError, naming the file, for invalid metadata.
     """
-    return read_note(path, _about) or NOTHING_KNOWN
+    return read_note(path, _metadata_from) or TableMetadata({}, None)
 
 
-def _about(note: dict[str, Any]) -> About:
+def _metadata_from(note: dict[str, Any]) -> TableMetadata:
     model, undecoded = note["model"], note.get("undecoded")
-    return About(
+    return TableMetadata(
         origins_from(note["corpora"]),
         None if model is None else Lineage(**model | {"data": origins_from(model["data"])}),
         None if undecoded is None else {str(c): int(n) for c, n in undecoded.items()},
+        {str(corpus): tuple(labels) for corpus, labels in note.get("labels", {}).items()},
     )
 
 
-def _note(about: About) -> dict[str, Any]:
-    model = None if about.model is None else asdict(about.model)
-    if model is not None and about.model is not None:
-        model["data"] = _records(about.model.data)
-    undecoded = None if about.undecoded is None else dict(about.undecoded)
-    return {"corpora": _records(about.corpora), "model": model, "undecoded": undecoded}
+def _note(metadata: TableMetadata) -> dict[str, Any]:
+    model = None if metadata.model is None else asdict(metadata.model)
+    if model is not None and metadata.model is not None:
+        model["data"] = _records(metadata.model.data)
+    undecoded = None if metadata.undecoded is None else dict(metadata.undecoded)
+    labels = {corpus: list(found) for corpus, found in metadata.labels.items()}
+    corpora = _records(metadata.corpora)
+    return {"corpora": corpora, "model": model, "undecoded": undecoded, "labels": labels}
 
 
 def _records(origins: Mapping[str, Origin]) -> dict[str, dict[str, Any]]:
@@ -128,19 +130,19 @@ def _records(origins: Mapping[str, Origin]) -> dict[str, dict[str, Any]]:
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """The rows of a predictions table, judged anew from their raw completions.
+    """The rows of a predictions table, parsed again from their raw completions.
 
-    Judging anew makes a changed vocabulary or parser count without generating again. Raises
-    ValueError naming the file, and the row where one is at fault, for a file that is missing or
-    not parquet, missing columns, an unknown corpus, mode or label, and a clip that one model
-    answers twice.
+    So a changed vocabulary or parser takes effect without new generations. Raises ValueError,
+    naming the file and the row, for a file that is missing or not parquet, missing columns, an
+    unknown corpus, mode or label, and a clip with two rows of one model.
     """
     table = _read_table(path)
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise ValueError(f"{path}: missing columns {missing}; predictions have {list(COLUMNS)}")
     records = table[list(COLUMNS)].astype(object).where(lambda t: t.notna(), None)
-    rows = [_row(path, i, record) for i, record in enumerate(records.to_dict("records"))]
+    labels = read_metadata(path).labels
+    rows = [_row(path, i, record, labels) for i, record in enumerate(records.to_dict("records"))]
     clips = Counter((row.model, row.clip_id) for row in rows)
     twice = sorted(key for key, count in clips.items() if count > 1)
     if twice:
@@ -153,28 +155,32 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path}: no such file; expected a predictions table")
     try:
         return pd.read_parquet(path)
-    except (ValueError, OSError) as error:  # pyarrow raises either for bytes that are no table
+    except (ValueError, OSError) as error:  # pyarrow raises either for a file that is not parquet
         message = f"{path}: not a parquet file; expected a predictions table: {error}"
         raise ValueError(message) from error
 
 
-def _row(path: Path, index: int, record: dict[Any, Any]) -> Prediction:
+def _row(
+    path: Path, index: int, record: dict[Any, Any], labels: Mapping[str, tuple[str, ...]]
+) -> Prediction:
     where = f"{path}: row {index}"
     empty = [name for name in _REQUIRED if record[name] is None]
     if empty:
         raise ValueError(f"{where}: {', '.join(empty)} must not be empty")
-    if record["corpus"] not in LABELS:
-        raise ValueError(f"{where}: unknown corpus {record['corpus']!r}; known: {list(LABELS)}")
-    if record["label"] not in LABELS[record["corpus"]]:
-        known = ", ".join(LABELS[record["corpus"]])
+    corpus, label = record["corpus"], record["label"]
+    if corpus not in labels:
         raise ValueError(
-            f"{where}: unknown label {record['label']!r} for {record['corpus']}; known: {known}"
+            f"{where}: the labels of {corpus!r} are not noted; noted: {list(labels)}; make the "
+            "predictions again"
         )
+    if label not in labels[corpus]:
+        known = ", ".join(labels[corpus])
+        raise ValueError(f"{where}: unknown label {label!r} for {corpus}; known: {known}")
     if record["mode"] not in ("reasoned", "direct"):
         raise ValueError(f"{where}: mode {record['mode']!r} is neither 'reasoned' nor 'direct'")
     judged = judge(record["completion"], record["mode"])
-    said = {"rationale": judged.rationale, "answer": judged.answer, "prediction": judged.prediction}
-    return Prediction(**{str(name): value for name, value in record.items()} | said)
+    read = {"rationale": judged.rationale, "answer": judged.answer, "prediction": judged.prediction}
+    return Prediction(**{str(name): value for name, value in record.items()} | read)
 
 
 _REQUIRED = tuple(

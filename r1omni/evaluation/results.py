@@ -1,4 +1,4 @@
-"""metrics.json: what is known about each model on each test corpus, typed."""
+"""metrics.json, typed: the metrics of each model on each test corpus."""
 
 import json
 import os
@@ -34,7 +34,7 @@ class Rates(Result):
 
 
 class ConfusionCounts(Result):
-    """counts[i][j]: how often a clip of rows[i] was answered columns[j]; "none" comes last."""
+    """counts[i][j]: the clips of label rows[i] with prediction columns[j]; the last is "none"."""
 
     rows: list[str]
     columns: list[str]
@@ -42,7 +42,7 @@ class ConfusionCounts(Result):
 
 
 class RationaleTruth(Result):
-    """The share of true statements about face and voice in the rationales; None if none is made."""
+    """The share of true statements about face and voice in the rationales; None if there are 0."""
 
     face: float | None
     voice: float | None
@@ -50,16 +50,16 @@ class RationaleTruth(Result):
 
 
 class SceneFollowing(Result):
-    """How often the prediction is the emotion that a contradicting scene belongs to."""
+    """The share of clips, of those with a contradicting scene, predicted as the scene's emotion."""
 
     share: float
     n: int
 
 
 class GainOver(Result):
-    """How much WAR and UAR rose over another model, with paired bootstrap intervals.
+    """The gain in WAR and UAR over another model, with paired bootstrap intervals.
 
-    The intervals are None in files from before they were kept: those have half-widths only.
+    The intervals are None in older files, which have half-widths only.
     """
 
     war: float
@@ -71,7 +71,7 @@ class GainOver(Result):
 
     @property
     def direction(self) -> Literal["gain", "loss"] | None:
-        """A gain or a loss where the intervals of both WAR and UAR exclude 0 on the same side."""
+        """A gain or a loss if the intervals of both WAR and UAR exclude 0 on the same side."""
         if self.war_ci is None or self.uar_ci is None:
             return None
         if self.war_ci[0] > 0 and self.uar_ci[0] > 0:
@@ -80,18 +80,18 @@ class GainOver(Result):
 
 
 class CorpusMetrics(Rates):
-    """Everything about one model on one test corpus. The rates at the top keep calm as a class.
+    """The metrics of one model on one test corpus. The rates at the top keep calm as a class.
 
-    Absent: `calm` where the corpus has none, `rationale_truth` for models that answer directly,
-    both it and `follows_scene` where no side file says what a clip truly shows. How many clips had
-    no sound (`silent`), sound whose samples are all 0 (`digital_silence`), or more sound than the
-    model hears (`cut`): the last two are None in files from before they were counted.
-    `undecoded`: test clips beside the n that the rates are about. The stage `features` could not
-    decode them, so the model was not asked: they are left out, not counted as wrong. An answer that
-    is not one known label is among the n, and wrong. None where nobody counted.
-    `data`, `shortcut` and `data_seed` are of the corpus; `trained_on`, `parameters`, `seed`, `code`
-    and `params_hash` of the model, and unknown or absent where its checkpoint does not record them.
-    `recorded_mode` stands only where the model was asked in another mode than it records.
+    Absent: `calm` if the corpus has no calm, `rationale_truth` for models that answer directly, and
+    both `rationale_truth` and `follows_scene` without a side file. `silent`, `digital_silence` and
+    `cut` count clips without sound, with only zero samples, and with more sound than the model
+    hears; the last two are None in older files.
+    `undecoded`: test clips that the stage `features` could not decode. The model did not see them,
+    so they are left out of n, not counted as wrong; None if they were not counted. An answer that
+    is not one known label is among the n, and wrong.
+    `data`, `shortcut` and `data_seed` describe the corpus; `trained_on`, `parameters`, `seed`,
+    `code` and `params_hash` the model. They are unknown or absent if its checkpoint lacks them.
+    `recorded_mode` is set only if the model was asked in another mode than it records.
     """
 
     fold: int | None
@@ -152,9 +152,9 @@ def write_metrics(metrics: Metrics, path: Path) -> None:
 
 
 def write_summary(metrics: Metrics, path: Path) -> None:
-    """Write what two runs are compared by, atomically: {model: {corpus: {war, uar, format}}}.
+    """Write DVC's metrics file, atomically: {model: {corpus: {war, uar, format}}}.
 
-    Fractions with four decimals; the intervals and all else stand in metrics.json.
+    Fractions with four decimals; metrics.json has the intervals and everything else.
     """
     tree = {
         model: {
@@ -169,7 +169,7 @@ def write_summary(metrics: Metrics, path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` in one step: a reader sees the old file or the new one."""
+    """Write `text` atomically: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(text, encoding="utf-8")

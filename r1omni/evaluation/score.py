@@ -1,4 +1,4 @@
-"""Predictions -> metrics.json and DVC's plots. Fast; needs no model and imports no torch."""
+"""Predictions -> metrics.json and DVC's plots. Fast: needs no model, imports no torch."""
 
 import csv
 import io
@@ -10,7 +10,6 @@ from typing import Final
 import pandas as pd
 
 from r1omni.config import ScoreParams
-from r1omni.emotions import LABELS
 from r1omni.evaluation.metrics import (
     CALM_POLICIES,
     NONE,
@@ -24,10 +23,9 @@ from r1omni.evaluation.metrics import (
     with_calm,
 )
 from r1omni.evaluation.predictions import (
-    NOTHING_KNOWN,
-    About,
     Prediction,
-    read_about,
+    TableMetadata,
+    read_metadata,
     read_predictions,
 )
 from r1omni.evaluation.results import (
@@ -43,7 +41,7 @@ from r1omni.evaluation.results import (
 )
 from r1omni.evaluation.truth import Truth, rationale_truth, read_truth, scene_following
 
-# Which models a model's gain is measured over: its start, and the rival that saw the same labels.
+# The models that a model is compared with: its start, and the one trained on the same labels.
 COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
     "cold_start": ("base",),
     "label_sft": ("base",),
@@ -63,30 +61,34 @@ def run_score(
     *,
     score: ScoreParams,
 ) -> None:
-    """Write metrics.json to `out`, what DVC compares to `summary`, confusion tables into `plots`.
+    """Write metrics.json to `out`, DVC's metrics to `summary`, confusion tables into `plots`.
 
-    `truth` are the synthetic corpora's side files; real corpora have none. Raises ValueError for
-    predictions that cannot be judged together (see `read_answers`).
+    `truth`: the synthetic corpora's side files; real corpora have none. Raises ValueError for
+    predictions that do not belong together (see `read_answers`).
     """
-    answers = read_answers(predictions)
-    metrics = judge_all(answers, read_abouts(predictions), read_truth(truth), score)
+    answers, metadata = read_answers(predictions), read_all_metadata(predictions)
+    metrics = score_models(answers, metadata, read_truth(truth), score)
     for model, corpora in answers.items():
         for corpus, rows in corpora.items():
-            write_text(plots / f"confusion-{model}-{corpus}.csv", _confusion_csv(rows))
+            text = _confusion_csv(rows, metadata[model].labels[corpus])
+            write_text(plots / f"confusion-{model}-{corpus}.csv", text)
     write_metrics(metrics, out)
     if summary is not None:
         write_summary(metrics, summary)
 
 
 def read_answers(paths: Sequence[Path]) -> Answers:
-    """The predictions by model and corpus. Raises ValueError for a clip of a training split, for
-    two folds in one test set (folds overlap), and for a model that stands in two files."""
+    """The predictions by model and corpus.
+
+    Raises ValueError for a clip of a training split, for two folds in one test set (folds overlap),
+    and for a model with rows in two files.
+    """
     answers: dict[str, dict[str, list[Prediction]]] = {}
     origin: dict[str, Path] = {}
     for path in paths:
         for row in read_predictions(path):
             if origin.setdefault(row.model, path) != path:
-                raise ValueError(f"{path}: model {row.model!r} stands in {origin[row.model]} too")
+                raise ValueError(f"{path}: model {row.model!r} is in {origin[row.model]}, too")
             if row.split != "test":
                 raise ValueError(f"{path}: clip {row.clip_id!r} is not of the test split")
             rows = answers.setdefault(row.model, {}).setdefault(row.corpus, [])
@@ -102,37 +104,44 @@ def read_answers(paths: Sequence[Path]) -> Answers:
     }
 
 
-def read_abouts(paths: Sequence[Path]) -> dict[str, About]:
-    """Model -> what its predictions say that they are about."""
+def read_all_metadata(paths: Sequence[Path]) -> dict[str, TableMetadata]:
+    """Model -> the metadata of its predictions."""
     return {
-        model: read_about(path)
+        model: read_metadata(path)
         for path in paths
         for model in pd.read_parquet(path, columns=["model"]).model.unique()
     }
 
 
-def judge_all(
+def score_models(
     answers: Answers,
-    abouts: Mapping[str, About],
+    metadata: Mapping[str, TableMetadata],
     truth: Mapping[str, Truth],
     score: ScoreParams,
 ) -> Metrics:
     """The metrics of every model on every corpus."""
     return {
         model: {
-            corpus: _judge(rows, truth, _gains(answers, model, corpus, score), score).model_copy(
-                update=_told(abouts.get(model, NOTHING_KNOWN), rows)
-            )
+            corpus: _score_corpus(
+                rows,
+                metadata[model].labels[corpus],
+                truth,
+                _gains(answers, model, corpus, score),
+                score,
+            ).model_copy(update=_lineage_fields(metadata[model], rows))
             for corpus, rows in corpora.items()
         }
         for model, corpora in answers.items()
     }
 
 
-def _judge(
-    rows: Rows, truth: Mapping[str, Truth], gain_over: dict[str, GainOver], score: ScoreParams
+def _score_corpus(
+    rows: Rows,
+    classes: Sequence[str],
+    truth: Mapping[str, Truth],
+    gain_over: dict[str, GainOver],
+    score: ScoreParams,
 ) -> CorpusMetrics:
-    classes = LABELS[rows[0].corpus]
     labels, answers = _columns(rows)
     calm = {policy: _rates(*with_calm(policy, labels, answers), score) for policy in CALM_POLICIES}
     return CorpusMetrics(
@@ -159,18 +168,18 @@ def _judge(
     )
 
 
-def _told(about: About, rows: Rows) -> dict[str, object]:
-    """What the metrics say of their corpus and model besides the numbers."""
+def _lineage_fields(metadata: TableMetadata, rows: Rows) -> dict[str, object]:
+    """The fields of CorpusMetrics that describe corpus and model."""
     corpus = rows[0].corpus
-    origin = about.origin(corpus)
-    told: dict[str, object] = {
+    origin = metadata.origin(corpus)
+    fields: dict[str, object] = {
         "data": origin.data, "shortcut": origin.shortcut, "data_seed": origin.seed,
-        "undecoded": None if about.undecoded is None else about.undecoded.get(corpus, 0),
+        "undecoded": None if metadata.undecoded is None else metadata.undecoded.get(corpus, 0),
     }  # fmt: skip
-    if (model := about.model) is None:
-        return told
+    if (model := metadata.model) is None:
+        return fields
     against = model.mode is not None and model.mode != rows[0].mode
-    return told | {
+    return fields | {
         "trained_on": model.trained_on,
         "parameters": model.parameters,
         "seed": model.seed,
@@ -203,7 +212,7 @@ def _rates(labels: list[str], answers: list[str | None], score: ScoreParams) -> 
 
 
 def _gains(answers: Answers, model: str, corpus: str, score: ScoreParams) -> dict[str, GainOver]:
-    """The gains over the models that answered exactly the same clips."""
+    """The gains over the models of COMPARED that answered exactly the same clips."""
     rows = answers[model][corpus]
     gains = {}
     for other in COMPARED.get(model, ()):
@@ -223,12 +232,11 @@ def _gains(answers: Answers, model: str, corpus: str, score: ScoreParams) -> dic
     return gains
 
 
-def _confusion_csv(rows: Rows) -> str:
-    """A line per clip, for DVC's confusion template."""
+def _confusion_csv(rows: Rows, known: Sequence[str]) -> str:
+    """One line per clip, for DVC's confusion template."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["actual", "predicted"])
-    known = LABELS[rows[0].corpus]
     writer.writerows(
         (row.label, row.prediction if row.prediction in known else NONE) for row in rows
     )

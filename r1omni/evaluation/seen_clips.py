@@ -1,26 +1,26 @@
-"""Whether a checkpoint has learned from the clips that it is to be measured on."""
+"""Refuses to evaluate a checkpoint on clips that it may have been trained on."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Final
 
 from r1omni.corpora.clip import Clip
 from r1omni.lineage import PROVENANCE, read_provenance
 
-# Corpora that list the clips of another one, in the same folds.
-_SAME_CLIPS: Final[Mapping[str, str]] = {"mafw_compound": "mafw"}
 
-
-def refuse_training_clips(directory: Path, clips: Iterable[Clip]) -> None:
+def refuse_training_clips(
+    directory: Path, clips: Iterable[Clip], divided: Collection[str] = ()
+) -> None:
     """Raise ValueError if the checkpoint or an ancestor of it may have been trained on a clip.
 
-    A checkpoint of fold k has seen the test clips of every other fold (facts/datasets.md).
-    mafw_compound and mafw list the same clips. A checkpoint without a record of its training is let
-    through: `trained_on` is None for it.
+    A cross-validation's fold k trains on the other folds' test clips. Corpora that are `divided`
+    have no folds, but train clips of their own, and no training reads the others. A checkpoint
+    without a record of its training is let through: `trained_on` is None for it.
     """
     seen = trained_on(directory) or {}
     for corpus, fold in sorted({(clip.corpus, clip.fold) for clip in clips}, key=str):
-        folds = seen.get(_SAME_CLIPS.get(corpus, corpus), set())
+        folds = seen.get(corpus, set())
+        if fold is None and corpus in divided:
+            continue
         if folds and (fold is None or folds != {fold}):
             named = " and ".join(sorted(map(str, folds)))
             advice = f"evaluate it on fold {named}, or " if len(folds) == 1 else ""
@@ -33,7 +33,6 @@ def refuse_training_clips(directory: Path, clips: Iterable[Clip]) -> None:
 def trained_on(directory: Path) -> dict[str, set[int | None]] | None:
     """Corpus -> folds of all training clips of a checkpoint and its ancestors; None: not recorded.
 
-    mafw_compound is counted as mafw, whose clips it lists.
     Raises ValueError, naming the file, for a provenance.json that is not one.
     """
     record = read_provenance(directory)
@@ -46,6 +45,6 @@ def trained_on(directory: Path) -> dict[str, set[int | None]] | None:
             file = directory / PROVENANCE
             raise ValueError(f"{file}: expected objects for trained_on and parent, got {record}")
         for corpus in corpora:
-            found.setdefault(_SAME_CLIPS.get(corpus, corpus), set()).add(record.get("fold"))
+            found.setdefault(corpus, set()).add(record.get("fold"))
         record = parent
     return found

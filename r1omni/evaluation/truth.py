@@ -1,4 +1,4 @@
-"""The side file of the synthetic corpora against what a model said. Only evaluation reads it."""
+"""Compares rationales with the synthetic corpora's side files. Only evaluation reads those."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ COLUMNS: Final[tuple[str, ...]] = ("clip_id", "emotion", "label", "scene", *ATTR
 
 @dataclass(frozen=True)
 class Truth:
-    """What a clip truly shows: its levels by attribute, and the scene behind it."""
+    """A clip as it was rendered: its emotion, its levels by attribute, and its scene."""
 
     emotion: str
     scene: int  # or UNSEEN
@@ -26,7 +26,7 @@ class Truth:
 
 
 def read_truth(paths: Iterable[Path]) -> dict[str, Truth]:
-    """The side files' rows by clip id. Raises ValueError naming the file for missing columns."""
+    """The side files' rows by clip id. Raises ValueError, naming the file, for missing columns."""
     truth: dict[str, Truth] = {}
     for path in paths:
         table = pd.read_parquet(path)
@@ -44,8 +44,8 @@ def rationale_truth(
 ) -> RationaleTruth | None:
     """The share of the rationales' statements that agree with the side file, by face and voice.
 
-    None where no row is reasoned or none stands in the side file. A completion without a
-    well-formed rationale states nothing.
+    None if no row is both reasoned and in a side file. A completion without a well-formed rationale
+    makes no statement.
     """
     known = [row for row in rows if row.mode == "reasoned" and row.clip_id in truth]
     if not known:
@@ -62,10 +62,10 @@ def rationale_truth(
 def scene_following(
     rows: Iterable[Prediction], truth: Mapping[str, Truth], labels: Collection[str]
 ) -> SceneFollowing | None:
-    """How often a prediction is the emotion whose own scene stands behind another emotion's clip.
+    """The share of clips predicted as the scene's emotion, among those whose label is another.
 
-    Counts the clips whose scene belongs to one of the corpus's `labels` other than the annotated
-    one; scene i is emotion i's own. None where there are no such clips.
+    Scene i belongs to emotion i. Only scenes of the corpus's `labels` count. None without such
+    clips.
     """
     follows = [
         row.prediction == scene_emotion

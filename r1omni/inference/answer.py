@@ -6,25 +6,23 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from r1omni.emotions import EMOTIONS, LABELS
 from r1omni.inference.files import ReadFile, Refusal
 from r1omni.inference.finding import find_files
 from r1omni.inference.greedy import Answered, answer_batch
 from r1omni.inference.probabilities import label_probabilities
 from r1omni.inference.reading import read_files
-from r1omni.judging import Judged, judge
+from r1omni.judging import Judgement, judge
 from r1omni.limits import Limits
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.model.tower_inputs import stack_inputs
 
-VOCABULARIES: Final = {**LABELS, "all": EMOTIONS}
 Item = TypeVar("Item")
 
 
@@ -38,7 +36,7 @@ class Answer:
 
     path: Path
     completion: str
-    judged: Judged
+    judged: Judgement
     probabilities: dict[str, float] | None
     notes: tuple[str, ...]
 

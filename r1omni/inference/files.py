@@ -75,7 +75,7 @@ def read_file(path: Path, settings: MediaSettings, max_pixels: int | None = None
 
 
 def _sound_notes(sound: Sound, settings: MediaSettings) -> Iterator[str]:
-    if not sound.is_there:
+    if not sound.is_present:
         yield NO_AUDIO
         return
     if sound.digital_silence:

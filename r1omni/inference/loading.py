@@ -10,7 +10,8 @@ from r1omni.config import TrackingParams
 from r1omni.lineage import Lineage, read_lineage
 from r1omni.machine.device import Device, own_device
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
-from r1omni.model.conversion import ORIGINAL_MODEL_TYPE, read_checkpoint
+from r1omni.model.conversion import read_checkpoint
+from r1omni.model.original_layout import ORIGINAL_MODEL_TYPE
 from r1omni.model.weights import find_directory, read_json
 from r1omni.prompts import AnswerMode
 

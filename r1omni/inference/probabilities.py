@@ -11,7 +11,7 @@ from r1omni.completions import parse
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.model.sampling import score_completions
-from r1omni.model.shared_prefix import Prefix, prefill
+from r1omni.model.shared_prefix import Prefix, count_positions, prefill
 
 _ANSWER = "<answer>"
 
@@ -88,7 +88,7 @@ def _prefill(
         gate_input_ids=gate_ids.expand(len(rows), -1).to(device),
         gate_attention_mask=gate_mask.expand(len(rows), -1).to(device),
     )
-    return prefill(model.model, embeds, mask)
+    return prefill(model.model, count_positions(embeds, mask))
 
 
 def _padded(tails: Sequence[Sequence[Sequence[int]]], end: int) -> tuple[Tensor, Tensor]:

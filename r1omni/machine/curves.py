@@ -1,4 +1,4 @@
-"""A training's metrics by step, as they are written while it runs and read afterwards."""
+"""A training's metrics by step: written while it runs, read afterwards."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -7,15 +7,14 @@ from pathlib import Path
 from r1omni.machine.environment import is_first
 
 Log = Callable[[int, Mapping[str, float]], None]
-TIME = "time/"  # metrics that no two runs share: they go to MLflow and the state, to no output
+TIME = "time/"  # metrics that differ from run to run: they go to MLflow and the state, to no output
 
 
 class Curves:
     """Metrics by step in a JSON-lines file: {"step": 1, "train/loss": 0.7, …}.
 
-    Written by the first rank alone. The file is also the spool of what the log could not deliver:
-    it outlives a kill, and `rewind` hands it on again. A step that is repeated after a kill stands
-    there twice; its last row counts (`read_curves`).
+    Only rank 0 writes. The file outlives a kill, so `rewind` can log its rows again. A step that is
+    repeated after a kill has two rows; `read_curves` takes the last one.
     """
 
     def __init__(self, path: Path, log: Log) -> None:
@@ -23,17 +22,17 @@ class Curves:
         self._log = log
 
     def rewind(self, step: int) -> None:
-        """Tell the log what was written up to `step`; later rows stay until they are repeated."""
+        """Log the rows up to `step` again; later rows stay until their steps are repeated."""
         if not is_first():
             return
         rows = read_curves(self._path)
-        _write_rows(self._path, rows)  # without a last line that a kill has cut short
+        _write_rows(self._path, rows)  # drops a last line that a kill has cut short
         for row in rows:
             if row["step"] <= step:
                 self._log(int(row["step"]), {k: v for k, v in row.items() if k != "step"})
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one step's metrics and hand them on."""
+        """Append one step's metrics to the file and log them."""
         if not is_first():
             return
         with self._path.open("a", encoding="utf-8") as file:
@@ -42,7 +41,7 @@ class Curves:
 
 
 def read_curves(path: Path) -> list[dict[str, float]]:
-    """The rows of a curves file, one a step; a last line cut short by a kill is left out."""
+    """The rows of a curves file, one per step, without a last line that a kill has cut short."""
     if not path.is_file():
         return []
     rows: dict[float, dict[str, float]] = {}
@@ -56,7 +55,7 @@ def read_curves(path: Path) -> list[dict[str, float]]:
 
 
 def write_curves(path: Path, out: Path, times: Path) -> None:
-    """Part the curves: to `out` what equal trainings share, to `times` the seconds."""
+    """Split the curves: `times` gets the metrics in seconds, `out` gets all others."""
     rows = read_curves(path)
     timed = {key for row in rows for key in row if key.startswith(TIME)}
     _write_rows(out, [{k: v for k, v in row.items() if k not in timed} for row in rows])

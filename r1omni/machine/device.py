@@ -1,4 +1,4 @@
-"""Where a model runs that is not in training: towers, answers."""
+"""The device of a model that is not being trained: the towers, or a model that answers."""
 
 from typing import Literal
 
@@ -8,20 +8,20 @@ from r1omni.machine.environment import local_rank
 
 Device = Literal["auto", "cpu", "cuda"]  # params.yaml: machine.device
 NO_DEVICE = (
-    "machine.device is cuda, but this machine has no CUDA device that torch can use (auto would "
-    "take the CPU)"
+    "machine.device is cuda, but this machine has no CUDA device that torch can use (set auto or "
+    "cpu to run on the CPU)"
 )
 
 
 def count_devices() -> int:
-    """How many CUDA devices torch can use: none, too, where the driver is too old for it."""
+    """The number of CUDA devices that torch can use; 0 also if the driver is too old for torch."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def own_device(device: Device) -> torch.device:
-    """This process's own GPU where there are some and `device` allows it, else the CPU.
+    """This process's GPU (by its local rank) if there is one and `device` allows it, else the CPU.
 
-    Raises ValueError where `device` is cuda and there is none.
+    Raises ValueError if `device` is cuda and there is no GPU.
     """
     n_gpus = count_devices()
     if device == "cuda" and n_gpus == 0:

@@ -1,7 +1,7 @@
-"""SIGTERM during a training: the step is finished, the state saved, the process leaves.
+"""SIGTERM during a training: finish the step, save the state, exit.
 
-Exit code 143 (128 + SIGTERM), so that DVC and Prefect see a stage that is not done; the next run
-of the stage continues after the step that was saved.
+The exit code is 143 (128 + SIGTERM), so DVC and Prefect see a stage that failed. The next run of
+the stage continues after the saved step.
 """
 
 import logging
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Stopped(SystemExit):
-    """The training was asked to stop and has saved its state; the exit code is 143."""
+    """The training received SIGTERM and has saved its state; the exit code is 143."""
 
     def __init__(self, step: int) -> None:
         super().__init__(EXIT_CODE)
@@ -25,14 +25,14 @@ class Stopped(SystemExit):
 
 
 @contextmanager
-def sigterm_noted() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM has come, as a function; inside, it no longer ends the process by itself."""
+def defer_sigterm() -> Iterator[Callable[[], bool]]:
+    """Keep SIGTERM from ending the block; yields a function that says whether it was received."""
     came = threading.Event()
 
     def note(_number: int, _frame: FrameType | None) -> None:
         came.set()
 
-    if threading.current_thread() is not threading.main_thread():  # where Python has no signals
+    if threading.current_thread() is not threading.main_thread():  # Python allows no handler there
         yield came.is_set
         return
     before = signal.signal(signal.SIGTERM, note)

@@ -1,4 +1,4 @@
-"""A process that must not outlive its parent: a killed pipeline leaves no stage running."""
+"""Processes that end with their parent: a killed pipeline leaves no stage running."""
 
 import ctypes
 import os
@@ -9,27 +9,27 @@ import threading
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
-SHELLS = frozenset({"sh", "dash", "bash", "zsh", "ksh"})  # by the names of their processes
+SHELLS = frozenset({"sh", "dash", "bash", "zsh", "ksh"})  # process names
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the parent process dies (Linux; elsewhere nothing happens).
+    """Ask the kernel for SIGKILL when the parent process dies (Linux; elsewhere does nothing).
 
-    Also usable as `preexec_fn` of a subprocess.
+    Can be the `preexec_fn` of a subprocess.
     """
     if sys.platform != "linux":
         return
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died in between
-        _die()
+    if os.getppid() != parent:  # it died before the call
+        _kill_self()
 
 
-def die_with_caller() -> None:
-    """As `die_with_parent`, and where the parent is a shell, die with the shell's parent too.
+def die_with_shell_parent() -> None:
+    """Like `die_with_parent`; if the parent is a shell, this process also dies with its parent.
 
-    DVC runs a stage as `$SHELL -c COMMAND`: bash replaces itself with the command, dash (what an
-    unset SHELL means) stays between the two and would keep the stage alive after DVC is killed.
+    DVC runs a stage as `$SHELL -c COMMAND`. bash replaces itself with the command. dash (the
+    default without SHELL) stays between the two, so the stage would outlive a killed DVC.
     """
     die_with_parent()
     if sys.platform != "linux":
@@ -41,18 +41,18 @@ def die_with_caller() -> None:
             return
         caller = os.pidfd_open(int(rest.split()[1]))
     except (FileNotFoundError, ProcessLookupError):
-        _die()  # one of the two died while we looked
+        _kill_self()  # the shell or its parent has just died
 
-    _die_when_ready(caller)
+    _kill_self_at_exit_of(caller)
 
 
-def _die_when_ready(process: int) -> None:
+def _kill_self_at_exit_of(process: int) -> None:
     def watch() -> None:
         select.select([process], [], [])
-        _die()
+        _kill_self()
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
 
 
-def _die() -> None:
+def _kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,9 +1,8 @@
-"""Which of N training processes this one is, and the little they say to each other.
+"""The process group of a training, and its collectives.
 
-Every rank runs the same stage on its own share of each global batch. What one rank does with its
-share is its own business: ranks meet only in the functions here and in the engine's update, which
-each of them calls exactly once a step, so that content (no audio, no variance, an empty share at
-an uneven end) can neither change the order of collectives nor stall them.
+Every rank runs the same stage on its own share of each global batch. Ranks communicate only in the
+functions here and in the engine's update, which each rank calls exactly once a step. So content (no
+audio, no variance, an empty share at an uneven end) can neither reorder nor stall collectives.
 """
 
 import logging
@@ -20,15 +19,15 @@ from torch.distributed.rendezvous import rendezvous
 from r1omni.config import MachineParams
 from r1omni.machine.device import NO_DEVICE, count_devices
 from r1omni.machine.environment import is_first, local_rank, rank, world_size
-from r1omni.machine.launch import MEETING
+from r1omni.machine.launch import RENDEZVOUS_FILE
 
-# How many ranks this machine has: our launcher and torchrun say it by the first, DeepSpeed's by the
+# The number of ranks on this machine: our launcher and torchrun set the first, DeepSpeed's the
 # second.
 LOCAL_SIZES = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE")
-# The longest that ranks wait for one that works alone: the first one when it fetches and converts a
-# checkpoint of gigabytes, hashes a state, or logs to a store that does not answer. All other work
-# is shared. A rank that has died is noticed at once; this is for a machine that is no longer there.
-PATIENCE = timedelta(minutes=30)
+# The longest wait for rank 0, which alone fetches and converts a checkpoint of gigabytes, hashes a
+# state, and logs to a store that may not answer. All other work is shared. A rank that dies is
+# noticed at once; the timeout is for a machine that has gone.
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +35,11 @@ T = TypeVar("T")
 
 
 def join_ranks(machine: MachineParams) -> torch.device:
-    """The device to train on, with the process group joined: the launcher's, or one of its own.
+    """The device to train on; joins the launcher's process group, or makes one of a single rank.
 
-    Raises ValueError where machine.device is cuda and not every process of this machine has a
-    device of its own; with auto they then train on the CPU, which is said. May be called again.
+    If this machine has fewer devices than processes, all train on the CPU and a warning is logged.
+    With machine.device cuda, or with ranks on other machines, it raises ValueError instead. May be
+    called again.
     """
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
         os.environ.setdefault(name, value)
@@ -47,31 +47,31 @@ def join_ranks(machine: MachineParams) -> torch.device:
     if _has_devices(machine):
         device = torch.device("cuda", local_rank())
         torch.cuda.set_device(device)
-    os.environ["DS_ACCELERATOR"] = device.type  # what DeepSpeed goes by when it is imported
+    os.environ["DS_ACCELERATOR"] = device.type  # DeepSpeed reads it when it is imported
     if not distributed.is_initialized():
         alone, store = world_size() == 1, _store()
         if not alone:
-            _agree(store, device.type, rank(), world_size())
+            _check_device_kinds(store, device.type, rank(), world_size())
         distributed.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             rank=rank(),
             world_size=world_size(),
             store=store,
-            timeout=PATIENCE,
-            # Else NCCL guesses one by the global rank, wrongly on the second of two machines.
+            timeout=COLLECTIVE_TIMEOUT,
+            # Without it NCCL takes the global rank, which is wrong on the second of two machines.
             device_id=None if device.type == "cpu" or alone else device,
         )
     return device
 
 
 def _has_devices(machine: MachineParams) -> bool:
-    """Whether the processes of this machine train on CUDA devices, one each."""
+    """Whether the processes of this machine train on CUDA devices, one device each."""
     n_devices = count_devices()
     if machine.device == "cpu" or (machine.device == "auto" and n_devices == 0):
         return False
     if n_devices == 0:
         raise ValueError(NO_DEVICE)
-    # Without a word of how many share the machine, what is known is that there are so many.
+    # If the launcher does not say how many ranks this machine has, it has at least local_rank + 1.
     known = next((int(os.environ[name]) for name in LOCAL_SIZES if name in os.environ), None)
     local = known or local_rank() + 1
     if n_devices >= local:
@@ -87,8 +87,8 @@ def _has_devices(machine: MachineParams) -> bool:
     return False
 
 
-def _agree(store: Any, kind: str, own: int, size: int) -> None:
-    """Raise ValueError on every rank where one trains on another kind of device than the first.
+def _check_device_kinds(store: Any, kind: str, own: int, size: int) -> None:
+    """Raise ValueError on every rank if some rank has another kind of device than rank 0.
 
     Such ranks would wait for each other in different backends.
     """
@@ -103,10 +103,10 @@ def _agree(store: Any, kind: str, own: int, size: int) -> None:
 
 
 def shares(n: int, micro_batch_size: int | None = None) -> list[range]:
-    """This rank's places in a global batch of n, `micro_batch_size` at most in each part.
+    """This rank's indices in a global batch of n, in parts of at most `micro_batch_size`.
 
-    Ranks take neighbouring places, as equally many as n allows; with fewer places than ranks some
-    ranks have none.
+    Each rank has a contiguous range; their lengths differ by 1 at most. If n is less than the
+    number of ranks, some ranks have none.
     """
     own = _cut(range(n), world_size())[rank()]
     return _cut(own, -(-len(own) // (micro_batch_size or len(own)))) if own else []
@@ -119,7 +119,7 @@ def barrier() -> None:
 
 
 def sum_over_ranks(values: Sequence[float]) -> list[float]:
-    """The sums over all ranks, in float64, the same on each of them."""
+    """The sums over all ranks, in float64, the same on every rank."""
     if world_size() == 1:
         return list(values)
     device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
@@ -129,46 +129,46 @@ def sum_over_ranks(values: Sequence[float]) -> list[float]:
 
 
 def any_rank(here: bool) -> bool:
-    """Whether it is so on any rank; the same answer on all."""
+    """Whether `here` is true on any rank; the same answer on every rank."""
     return sum_over_ranks([float(here)])[0] > 0
 
 
 def gather(value: T) -> list[T]:
-    """Every rank's value, in their order; the same list on all."""
+    """Every rank's value, in the order of ranks; the same list on every rank."""
     if world_size() == 1:
         return [value]
     values: list[T | None] = [None] * world_size()
     distributed.all_gather_object(values, value)
-    return values  # type: ignore[return-value]  # each rank has put its own
+    return values  # type: ignore[return-value]  # every rank has set its own
 
 
-def own_names(names: Sequence[str]) -> list[str]:
-    """Which of a few independent trainings this rank does; every one is some rank's.
+def assigned_names(names: Sequence[str]) -> list[str]:
+    """The independent trainings that this rank does, of `names`; each has at least one rank.
 
-    Ranks beyond the number of names repeat what another does.
+    Ranks beyond the number of names repeat the work of another.
     """
     parties = min(world_size(), len(names))
     return list(names[rank() % parties :: parties])
 
 
-def joined(own: Mapping[str, T]) -> dict[str, T]:
-    """What all ranks have under their names, the same on each of them."""
+def gather_dict(own: Mapping[str, T]) -> dict[str, T]:
+    """The union of every rank's dict, the same on every rank."""
     return {name: value for part in gather(own) for name, value in part.items()}
 
 
 def _cut(whole: range, parts: int) -> list[range]:
-    """`whole` in `parts` neighbouring pieces whose lengths differ by one at most."""
+    """`whole` in `parts` contiguous pieces whose lengths differ by one at most."""
     bounds = [whole.start + len(whole) * i // parts for i in range(parts + 1)]
     return [range(a, b) for a, b in pairwise(bounds)]
 
 
 def _store() -> Any:
-    """Where the ranks meet: at our launcher's file, or another's MASTER_ADDR and MASTER_PORT."""
+    """The rendezvous: our launcher's file, or another launcher's MASTER_ADDR and MASTER_PORT."""
     if world_size() == 1:
-        return distributed.HashStore()  # type: ignore[attr-defined]  # nobody to meet
-    if MEETING in os.environ:
-        store = distributed.FileStore(os.environ[MEETING], world_size())  # type: ignore[attr-defined]
-        store.set_timeout(PATIENCE)
+        return distributed.HashStore()  # type: ignore[attr-defined]  # no other rank
+    if RENDEZVOUS_FILE in os.environ:
+        store = distributed.FileStore(os.environ[RENDEZVOUS_FILE], world_size())  # type: ignore[attr-defined]
+        store.set_timeout(COLLECTIVE_TIMEOUT)
         return store
-    store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
+    store, _, _ = next(rendezvous("env://", timeout=COLLECTIVE_TIMEOUT))
     return store

@@ -1,4 +1,4 @@
-"""Where a stage's training states lie: one folder for each recipe, until the training is done."""
+"""The folders of a stage's training states: one per recipe, until the training has finished."""
 
 import errno
 import logging
@@ -10,18 +10,18 @@ from r1omni.machine.environment import is_first
 from r1omni.machine.ranks import barrier
 from r1omni.own_code import changed_code, refuse_changed_code
 
-RECIPE = "recipe"  # the file of a state's folder that holds the whole fingerprint
-FINISHED = "finished"  # the file that says: its checkpoint has been written
+RECIPE = "recipe"  # the file in a recipe's folder with the whole fingerprint
+FINISHED = "finished"  # an empty file: the checkpoint has been written
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainingPaths:
-    """Where a training stage writes: its checkpoint, its curves, and its state until it is done.
+    """The folders that a training stage writes: checkpoint, curves, and states until it finishes.
 
-    The state lies outside DVC's outputs, which DVC deletes before a stage runs. `state` is the
-    stage's folder, which has a folder for each recipe (`open_state`).
+    `state` lies outside DVC's outputs, because DVC deletes those before a stage runs. It has a
+    folder for each recipe (`open_state`).
     """
 
     checkpoint: Path
@@ -30,15 +30,15 @@ class TrainingPaths:
 
 
 def open_state(paths: TrainingPaths, recipe: str) -> TrainingPaths:
-    """The paths with the folder that holds this recipe's unfinished state, if there is one.
+    """The paths with `state` set to this recipe's folder, which may hold an unfinished state.
 
-    Other recipes' folders stay as they are: whoever takes a changed value back goes on where they
-    were (`prune_states`). All ranks call it; the first one makes the folder.
+    Other recipes' folders stay: who restores the earlier params continues that training
+    (`prune_states`). All ranks call it; rank 0 makes the folder.
     """
     folder = paths.state / recipe[:12]
     if is_first():
         if not (folder / RECIPE).is_file():
-            others = [other.name for other in _others(folder) if _saved_at(other) is not None]
+            others = [other.name for other in _siblings(folder) if _saved_at(other) is not None]
             if others:
                 logger.info(
                     "%s: the recipe or its inputs changed: not resuming the state of %s, which "
@@ -54,26 +54,26 @@ def open_state(paths: TrainingPaths, recipe: str) -> TrainingPaths:
 
 
 def prune_states(folder: Path) -> None:
-    """Of other recipes' states beside `folder` keep the one that was saved last.
+    """Remove the other recipes' folders beside `folder`, except the one that was saved last.
 
-    Called when `folder` has a state of its own. Nothing on other ranks than the first.
+    Called once `folder` has a state of its own. Only rank 0 acts.
     """
     if not is_first():
         return
-    for left in folder.parent.glob(".*.gone"):  # by a kill while it was removed
+    for left in folder.parent.glob(".*.gone"):  # a kill interrupted their removal
         shutil.rmtree(left)
-    saved = {other: _saved_at(other) for other in _others(folder)}
+    saved = {other: _saved_at(other) for other in _siblings(folder)}
     last = max((at for at in saved.values() if at is not None), default=None)
     for other in [other for other, at in saved.items() if at is None or at != last]:
         _remove(other)
 
 
-def drop_state(paths: TrainingPaths) -> None:
-    """Remove the finished training's state: the checkpoint stands, and MLflow has all of it.
+def remove_finished_states(paths: TrainingPaths) -> None:
+    """Remove the states of finished trainings: the checkpoint is written and MLflow has the curves.
 
-    Until then a kill costs no more than the steps since the last state, although DVC removes the
-    outputs of a stage that it did not see end. Nothing on other ranks than the first. Raises
-    CodeChanged where our code changed since the training started: DVC would note it as this code's.
+    Until then a kill costs only the steps since the last state, although DVC removes the outputs of
+    a stage that did not finish. Only rank 0 acts. Raises CodeChanged if our code changed since the
+    training started, because DVC would record the outputs as made by the new code.
     """
     if not is_first() or not paths.state.is_dir():
         return
@@ -84,39 +84,39 @@ def drop_state(paths: TrainingPaths) -> None:
 
 
 def refuse_edits(paths: TrainingPaths, changed: list[str]) -> None:
-    """Raise CodeChanged, which says what to do, where files of our code are named."""
+    """Raise CodeChanged, which says what to do next, if `changed` names any file."""
     refuse_changed_code(
         changed,
         paths.training.name,
         "the training is not finished. Put the code back and run again to finish from its last "
-        f"state ({paths.state}), or run again as it is to train anew",
+        f"state ({paths.state}), or run again with the new code to train from the start",
     )
 
 
-def _others(folder: Path) -> list[Path]:
+def _siblings(folder: Path) -> list[Path]:
     """The folders of other recipes beside this one."""
     found = [note.parent for note in folder.parent.glob(f"[!.]*/{RECIPE}")]
     return [other for other in found if other != folder]
 
 
 def _saved_at(folder: Path) -> float | None:
-    """When it last saved a training state, or a finished part of the base model; None if never."""
+    """The time of the folder's last training state or part of the base model; None without one."""
     saved = [*folder.glob("step-*"), *folder.glob("*.safetensors")]
     return max((path.stat().st_mtime for path in saved), default=None)
 
 
 def _remove(folder: Path) -> None:
-    """Remove it so that a kill in between leaves nothing that passes for a state."""
+    """Remove a folder; a kill in between leaves nothing that looks like a state."""
     gone = folder.with_name(f".{folder.name}.gone")
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
     shutil.rmtree(gone)
 
 
-def commit_folder(partial: Path, final: Path) -> None:
-    """Put a finished folder in its place in one step; what stood there goes.
+def move_into_place(partial: Path, final: Path) -> None:
+    """Rename a complete folder to `final`, which is replaced.
 
-    From another disk it is copied beside its place first.
+    From another disk it is first copied to a folder beside `final`.
     """
     shutil.rmtree(final, ignore_errors=True)
     final.parent.mkdir(parents=True, exist_ok=True)

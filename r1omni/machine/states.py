@@ -1,9 +1,9 @@
-"""Training states on disk: written whole or not at all, checked when read, the last few kept.
+"""Training states on disk: written atomically, checked when read, the last few kept.
 
 A state is a folder step-NNNNNN with DeepSpeed's files of every rank and record.json (step, recipe,
-number of ranks, layout, SHA-256 of every file). Weights, optimiser and schedule are all there is:
-batches and sampling draw from generators that are functions of seed, step and place in the batch,
-so there is no sampler position and no random state to keep, on any rank.
+number of ranks, layout, SHA-256 of every file). It holds weights, optimiser and schedule. No rank
+has a sampler position or a random state: batches and samples draw from generators that are
+functions of seed, step and index in the batch.
 """
 
 import hashlib
@@ -14,46 +14,46 @@ from collections.abc import Callable
 from pathlib import Path
 
 from r1omni.machine.environment import is_first, world_size
-from r1omni.machine.launch import lost_peer
+from r1omni.machine.launch import is_peer_loss
 from r1omni.machine.ranks import barrier, gather
 
 RECORD = "record.json"
-WHOLE = "whole"  # the layout in which rank 0's file holds everything, for any number of ranks
+WHOLE = "whole"  # the layout in which rank 0's file has everything, for any number of ranks
 
 logger = logging.getLogger(__name__)
 
 
 class StateNotWritten(RuntimeError):
-    """A training state could not be written; says which, why, and what is left."""
+    """A training state could not be written; names it, the cause and the last good state."""
 
 
 class StateDoesNotFit(ValueError):
-    """The newest state cannot continue under these params; names both values. Nothing is lost."""
+    """The newest state cannot continue under these params; names both values. Nothing changed."""
 
 
 def write_state(
     folder: Path, step: int, recipe: str, keep: int, layout: str, write: Callable[[Path], None]
 ) -> Path:
-    """The new state's folder, once every rank has written its part by `write(folder)`.
+    """The new state's folder, after every rank has written its part by `write(folder)`.
 
-    It gets its name when it is whole; a kill at any moment leaves the states before it. All ranks
-    call this together. Of the older ones the `keep - 1` newest stay. `layout`: WHOLE, or how the
-    state is divided among ranks. Raises StateNotWritten, which
-    names the file system's room, where a part cannot be written; then too the older ones are whole.
+    The folder gets its name when it is complete, so a kill at any moment leaves the older states.
+    All ranks call this together. The `keep - 1` newest older states stay. `layout`: WHOLE, or how
+    the state is divided among ranks. Raises StateNotWritten, which names the free disk space, if a
+    part cannot be written; the older states then stay.
     """
     final = folder / f"step-{step:06d}"
     partial = folder / f".partial-{step:06d}"
     if is_first():
-        for left in folder.glob(".partial-*"):  # by a run that was killed while it wrote
+        for left in folder.glob(".partial-*"):  # a kill interrupted their writing
             shutil.rmtree(left)
     barrier()
     try:
         write(partial)
     except (OSError, RuntimeError) as error:  # torch has several RuntimeErrors for a full disk
-        if lost_peer(error):
-            raise  # another rank has ended, and the launcher says why
+        if is_peer_loss(error):
+            raise  # another rank has ended; the launcher reports the cause
         shutil.rmtree(partial, ignore_errors=True)
-        raise StateNotWritten(_why(folder, step, error)) from error
+        raise StateNotWritten(_write_failure(folder, step, error)) from error
     barrier()
     if is_first():
         record = {
@@ -74,10 +74,10 @@ def write_state(
 
 
 def newest_state(folder: Path, recipe: str, layout: str) -> tuple[Path, int] | None:
-    """The newest whole state of this recipe and its step; all ranks get the first one's answer.
+    """The newest undamaged state of this recipe and its step; every rank gets rank 0's answer.
 
-    Damaged ones are passed over, which is logged. Raises StateDoesNotFit, on every rank, where the
-    newest whole one was written in another layout, or divided among another number of ranks.
+    Damaged states are skipped and logged. Raises StateDoesNotFit, on every rank, if the newest
+    undamaged state has another layout or is divided among another number of ranks.
     """
     found, problem = gather(_newest_whole(folder, recipe, layout) if is_first() else (None, ""))[0]
     if problem:
@@ -100,18 +100,18 @@ def _newest_whole(folder: Path, recipe: str, layout: str) -> tuple[tuple[Path, i
         elif not same:
             logger.warning("%s: passed over, it belongs to another recipe", state)
         elif own != layout:
-            return None, _misfit(state, f"is {own} and this training's would be {layout}")
+            return None, _mismatch(state, f"is {own} and this training's would be {layout}")
         elif own != WHOLE and ranks != world_size():
             shape = f"is divided among {ranks} processes ({own}) and {world_size()} train now"
-            return None, _misfit(state, shape)
+            return None, _mismatch(state, shape)
         else:
             return (state, step), ""
     return None, ""
 
 
-def _misfit(state: Path, how: str) -> str:
+def _mismatch(state: Path, difference: str) -> str:
     return (
-        f"{state} {how}: put machine.processes and zero_stage back to go on from it, or "
+        f"{state} {difference}: put machine.processes and zero_stage back to continue from it, or "
         f"remove {state.parent} to train from the start; nothing was changed"
     )
 
@@ -124,11 +124,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _why(folder: Path, step: int, error: Exception) -> str:
+def _write_failure(folder: Path, step: int, error: Exception) -> str:
     whole = sorted(folder.glob("step-*"))
     free = shutil.disk_usage(folder).free / 2**20
     others = sorted(str(p.parent) for p in folder.parent.glob("*/step-*") if p.parent != folder)
-    hint = f" ({', '.join(dict.fromkeys(others))}: another recipe's, could go)" if others else ""
+    names = ", ".join(dict.fromkeys(others))
+    hint = f" (you may remove the states of other recipes: {names})" if others else ""
     return (
         f"{folder}: the state of step {step} could not be written ({error}); {free:.0f} MiB are "
         f"free there{hint}. Last good state: {whole[-1] if whole else 'none'}"

@@ -1,4 +1,4 @@
-"""A clip file read whole: probed by ingestion, decoded for the towers."""
+"""Whole clip files: probed by ingestion, decoded for the towers."""
 
 import math
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from decord import DECORDError
 
 from r1omni.media.containers import (
     UnreadableMedia,
-    explained,
     moving_pictures,
     open_media,
     picture_stream,
+    translate_decoder_errors,
 )
 from r1omni.media.inputs import (
     Floats,
@@ -28,27 +28,27 @@ from r1omni.media.inputs import (
 from r1omni.media.pictures import (
     DECORD_PIXELS,
     ONE_COLOUR,
+    FrameRequest,
     Header,
-    Wanted,
     decode_packet,
     open_by_decord,
+    read_by_pyav,
     read_pictures,
-    read_through,
     refuse_damaged,
     refuse_missing_frames,
     sample_frame_indices,
 )
 from r1omni.media.sound import NO_SOUND, Sound, SoundReader, read_sound
 
-_WATCHED_FRAMES: Final = 300  # that a probe decodes one after the other: whole clips, not films
-_PROBED_FRAMES: Final = 8  # that are read as `decode` reads them; of a whole clip the first
-Form = tuple[str, str, str, int, int]
-_handed_out: set[Form] = set()  # forms of clips of which decord has handed out a frame
+_EXAMINED_FRAMES: Final = 300  # at most, decoded in order by a probe: whole clips, not films
+_PROBED_FRAMES: Final = 8  # read as `decode` reads them; of an undamaged clip only the first
+StreamFormat = tuple[str, str, str, int, int]
+_decord_formats: set[StreamFormat] = set()  # formats of which decord has returned a frame
 
 
 @dataclass(frozen=True)
 class Media:
-    """A decoded clip: `frames` uint8 (F, H, W, 3), `waveform` float32 (S,), None without audio."""
+    """A decoded clip: `frames` uint8 (F, H, W, 3); `waveform` float32 (S,), None without audio."""
 
     frames: Frames
     waveform: Floats | None
@@ -56,7 +56,7 @@ class Media:
 
 @dataclass(frozen=True)
 class ReadClip:
-    """A clip as the towers take it, and what is to be known of its sound."""
+    """The towers' inputs of a clip, and the facts about its audio track."""
 
     inputs: TowerInputs
     sound: Sound
@@ -64,7 +64,7 @@ class ReadClip:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a clip file holds: `duration` in seconds, by its time stamps, `fps` on average."""
+    """Properties of a clip file: `duration` in seconds by its timestamps, mean `fps`, sound."""
 
     duration: float
     fps: float
@@ -73,34 +73,33 @@ class Probe:
 
     @property
     def has_audio(self) -> bool:
-        """Whether there is any sound, be it digital silence."""
-        return self.sound.is_there
+        """Whether there is an audio track, even of digital silence."""
+        return self.sound.is_present
 
 
 class Observer(Protocol):
-    """Is shown the frames of a clip while it is probed: all of its sound, its first pictures."""
+    """Receives a clip's frames while it is probed: all audio frames, the first video frames."""
 
     def hear(self, frame: av.AudioFrame) -> None: ...
     def see(self, frame: av.VideoFrame) -> None: ...
 
 
 def probe(path: Path, max_pixels: int | None = None, observer: Observer | None = None) -> Probe:
-    """What the clip file holds, once its audio and its first frames have really decoded.
+    """The properties of a clip file; decodes all its audio and its first frames.
 
-    Raises UnreadableMedia for whatever `decode` would raise it for, e.g. a truncated download
-    whose index is whole; for a video most of whose frames are patched up by the decoder; and for
-    frames of more than `max_pixels`. What PyAV plays whole, decord is asked for once a process and
-    form (container, codec, size): that costs as much as all the rest, and what it cannot hand out,
-    it cannot for any clip of the form.
+    Raises UnreadableMedia whenever `decode` would (for example, a truncated download with a
+    complete index), for a video of mostly concealed frames, and for frames above `max_pixels`.
+    If PyAV decodes a clip without damage, decord is tried once per process and format (container,
+    codec, size): that costs as much as the rest, and its answer holds for every clip of the format.
     """
-    with explained(path):
+    with translate_decoder_errors(path):
         with open_media(path, max_pixels) as container:
-            played = _Played(path, container, observer)
-            header, form = _header(path, container), _form(path, container)
-        n_frames = _check_pictures(path, header, form, played, max_pixels)
+            played = _Playback(path, container, observer)
+            header, stream_format = _header(path, container), _stream_format(path, container)
+        n_frames = _check_pictures(path, header, stream_format, played, max_pixels)
     duration = played.seconds or n_frames / played.rate
     if not (math.isfinite(duration) and duration > 0):
-        raise UnreadableMedia(f"{path}: says that it plays for {duration} s")
+        raise UnreadableMedia(f"{path}: its duration is {duration} s")
     return Probe(duration, n_frames / duration, n_frames, played.sound)
 
 
@@ -109,21 +108,21 @@ def decode(
 ) -> Media:
     """`num_frames` frames and the whole audio of a clip, mono at `sampling_rate` Hz.
 
-    Raises UnreadableMedia for a file that is missing, empty, not a video, or much of whose video
-    or audio does not decode: nothing is replaced by black frames. A clip without an audio track is
-    readable: its waveform is None.
+    Raises UnreadableMedia for a file that is missing, empty or not a video, or if more than 10 % of
+    its video or audio does not decode: nothing is replaced by black frames. A clip without an audio
+    track is readable: its waveform is None.
     """
-    with explained(path):
+    with translate_decoder_errors(path):
         with open_media(path, max_pixels) as container:
             header = _header(path, container)
             sound = read_sound(path, container, sampling_rate)
-        frames = read_pictures(path, header, Wanted(num_frames, max_pixels=max_pixels))
+        frames = read_pictures(path, header, FrameRequest(num_frames, max_pixels=max_pixels))
     return Media(frames, sound.waveform)
 
 
 def has_picture(path: Path, max_pixels: int | None = None) -> bool:
-    """Whether there is a video; an album's cover is none. Raises UnreadableMedia for no media."""
-    with explained(path), open_media(path, max_pixels) as container:
+    """Whether the file has a video stream other than cover art. Raises UnreadableMedia."""
+    with translate_decoder_errors(path), open_media(path, max_pixels) as container:
         pictures = moving_pictures(container)
         if not pictures and not container.streams.audio:
             raise UnreadableMedia(f"{path}: has neither video nor audio")
@@ -131,50 +130,49 @@ def has_picture(path: Path, max_pixels: int | None = None) -> bool:
 
 
 def preprocess(path: Path, settings: MediaSettings, max_pixels: int | None = None) -> TowerInputs:
-    """A clip file as the towers take it. Raises UnreadableMedia as `decode` does."""
+    """The towers' inputs of a clip file. Raises UnreadableMedia as `decode` does."""
     return read_clip(path, settings, max_pixels).inputs
 
 
 def read_clip(path: Path, settings: MediaSettings, max_pixels: int | None = None) -> ReadClip:
-    """A clip file as the towers take it, frame by frame where frames are large, and its sound.
+    """The towers' inputs of a clip file, and its sound. Raises UnreadableMedia as `decode` does.
 
-    Raises UnreadableMedia as `decode` does.
+    Large frames are converted one by one.
     """
-    wanted = Wanted(settings.num_frames, settings.sampling, max_pixels)
-    with explained(path):
+    request = FrameRequest(settings.num_frames, settings.sampling, max_pixels)
+    with translate_decoder_errors(path):
         with open_media(path, max_pixels) as container:
             header = _header(path, container)
             sound = read_sound(path, container, settings.sampling_rate, settings.n_samples)
-        pixels = read_pictures(path, header, wanted, lambda f: frames_to_pixels(f, settings))
-        inputs = TowerInputs(pixels, _sound_to_mel(path, sound, settings), sound.is_there)
+        pixels = read_pictures(path, header, request, lambda f: frames_to_pixels(f, settings))
+        inputs = TowerInputs(pixels, sound_to_mel(path, sound, settings), sound.is_present)
     return ReadClip(inputs, sound)
 
 
 def read_sound_alone(path: Path, settings: MediaSettings) -> ReadClip:
-    """A file of sound as the towers take it, with black frames. Raises UnreadableMedia."""
+    """The towers' inputs of an audio file, with black frames. Raises UnreadableMedia."""
     side = settings.image_size
     black = np.zeros((settings.num_frames, side, side, 3), dtype=np.uint8)
-    with explained(path), open_media(path) as container:
+    with translate_decoder_errors(path), open_media(path) as container:
         sound = read_sound(path, container, settings.sampling_rate, settings.n_samples)
     pixels = frames_to_pixels(black, settings)
-    return ReadClip(
-        TowerInputs(pixels, _sound_to_mel(path, sound, settings), sound.is_there), sound
-    )
+    inputs = TowerInputs(pixels, sound_to_mel(path, sound, settings), sound.is_present)
+    return ReadClip(inputs, sound)
 
 
-def _sound_to_mel(path: Path, sound: Sound, settings: MediaSettings) -> Floats:
-    """The log-mel of a clip's sound (M, T). Raises UnreadableMedia where it is non-finite."""
+def sound_to_mel(path: Path, sound: Sound, settings: MediaSettings) -> Floats:
+    """The log-mel of a clip's sound (M, T). Raises UnreadableMedia if it is non-finite."""
     mel = waveform_to_mel(sound.waveform, settings)
     if not np.isfinite(mel).all():
         raise UnreadableMedia(f"{path}: its sound holds non-finite or absurdly large samples")
     return mel
 
 
-class _Played:
-    """A container played once: its first frames decoded, all of its sound, every time stamp.
+class _Playback:
+    """One pass over a container: decodes all audio and the first frames, reads every timestamp.
 
-    A video decoder conceals what is missing by repeating or smearing frames: those do not count as
-    decoded well, nor does a packet that gives none.
+    A video decoder conceals missing data by repeated or smeared frames. `damaged` counts those, and
+    the packets that cannot be decoded.
     """
 
     def __init__(
@@ -184,39 +182,39 @@ class _Played:
         audio = next(iter(container.streams.audio), None)
         hear = None if observer is None else observer.hear
         reader = None if audio is None else SoundReader(path, container, listener=hear)
-        video.thread_type = "NONE"  # the processes are the threads
-        self.watched = self.damaged = 0
+        video.thread_type = "NONE"  # the pool's processes already use every core
+        self.examined = self.damaged = 0
         sizes = set()
         self.rate = float(video.average_rate or 0) or math.nan
         clock = _Clock(float(video.time_base or 0))
         for packet in container.demux([video] if audio is None else [video, audio]):
             if packet.stream is not video:
                 assert reader is not None
-                reader.take(packet)
+                reader.add_packet(packet)
                 continue
             clock.see(packet)
-            if self.watched < _WATCHED_FRAMES:
+            if self.examined < _EXAMINED_FRAMES:
                 frames = decode_packet(packet)
-                self.watched += 1 if frames is None else len(frames)
+                self.examined += 1 if frames is None else len(frames)
                 self.damaged += 1 if frames is None else sum(f.is_corrupt for f in frames)
                 for frame in frames or ():
                     sizes.add((frame.width, frame.height))
                     if observer is not None:
                         observer.see(frame)
-        self.is_whole = not self.damaged and self.watched < _WATCHED_FRAMES and len(sizes) == 1
+        self.is_whole = not self.damaged and self.examined < _EXAMINED_FRAMES and len(sizes) == 1
         self.seconds = clock.seconds()
         self.sound = NO_SOUND if reader is None else reader.finish()
 
 
 class _Clock:
-    """From when to when a video is shown, by the time stamps of its packets."""
+    """A video's start and end, by the timestamps of its packets."""
 
     def __init__(self, time_base: float) -> None:
         self._time_base = time_base
         self._first, self._last, self._shown, self._n = math.inf, -math.inf, 0, 0
 
     def see(self, packet: "av.Packet[Any]") -> None:
-        """Take a packet's time stamp; one without has none that counts."""
+        """Record a packet's timestamp, if it has one."""
         stamp = packet.pts if packet.pts is not None else packet.dts
         if stamp is None or packet.size == 0:
             return
@@ -226,7 +224,7 @@ class _Clock:
             self._last, self._shown = stamp, packet.duration or 0
 
     def seconds(self) -> float:
-        """How long the video is; 0 where its packets do not say."""
+        """The video's duration; 0 if its packets have no timestamps."""
         if self._n == 0:
             return 0.0
         spread = self._last - self._first
@@ -235,38 +233,42 @@ class _Clock:
 
 
 def _check_pictures(
-    path: Path, header: Header, form: Form, played: _Played, max_pixels: int | None
+    path: Path,
+    header: Header,
+    stream_format: StreamFormat,
+    played: _Playback,
+    max_pixels: int | None,
 ) -> int:
-    """How many frames there are. Raises UnreadableMedia where `decode` would not read them."""
-    good = played.watched - played.damaged
+    """The number of frames. Raises UnreadableMedia if `decode` could not read them."""
+    good = played.examined - played.damaged
     if header.width * header.height > DECORD_PIXELS:
         return _check_played(path, header, played, max_pixels)
     try:
         video = open_by_decord(path, header)
         n_frames = len(video)
-        watched = min(n_frames, _WATCHED_FRAMES)
-        refuse_damaged(path, good, watched, header)
+        examined = min(n_frames, _EXAMINED_FRAMES)
+        refuse_damaged(path, good, examined, header)
         in_order = list(video.get_key_indices()[:1]) == [0]
         whole = good == n_frames and in_order
-        if not whole or form not in _handed_out:
+        if not whole or stream_format not in _decord_formats:
             sample = sample_frame_indices(n_frames, _PROBED_FRAMES)
             for i in sample[:1] if whole else sample:
                 frame = video.get_batch([i]).asnumpy()
-                if good < watched and np.ptp(frame) == 0:
+                if good < examined and np.ptp(frame) == 0:
                     raise UnreadableMedia(f"{path}: {ONE_COLOUR}")
-            _handed_out.add(form)
+            _decord_formats.add(stream_format)
         return n_frames
     except DECORDError:
         return _check_played(path, header, played, max_pixels)
 
 
-def _check_played(path: Path, header: Header, played: _Played, max_pixels: int | None) -> int:
-    """As `_check_pictures`, for what `decode` reads by PyAV: it is not played a second time."""
+def _check_played(path: Path, header: Header, played: _Playback, max_pixels: int | None) -> int:
+    """Like `_check_pictures`, for a clip that `decode` reads by PyAV; decodes a whole one once."""
     if not played.is_whole:
-        wanted = Wanted(_PROBED_FRAMES, max_pixels=max_pixels)
-        return read_through(path, header, wanted, np.asarray)[1]
-    refuse_missing_frames(path, played.watched, header)
-    return played.watched
+        request = FrameRequest(_PROBED_FRAMES, max_pixels=max_pixels)
+        return read_by_pyav(path, header, request, np.asarray)[1]
+    refuse_missing_frames(path, played.examined, header)
+    return played.examined
 
 
 def _header(path: Path, container: InputContainer) -> Header:
@@ -274,8 +276,8 @@ def _header(path: Path, container: InputContainer) -> Header:
     return Header(video.frames, video.width, video.height)
 
 
-def _form(path: Path, container: InputContainer) -> Form:
-    """What decides whether decord can hand out an open clip's frames."""
+def _stream_format(path: Path, container: InputContainer) -> StreamFormat:
+    """The properties of a clip that decide whether decord can read its frames."""
     video = picture_stream(path, container)
     kind = (video.codec_context.name, video.codec_context.pix_fmt or "")
     return (container.format.name, *kind, video.width, video.height)

@@ -1,4 +1,4 @@
-"""Files opened by PyAV: which kinds are read, and what is said of those that are not."""
+"""Media files opened by PyAV: the accepted kinds, and the errors for all others."""
 
 import os
 import re
@@ -13,9 +13,9 @@ from av.error import FFmpegError
 from av.stream import Disposition
 from decord import DECORDError
 
-COMPLETE: Final = 0.9  # of the frames and of the packets of sound must be there and decode
-# FFmpeg's demuxers that read one file and nothing else. Playlists and scripts (hls, dash, concat,
-# sdp, image sequences) name other files, and hosts to fetch from: they are left out.
+COMPLETE: Final = 0.9  # the fraction of frames, and of audio packets, that must decode
+# FFmpeg's demuxers that read one file only. Playlists and scripts (hls, dash, concat, sdp, image
+# sequences) are left out: they name other files, and hosts to fetch from.
 KINDS: Final = (
     "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpegts,mpeg,mpegvideo,h264,hevc,m4v,ivf,obu,flv,"
     "live_flv,asf,ogg,gif,apng,mxf,dv,rm,nut,yuv4mpegpipe,wav,w64,aiff,au,caf,mp3,aac,flac,amr,"
@@ -23,9 +23,9 @@ KINDS: Final = (
 )
 _OPTIONS: Final = {"format_whitelist": KINDS, "protocol_whitelist": "file"}
 TOO_LARGE: Final = "takes more memory than a decoding process may have (machine.clip_memory_mb)"
-_SOURCE_LINE = re.compile(r"\[[\d:]+\] \S+:\d+: |^\[/.*\]")  # decord's clock and place
+_SOURCE_LINE = re.compile(r"\[[\d:]+\] \S+:\d+: |^\[/.*\]")  # decord's time and source line
 _DECODING_ERRORS = (DECORDError, FFmpegError, RuntimeError, OSError, UnicodeError)
-_TEXTS: Final = (  # first bytes of what is often saved under a clip's name, in lower case
+_TEXTS: Final = (  # first bytes, in lower case, of files that are often saved as a clip
     (b"#extm3u", "a playlist (M3U8), not media: it only names other files"),
     (b"ffconcat", "a playlist (ffconcat), not media: it only names other files"),
     (b"[playlist]", "a playlist (PLS), not media: it only names other files"),
@@ -36,40 +36,40 @@ _TEXTS: Final = (  # first bytes of what is often saved under a clip's name, in 
     (b"<?xml", "XML, not media"),
     (b"{", "JSON or other text, not media"),
 )
-_HEAD: Final = 4096  # bytes that are looked at
+_HEAD: Final = 4096  # bytes that are examined
 _PRINTABLE: Final = frozenset(range(32, 256)) | set(b"\t\n\r\f\x1b")
 
 
 class UnreadableMedia(ValueError):
-    """A file that is not a clip we can decode; the message names the file and the reason."""
+    """A file that cannot be decoded as a clip; the message names the file and the reason."""
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns decoders' errors about `path` into UnreadableMedia."""
+def translate_decoder_errors(path: Path) -> Iterator[None]:
+    """Turn decoders' errors about `path` into UnreadableMedia."""
     try:
         yield
-    except MemoryError as error:  # PyAV's for FFmpeg's is one too
+    except MemoryError as error:  # also PyAV's, for FFmpeg's ENOMEM
         raise UnreadableMedia(f"{path}: {TOO_LARGE}") from error
     except _DECODING_ERRORS as error:
-        said = getattr(error, "strerror", None) or str(error)
-        lines = said.strip().splitlines() or [repr(error)]
+        text = getattr(error, "strerror", None) or str(error)
+        lines = text.strip().splitlines() or [repr(error)]
         reason = _SOURCE_LINE.sub("", lines[0])
         raise UnreadableMedia(f"{path}: cannot be decoded: {reason}") from error
 
 
 @contextmanager
 def open_media(path: Path, max_pixels: int | None = None) -> Iterator[InputContainer]:
-    """The open file. Raises UnreadableMedia where it is none of `KINDS`, or its frames too large.
+    """The open file. Raises UnreadableMedia if it is none of `KINDS`, or its frames are too large.
 
-    Other playlists and networks are never followed. An absolute name is opened, lest FFmpeg takes
-    "a:b.mp4" for a protocol.
+    No playlist and no network address is followed. The path is made absolute, because FFmpeg would
+    read "a:b.mp4" as a protocol.
     """
     absolute = os.path.abspath(path)  # noqa: PTH100
     try:
         container = av.open(absolute, container_options=_OPTIONS)
     except FFmpegError as error:
-        if found := _what_else(path):
+        if found := _non_media_kind(path):
             raise UnreadableMedia(f"{path}: is {found}") from error
         raise
     with container:
@@ -79,12 +79,12 @@ def open_media(path: Path, max_pixels: int | None = None) -> Iterator[InputConta
 
 
 def moving_pictures(container: InputContainer) -> Sequence[av.VideoStream]:
-    """The video streams; an album's cover is none."""
+    """The video streams without cover art."""
     return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
 
 
 def picture_stream(path: Path, container: InputContainer) -> av.VideoStream:
-    """The first video stream. Raises UnreadableMedia where there is none."""
+    """The first video stream. Raises UnreadableMedia if there is none."""
     pictures = moving_pictures(container)
     if not pictures:
         raise UnreadableMedia(f"{path}: has no video stream")
@@ -93,7 +93,7 @@ def picture_stream(path: Path, container: InputContainer) -> av.VideoStream:
 
 
 def refuse_unknown_codec(path: Path, stream: av.VideoStream | av.AudioStream) -> None:
-    """Raise UnreadableMedia where there is no decoder for the stream."""
+    """Raise UnreadableMedia if there is no decoder for the stream."""
     if stream.codec_context is None:
         raise UnreadableMedia(
             f"{path}: cannot be decoded: the codec of its {stream.type} (stream {stream.index}) is "
@@ -111,11 +111,11 @@ def _check_size(path: Path, video: av.VideoStream, max_pixels: int | None) -> No
         )
     video.codec_context.options = {
         "max_pixels": str(min(max_pixels, 2**31 - 1))
-    }  # frames may grow on the way
+    }  # a later frame may be larger
 
 
-def _what_else(path: Path) -> str | None:
-    """What a file that FFmpeg does not take holds instead of media, if that can be told."""
+def _non_media_kind(path: Path) -> str | None:
+    """The kind of a file that FFmpeg does not open (empty, HTML, text …); None if unknown."""
     if not path.is_file():
         return None
     with path.open("rb") as file:

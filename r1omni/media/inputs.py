@@ -1,4 +1,4 @@
-"""Frames and waveform as the towers take them: normalised pixels and a log-mel."""
+"""The towers' inputs: normalised pixels from frames, a log-mel from a waveform."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,15 +11,15 @@ from PIL import Image
 Frames = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Sampling = Literal["index", "time"]
-PADDING_SECONDS: Final = 0.15  # of silence that encoders put around a sound: AAC 2,047 samples
+PADDING_SECONDS: Final = 0.15  # silence that encoders add around a sound: AAC 2,047 samples
 
 
 @dataclass(frozen=True)
 class MediaSettings:
-    """How a clip becomes the towers' inputs; a checkpoint's processor holds one.
+    """How a clip becomes the towers' inputs; a checkpoint's processor has one.
 
-    `sampling`: frames evenly by their number, as the original, or evenly in time. Checkpoints from
-    before there was a choice do not say: by number.
+    `sampling`: frames at even steps of their index, as in the original, or of time. Older
+    checkpoints lack it and use the index.
     """
 
     num_frames: int
@@ -36,17 +36,17 @@ class MediaSettings:
 
     @property
     def audio_seconds(self) -> float:
-        """How much sound the model hears; what a clip has beyond is cut."""
+        """Seconds of sound that the model hears; the rest of a clip's sound is cut."""
         return self.n_samples / self.sampling_rate
 
     def cuts(self, seconds: float) -> bool:
-        """Whether a sound of so many seconds is cut, by more than an encoder's padding."""
+        """Whether a sound of `seconds` loses more than an encoder's padding."""
         return seconds > self.audio_seconds + PADDING_SECONDS
 
 
 @dataclass(frozen=True)
 class TowerInputs:
-    """One clip as the towers take it: pixels float32 (F, 3, H, W), mel float32 (M, T)."""
+    """The towers' inputs of one clip: pixels float32 (F, 3, H, W), mel float32 (M, T)."""
 
     pixels: Floats
     mel: Floats
@@ -54,7 +54,7 @@ class TowerInputs:
 
 
 def pad_to_square(frames: Frames, colour: tuple[int, int, int]) -> Frames:
-    """The frames in the middle of squares of `colour`: (F, H, W, 3) -> (F, S, S, 3)."""
+    """The frames centred in squares of `colour`: (F, H, W, 3) -> (F, S, S, 3)."""
     n, height, width, _ = frames.shape
     side = max(height, width)
     if height == width:
@@ -67,11 +67,10 @@ def pad_to_square(frames: Frames, colour: tuple[int, int, int]) -> Frames:
 
 
 def frames_to_pixels(frames: Frames, settings: MediaSettings) -> Floats:
-    """Frames as SigLIP takes them: uint8 (F, H, W, 3) -> float32 (F, 3, H', W').
+    """SigLIP's pixels: frames uint8 (F, H, W, 3) -> float32 (F, 3, H', W').
 
-    Padded to a square with the mean colour, resized (bicubic), rescaled and normalised: bit for bit
-    transformers' SiglipImageProcessorPil, whose import alone would cost every decoding worker five
-    seconds.
+    Padded to a square with the mean colour, resized (bicubic), rescaled and normalised. Bit for bit
+    transformers' SiglipImageProcessorPil, whose import costs a decoding process five seconds.
     """
     if settings.aspect_ratio == "pad":
         red, green, blue = (int(mean * 255) for mean in settings.image_mean)
@@ -80,7 +79,7 @@ def frames_to_pixels(frames: Frames, settings: MediaSettings) -> Floats:
     resized = np.stack(
         [np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BICUBIC)) for f in frames]
     )
-    # a byte has 256 values, so each channel is a table of 256 floats
+    # a byte has 256 values, so each channel needs a table of 256 floats
     table = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
     mean, std = np.array([settings.image_mean, settings.image_std], dtype=np.float32)
     tables = (table[:, None] - mean) / std  # (256, 3)
@@ -88,7 +87,7 @@ def frames_to_pixels(frames: Frames, settings: MediaSettings) -> Floats:
 
 
 def waveform_to_mel(waveform: Floats | None, settings: MediaSettings) -> Floats:
-    """The log-mel of a waveform (S,), or of silence where a clip has no audio: float32 (M, T)."""
+    """The log-mel of a waveform (S,), or of silence if a clip has no audio: float32 (M, T)."""
     return log_mel(
         np.zeros(0, dtype=np.float32) if waveform is None else waveform,
         n_fft=settings.n_fft,
@@ -110,8 +109,8 @@ def log_mel(
 ) -> Floats:
     """Whisper's log-mel spectrogram of the first `n_samples`, padded with silence: float32 (M, T).
 
-    T = n_samples // hop_length. Slaney scale and norm, the last frame dropped, then log10 of at
-    least 1e-10, at most 8 below the clip's maximum, (x + 4) / 4 (arXiv 2212.04356;
+    T = n_samples // hop_length. Slaney scale and norm, without the last frame; then log10, clamped
+    to at least 1e-10 before and to the clip's maximum - 8 after, and (x + 4) / 4 (arXiv 2212.04356;
     WhisperFeatureExtractor).
     """
     import torch
@@ -133,7 +132,7 @@ def _mel_spectrogram(n_fft: int, hop_length: int, num_mel_bins: int, sampling_ra
     from torchaudio.transforms import MelSpectrogram
 
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)  # as Whisper's: in single precision they are 4e-5 off
+    torch.set_default_dtype(torch.float64)  # as in Whisper; in float32 the filters are 4e-5 off
     try:
         mel = MelSpectrogram(
             sample_rate=sampling_rate,

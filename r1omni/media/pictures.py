@@ -1,4 +1,4 @@
-"""A clip's sampled frames: decord's, or PyAV's where decord has none to hand out."""
+"""A clip's sampled frames, read by decord, or by PyAV if decord cannot read them."""
 
 import os
 from collections.abc import Callable
@@ -35,7 +35,7 @@ DECORD_PIXELS: Final = 1280 * 720  # larger frames take decord up to three times
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its video: frames (0: it does not say) and their size."""
+    """The video's properties in a file's header: number of frames (0: unknown) and their size."""
 
     n_frames: int
     width: int
@@ -43,15 +43,15 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which frames are asked for, and how large they may be (None: as they come)."""
+class FrameRequest:
+    """The number of frames to sample, how, and their greatest size (None: no limit)."""
 
     num_frames: int
     sampling: Sampling = "index"
     max_pixels: int | None = None
 
-    def places(self, starts: Times, end: float) -> Indices:
-        """The frames to take of those that are shown from `starts` on, the last until `end`."""
+    def indices(self, starts: Times, end: float) -> Indices:
+        """The indices of the sampled frames, by all frames' start times and the end of the last."""
         if self.sampling == "index":
             return sample_frame_indices(len(starts), self.num_frames)
         return sample_frame_times(starts, end, self.num_frames)
@@ -60,17 +60,17 @@ class Wanted:
 def sample_frame_indices(n_frames: int, num_frames: int) -> Indices:
     """The midpoints of `num_frames` equal segments of [0, n_frames - 1], rounded, halves upwards.
 
-    A clip with fewer frames than are asked for repeats some (HumanOmni's sampling, after
-    VideoLLaMA 2, arXiv 2406.07476).
+    A clip with fewer frames repeats some (HumanOmni's sampling, after VideoLLaMA 2,
+    arXiv 2406.07476).
     """
     midpoints = (np.arange(num_frames) + 0.5) * (n_frames - 1) / num_frames
     return np.round(midpoints + 1e-6).astype(np.int64)
 
 
 def sample_frame_times(starts: Times, end: float, num_frames: int) -> Indices:
-    """The frames on the screen at the midpoints of `num_frames` equal segments of the clip's time.
+    """The frames shown at the midpoints of `num_frames` equal segments of the clip's time.
 
-    `starts`: when each frame is shown first, in seconds; `end`: when the last one is gone.
+    `starts`: the second from which each frame is shown; `end`: the end of the last one.
     """
     first = starts[0]
     times = first + (np.arange(num_frames) + 0.5) * (end - first) / num_frames
@@ -79,26 +79,25 @@ def sample_frame_times(starts: Times, end: float, num_frames: int) -> Indices:
 
 
 def read_pictures(
-    path: Path, header: Header, wanted: Wanted, convert: Convert = np.asarray
+    path: Path, header: Header, request: FrameRequest, convert: Convert = np.asarray
 ) -> npt.NDArray[Any]:
     """The sampled frames, converted by `convert`, large ones one by one: (F, H, W, 3) -> (F, ...).
 
-    Raises UnreadableMedia where much of the video is missing or, where decord does not read it,
-    patched up by the decoder.
+    Raises UnreadableMedia if more than 10 % of the video is missing or, if PyAV reads it, damaged.
     """
     if header.width * header.height > DECORD_PIXELS:
-        return read_through(path, header, wanted, convert)[0]
+        return read_by_pyav(path, header, request, convert)[0]
     try:
         video = open_by_decord(path, header)
         times = video.get_frame_timestamp(range(len(video)))  # (F, 2)
-        unique, places = np.unique(wanted.places(times[:, 0], times[-1, 1]), return_inverse=True)
-        return convert(video.get_batch(unique).asnumpy())[places]
+        unique, inverse = np.unique(request.indices(times[:, 0], times[-1, 1]), return_inverse=True)
+        return convert(video.get_batch(unique).asnumpy())[inverse]
     except DECORDError:
-        return read_through(path, header, wanted, convert)[0]
+        return read_by_pyav(path, header, request, convert)[0]
 
 
 def open_by_decord(path: Path, header: Header) -> Any:
-    """decord's reader of the file. Raises UnreadableMedia where much of the video is missing."""
+    """decord's reader of the file. Raises UnreadableMedia if too many frames are missing."""
     name = os.path.abspath(path)  # noqa: PTH100
     video = decord.VideoReader(name, ctx=decord.cpu(0), num_threads=1)
     refuse_missing_frames(path, len(video), header)
@@ -106,7 +105,7 @@ def open_by_decord(path: Path, header: Header) -> Any:
 
 
 def refuse_missing_frames(path: Path, n_frames: int, header: Header) -> None:
-    """Raise UnreadableMedia where much of the video that the header announces is not there."""
+    """Raise UnreadableMedia if there are too few of the frames that the header announces."""
     if n_frames == 0:
         _refuse_for_memory(path, header)
         raise UnreadableMedia(f"{path}: its video has no frames")
@@ -118,22 +117,22 @@ def refuse_missing_frames(path: Path, n_frames: int, header: Header) -> None:
         )
 
 
-def refuse_damaged(path: Path, good: int, watched: int, header: Header) -> None:
-    """Raise UnreadableMedia where too few of the watched frames decode well."""
-    if good < COMPLETE * watched:
+def refuse_damaged(path: Path, good: int, examined: int, header: Header) -> None:
+    """Raise UnreadableMedia if too few of the examined frames decode well."""
+    if good < COMPLETE * examined:
         _refuse_for_memory(path, header)
-        raise UnreadableMedia(f"{path}: only {good} of {watched} frames decode well")
+        raise UnreadableMedia(f"{path}: only {good} of {examined} frames decode well")
 
 
 def _refuse_for_memory(path: Path, header: Header) -> None:
-    """Raise UnreadableMedia where there is no room for four frames: FFmpeg then gives none."""
+    """Raise UnreadableMedia if memory lacks room for four frames: FFmpeg then returns none."""
     left = memory_left()
     if left is not None and left < 6 * header.width * header.height:
         raise UnreadableMedia(f"{path}: {TOO_LARGE}")
 
 
 def decode_packet(packet: "av.Packet[Any]") -> list[av.VideoFrame] | None:
-    """The frames of a packet of video; None where it cannot be decoded."""
+    """The frames of a video packet; None if it cannot be decoded."""
     try:
         return [frame for frame in packet.decode() if isinstance(frame, av.VideoFrame)]
     except MemoryError:
@@ -142,20 +141,20 @@ def decode_packet(packet: "av.Packet[Any]") -> list[av.VideoFrame] | None:
         return None
 
 
-def read_through(
-    path: Path, header: Header, wanted: Wanted, convert: Convert
+def read_by_pyav(
+    path: Path, header: Header, request: FrameRequest, convert: Convert
 ) -> tuple[npt.NDArray[Any], int]:
-    """The sampled frames of what decord is not asked for, and how many frames there are.
+    """The sampled frames as PyAV reads them, and the number of frames in the video.
 
-    Which frames are wanted is told by the packets' time stamps, before anything is decoded; where
-    there are not as many packets as frames, the video is played again. Raises UnreadableMedia as
+    The packets' timestamps say which frames to sample, before anything is decoded. If the number
+    of packets differs from that of frames, the video is decoded again. Raises UnreadableMedia as
     `read_pictures` does.
     """
-    starts, end = _packet_times(path, wanted.max_pixels)
+    starts, end = _packet_times(path, request.max_pixels)
     while True:
-        chosen, places = np.unique(wanted.places(starts, end), return_inverse=True)
-        taken = _Taken(set(chosen.tolist()), convert)
-        with open_media(path, wanted.max_pixels) as container:
+        chosen, inverse = np.unique(request.indices(starts, end), return_inverse=True)
+        taken = _SampledFrames(set(chosen.tolist()), convert)
+        with open_media(path, request.max_pixels) as container:
             taken.play(picture_stream(path, container), container)
         refuse_missing_frames(path, taken.n_frames, header)
         refuse_damaged(path, taken.n_frames - taken.n_damaged, taken.n_frames, header)
@@ -166,11 +165,11 @@ def read_through(
         raise UnreadableMedia(f"{path}: {ONE_COLOUR}")
     if len(taken.pictures) != len(chosen) or len(taken.sizes) > 1:
         raise UnreadableMedia(f"{path}: its frames come and go, or change their size")
-    return np.concatenate(taken.pictures)[places], taken.n_frames
+    return np.concatenate(taken.pictures)[inverse], taken.n_frames
 
 
-class _Taken:
-    """A video played once: the `chosen` frames, converted, and what is known of all."""
+class _SampledFrames:
+    """One pass over a video: the `chosen` frames, converted, and counts over all frames."""
 
     def __init__(self, chosen: set[int], convert: Convert) -> None:
         self._chosen, self._convert = chosen, convert
@@ -181,26 +180,26 @@ class _Taken:
         self._times: list[float | None] = []
 
     def play(self, video: av.VideoStream, container: InputContainer) -> None:
-        """Take what the stream `video` shows; a packet that cannot be decoded is damaged."""
-        video.thread_type = "NONE"  # so that damage is seen
+        """Decode the stream `video`; a packet that cannot be decoded counts as damaged."""
+        video.thread_type = "NONE"  # with threads FFmpeg does not report damage
         for packet in container.demux(video):
             frames = decode_packet(packet)
             self.n_damaged += frames is None
             for frame in frames or ():
                 if self.n_frames in self._chosen:
-                    self._take(frame)
+                    self._convert_frame(frame)
                 self.n_frames += 1
                 self.n_damaged += frame.is_corrupt
                 self._times.append(frame.time)
 
     def times(self, first: float, end: float) -> Times:
-        """When each frame is shown first: evenly until `end` where some do not say."""
+        """The second from which each frame is shown; even steps to `end` if any is unknown."""
         known = [time for time in self._times if time is not None]
         if len(known) < len(self._times):
             return np.linspace(first, end, self.n_frames, endpoint=False)
         return np.maximum.accumulate(np.array(known, dtype=np.float64))
 
-    def _take(self, frame: av.VideoFrame) -> None:
+    def _convert_frame(self, frame: av.VideoFrame) -> None:
         picture = upright(frame)
         self.sizes.add((frame.width, frame.height))
         self.one_colour = self.one_colour or np.ptp(picture) == 0
@@ -208,7 +207,7 @@ class _Taken:
 
 
 def _packet_times(path: Path, max_pixels: int | None) -> tuple[Times, float]:
-    """When each packet is shown first and the last one ends, in seconds, without decoding any."""
+    """The start of each packet and the end of the last one, in seconds; decodes nothing."""
     with open_media(path, max_pixels) as container:
         video = picture_stream(path, container)
         base = float(video.time_base or 1)
@@ -224,6 +223,6 @@ def _packet_times(path: Path, max_pixels: int | None) -> tuple[Times, float]:
 
 
 def upright(frame: av.VideoFrame) -> Frames:
-    """The frame as players show it, turned as the file says: uint8 (H, W, 3)."""
+    """The frame rotated as the file demands and players do: uint8 (H, W, 3)."""
     turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
     return np.ascontiguousarray(turned)

@@ -1,94 +1,133 @@
-"""Files decoded in many processes, delivered in order; one that hangs or dies costs one file.
+"""Files decoded by worker processes, in order; a worker that hangs or dies costs one file.
 
-The processes import only r1omni.media and torchaudio, not transformers, and die with their parent.
+Ingestion, features and predict all use this pool. Workers are forked from a server that has
+imported `preload`, never transformers, and end with their parent.
 """
 
+import importlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from r1omni.limits import Limits, limit_memory
-from r1omni.media import MediaSettings, TowerInputs, UnreadableMedia, preprocess
+import numpy as np
 
-_AHEAD = 32  # files decoded ahead of their reader, per process: what bounds the memory
-_GRACE_SECONDS = 5.0  # for a process that closed its pipe to be gone
-_PRELOADED = ["r1omni.media", "torchaudio.transforms"]
+from r1omni.limits import Limits, limit_memory
+from r1omni.media import (
+    MediaSettings,
+    Segment,
+    Source,
+    TowerInputs,
+    UnreadableMedia,
+    file_of,
+    preprocess,
+    read_segment,
+)
+
+_QUEUE_PER_PROCESS = 32  # decoded files that may wait for their reader; it bounds the memory
+_GRACE_SECONDS = 5.0  # from a kill or a closed pipe to the end of the process
+_FILES_PER_PROCESS = 2000  # then the worker is replaced, so that decoders' leaks stay small
+PRELOAD = ("r1omni.media", "torchaudio.transforms")
 T = TypeVar("T")
+_hiding_main = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Undecoded:
-    """A file that could not be decoded, and why; the reason does not repeat the name."""
+    """A file that could not be decoded; the reason does not repeat its name."""
 
     path: Path
     reason: str
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
-def start_forkserver() -> None:
-    """Have the server that decoding processes are forked from import what they need, meanwhile."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
-    forkserver.ensure_running()
+def start_forkserver(preload: Sequence[str] = PRELOAD) -> None:
+    """Start the server that workers are forked from; it imports `preload` in the background.
+
+    BLAS and torch use one thread in it, because there is a worker per core.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(preload))
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.pop("OMP_NUM_THREADS")
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
 
 
 def decode_clips(
-    paths: Sequence[Path], settings: MediaSettings, workers: int, limits: Limits
+    sources: Sequence[Source], settings: MediaSettings, workers: int, limits: Limits
 ) -> Iterator[TowerInputs | Undecoded]:
-    """The towers' inputs of each file, in order, from `workers` processes (0: one per core)."""
-    read = partial(preprocess, settings=settings, max_pixels=limits.max_pixels)
-    return read_each(paths, read, workers=workers, limits=limits)
+    """The towers' inputs of each source, in order, from `workers` processes (0: one per core)."""
+    read = partial(_read, settings=settings, max_pixels=limits.max_pixels)
+    return read_each(sources, read, workers=workers, limits=limits)
+
+
+def _read(source: Source, settings: MediaSettings, max_pixels: int) -> TowerInputs:
+    if isinstance(source, Segment):
+        return read_segment(source, settings, max_pixels)
+    return preprocess(source, settings, max_pixels)
 
 
 def read_each(
-    paths: Sequence[Path],
-    read: Callable[[Path], T],
+    sources: Iterable[Source],
+    read: Callable[[Any], T],
     *,
     workers: int,
     limits: Limits,
-    ahead: int = _AHEAD,
+    ahead: int = _QUEUE_PER_PROCESS,
+    preload: Sequence[str] = PRELOAD,
 ) -> Generator[T | Undecoded, None, None]:
-    """What `read` makes of each file, in order, or why it makes nothing.
+    """The result of `read` for each file, in order, or Undecoded.
 
-    `read` runs in other processes. A file that raises UnreadableMedia, takes longer or more memory
-    than `limits`, or ends its process is Undecoded; the others go on.
+    `read` runs in `workers` processes (0: one per core). A file is Undecoded if it raises
+    UnreadableMedia, exceeds the time or memory of `limits`, or ends its worker; the other files are
+    still read. Raises RuntimeError if a worker ends before its first file.
     """
-    n_workers = max(1, min(workers or usable_cores(), len(paths)))
+    n_workers = workers or usable_cores()
+    start_forkserver(preload)
     workers_made: list[_Worker[T]] = []
     own = threading.local()
 
-    def attend(path: Path) -> T | Undecoded:
-        """Have this thread's process read a file; replace one that failed."""
+    def read_in_worker(source: Source) -> T | Undecoded:
+        """Read a file in this thread's worker; a worker that failed is replaced."""
+        if hasattr(own, "worker") and own.worker.n_files >= _FILES_PER_PROCESS:
+            own.worker.stop()
+            del own.worker
         if not hasattr(own, "worker"):
-            own.worker = _Worker(read, limits)
+            own.worker = _Worker(read, limits, preload)
             workers_made.append(own.worker)
-        outcome: T | Undecoded | None = own.worker.ask(path)
+        outcome: T | Undecoded | None = own.worker.read_file(source)
         if outcome is None:
             reason = own.worker.exit_reason()
             own.worker.stop()
             del own.worker
-            return Undecoded(path, reason)
+            return Undecoded(file_of(source), reason)
         return outcome
 
     pending: deque[Future[T | Undecoded]] = deque()
     threads = ThreadPoolExecutor(n_workers)
     try:
-        for path in paths:
-            pending.append(threads.submit(attend, path))
+        for source in sources:
+            pending.append(threads.submit(read_in_worker, source))
             if len(pending) > n_workers * ahead:
                 yield pending.popleft().result()
         while pending:
@@ -100,44 +139,49 @@ def read_each(
 
 
 class _Worker(Generic[T]):
-    """A process that reads one file at a time, and ends with this one."""
+    """A process that reads one file at a time and ends with this one."""
 
-    def __init__(self, read: Callable[[Path], T], limits: Limits) -> None:
+    def __init__(self, read: Callable[[Any], T], limits: Limits, preload: Sequence[str]) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_PRELOADED)
+        self.n_files = 0
         self._limits = limits
-        self._late = False
+        self._timed_out = False
         self._stopping = threading.Lock()
-        self._ours, theirs = context.Pipe()
+        self._pipe, worker_end = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, read, limits.memory_mb), daemon=True
+            target=_serve, args=(worker_end, read, preload, limits.memory_mb), daemon=True
         )
-        self._process.start()
-        theirs.close()  # so that its death is felt here
-        self._ours.recv()  # it has begun: no file's time is spent on its imports
-
-    def ask(self, path: Path) -> T | Undecoded | None:
-        """What became of the file; None where the process failed over it."""
+        with _hidden_main():
+            self._process.start()
+        worker_end.close()  # then the pipe closes when the worker dies
         try:
-            self._ours.send(path)
-            if not self._ours.poll(self._limits.timeout_seconds):
-                self._late = True
+            self._pipe.recv()  # it has started: its imports do not count against a file's time
+        except EOFError:
+            raise RuntimeError(f"cannot open clips: {self.exit_reason()}") from None
+
+    def read_file(self, source: Source) -> T | Undecoded | None:
+        """The result for the file, or Undecoded; None if the process failed or timed out."""
+        self.n_files += 1
+        try:
+            self._pipe.send(source)
+            if not self._pipe.poll(self._limits.timeout_seconds):
+                self._timed_out = True
                 return None
-            outcome: T | Undecoded = self._ours.recv()
+            outcome: T | Undecoded = self._pipe.recv()
         except (EOFError, OSError):
             return None
         return outcome
 
     def stop(self) -> None:
-        """End the process, whatever it is doing. Its thread and the reader may both call this."""
-        with self._stopping:  # or both would close the same file descriptor
+        """Kill the process. Its thread and the reader may both call this."""
+        with self._stopping:  # else both would close the same file descriptor
             self._process.kill()
-            self._process.join()
-            self._ours.close()
+            self._process.join(timeout=_GRACE_SECONDS)  # a dead network drive outlasts SIGKILL
+            self._pipe.close()
 
     def exit_reason(self) -> str:
-        """How it failed over its last file."""
-        if self._late:
+        """Why the process failed at its last file."""
+        if self._timed_out:
             return f"not decoded within {self._limits.timeout_seconds:g} s"
         self._process.join(timeout=_GRACE_SECONDS)
         code = self._process.exitcode
@@ -145,31 +189,46 @@ class _Worker(Generic[T]):
         return f"the decoding process died of it ({name})"
 
 
-def _serve(connection: Connection, read: Callable[[Path], Any], memory_mb: int) -> None:
-    """Answer every path until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this one
-    import torch
+@contextmanager
+def _hidden_main() -> Iterator[None]:
+    """Let a worker start without importing the caller's script, which may lack a main guard."""
+    with _hiding_main:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
-    torch.set_num_threads(1)
+
+def _serve(
+    connection: Connection, read: Callable[[Any], Any], preload: Sequence[str], memory_mb: int
+) -> None:
+    """Read every path that arrives, until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
+    for module in preload:  # a fork server that was started for other work may lack one
+        importlib.import_module(module)
+    np.ones((64, 64)) @ np.ones((64, 64))  # OpenBLAS allocates now, so no clip's limit counts it
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(parent.sentinel,), daemon=True).start()
     limit_memory(memory_mb)
     connection.send("begun")
     with suppress(EOFError):
         while True:
-            path = connection.recv()
-            connection.send(_attempt(path, read))
+            source = connection.recv()
+            connection.send(_read_or_reason(source, read))
 
 
-def _attempt(path: Path, read: Callable[[Path], T]) -> T | Undecoded:
+def _read_or_reason(source: Source, read: Callable[[Any], T]) -> T | Undecoded:
+    path = file_of(source)
     try:
-        return read(path)
+        return read(source)
     except UnreadableMedia as error:
         return Undecoded(path, str(error).removeprefix(f"{path}: "))
 
 
-def _end_with(sentinel: int) -> None:
-    """End as soon as the parent is gone, be it by SIGKILL."""
+def _exit_with_parent(sentinel: int) -> None:
+    """End this process when its parent ends, even by SIGKILL."""
     wait([sentinel])
     os._exit(1)

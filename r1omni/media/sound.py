@@ -1,4 +1,4 @@
-"""A clip's sound, packet by packet: how much of it decodes, when it sounds, and the waveform."""
+"""A clip's audio track, packet by packet: how much of it decodes, its gaps, and the waveform."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ from r1omni.media.containers import (
 )
 from r1omni.media.inputs import Floats
 
-_SKIPPED_PIECES: Final = 2  # that a codec needs to get going
-_RESAMPLED_SAMPLES: Final = 16384  # at once; PyAV's cost is per frame
-_GAP_SECONDS: Final = 0.04  # shorter gaps between time stamps are rounding, not silence
-_STILL: Final = 2.0**-16  # half a step of 16 bits: what is below is digital silence
+_SKIPPED_PIECES: Final = 2  # frames that a codec may drop at the start
+_RESAMPLED_SAMPLES: Final = 16384  # per call, because PyAV's cost is per frame
+_GAP_SECONDS: Final = 0.04  # shorter gaps between timestamps are rounding, not silence
+SILENCE: Final = 2.0**-16  # half a step of 16 bits: smaller samples are digital silence
 
 
 @dataclass(frozen=True)
 class Sound:
     """A clip's first audio track.
 
-    `waveform` mono float32 (S,), None without sound or where none was asked for; `seconds` is the
-    whole track's length, also where the waveform was cut. `digital_silence`: every sample is 0.
-    `n_lost` of `n_packets` could not be decoded: silence stands in their place.
+    `waveform`: mono float32 (S,), None without sound or if none was requested. `seconds`: length of
+    the whole track, even if the waveform is cut. `digital_silence`: every sample is 0. `n_lost` of
+    `n_packets` could not be decoded: silence replaces them.
     """
 
     waveform: Floats | None
@@ -40,8 +40,8 @@ class Sound:
     n_lost: int
 
     @property
-    def is_there(self) -> bool:
-        """Whether anything was decoded, be it silence."""
+    def is_present(self) -> bool:
+        """Whether anything was decoded, even silence."""
         return self.seconds > 0
 
 
@@ -51,24 +51,25 @@ NO_SOUND: Final = Sound(None, 0.0, False, 0, 0)
 def read_sound(
     path: Path, container: InputContainer, sampling_rate: int, keep: int | None = None
 ) -> Sound:
-    """The first audio track, its waveform at `sampling_rate` Hz and cut after `keep` samples.
+    """The first audio track; its waveform is at `sampling_rate` Hz and cut after `keep` samples.
 
-    Raises UnreadableMedia where much of it is lost.
+    Raises UnreadableMedia if more than 10 % of it is lost.
     """
     if not container.streams.audio:
         return NO_SOUND
     reader = SoundReader(path, container, sampling_rate, keep)
     for packet in container.demux(container.streams.audio[0]):
-        reader.take(packet)
+        reader.add_packet(packet)
     return reader.finish()
 
 
 class SoundReader:
-    """Takes the packets of the first audio track in their order.
+    """Decodes the packets of the first audio track in order.
 
-    A sound that starts after the picture, or jumps ahead, has silence in the gap. Time stamps that
-    jump back, or beyond the end of the file, are not believed. Without a `sampling_rate` there is
-    no waveform: what is there is only counted. Each decoded frame is shown to `listener`.
+    Silence fills the gap if the sound starts after the picture or jumps ahead. Timestamps that jump
+    back, or beyond the end of the file, are ignored. Without a `sampling_rate` packets are only
+    counted, and there is no waveform. `listener` receives each decoded frame. The waveform lacks
+    its first `skip` samples and ends before sample `keep`.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class SoundReader:
         sampling_rate: int | None = None,
         keep: int | None = None,
         listener: Callable[[av.AudioFrame], None] | None = None,
+        skip: int = 0,
     ) -> None:
         self._path = path
         self._listener = listener
@@ -86,28 +88,28 @@ class SoundReader:
         self._mp4 = "mp4" in container.format.name
         self._origin = _picture_start(container)
         self._end = _end(container)
-        self._waveform = None if sampling_rate is None else _Waveform(sampling_rate, keep)
+        self._waveform = None if sampling_rate is None else _Waveform(sampling_rate, keep, skip)
         self._packets = self._lost = self._pieces = self._samples = 0
         self._seconds = self._lost_seconds = 0.0
         self._silent = True
         self._first_loss = ""
 
-    def take(self, packet: "av.Packet[Any]") -> None:
-        """Decode a packet; one that cannot be decoded is counted."""
+    def add_packet(self, packet: "av.Packet[Any]") -> None:
+        """Decode a packet, or count it as lost."""
         self._packets += packet.size > 0
         try:
             frames = packet.decode()
         except MemoryError:
             raise
         except FFmpegError as error:
-            self._lose(packet, error)
+            self._count_loss(packet, error)
             return
         for frame in frames:
             assert isinstance(frame, av.AudioFrame)
-            self._hear(frame)
+            self._add_frame(frame)
 
     def finish(self) -> Sound:
-        """What was heard. Raises UnreadableMedia where much of it is lost or not there."""
+        """The audio track. Raises UnreadableMedia if more than 10 % of it is lost or missing."""
         decoded = self._packets - self._lost
         if decoded < COMPLETE * self._packets:
             raise UnreadableMedia(
@@ -116,28 +118,28 @@ class SoundReader:
             )
         if not self._samples:
             return NO_SOUND
-        self._refuse_cut()
+        self._refuse_cut_short()
         waveform = None if self._waveform is None else self._waveform.finish()
         return Sound(waveform, self._seconds, self._silent, self._packets, self._lost)
 
-    def _lose(self, packet: "av.Packet[Any]", error: FFmpegError) -> None:
+    def _count_loss(self, packet: "av.Packet[Any]", error: FFmpegError) -> None:
         self._lost += packet.size > 0
         self._lost_seconds += float((packet.duration or 0) * (packet.time_base or 0))
         stamp = packet.pts if packet.pts is not None else packet.dts
         when = "" if stamp is None else f" at {float(stamp * packet.time_base):.1f} s"
         reason = error.strerror or str(error)
-        if reason.startswith("Error number"):  # a decoder's own, which FFmpeg cannot name
+        if reason.startswith("Error number"):  # a decoder's own code, for which FFmpeg has no text
             reason = "damaged data"
         self._first_loss = self._first_loss or (
             f"stream {self._stream.index}, the first failure{when}: {reason}"
         )
 
-    def _hear(self, frame: av.AudioFrame) -> None:
+    def _add_frame(self, frame: av.AudioFrame) -> None:
         gap = self._gap(frame)
         self._pieces += 1
         self._samples += frame.samples
         self._seconds += gap + frame.samples / frame.sample_rate
-        self._silent = self._silent and _is_still(frame)
+        self._silent = self._silent and _is_silent(frame)
         if self._listener is not None:
             self._listener(frame)
         if self._waveform is not None:
@@ -146,7 +148,7 @@ class SoundReader:
             self._waveform.add(frame)
 
     def _gap(self, frame: av.AudioFrame) -> float:
-        """How many seconds of silence stand before the frame."""
+        """The seconds of silence before the frame."""
         if (at := frame.time) is None:
             return 0.0
         if self._origin is None or (at < self._origin and not self._samples):
@@ -154,8 +156,11 @@ class SoundReader:
         gap = at - self._origin - self._seconds
         return gap if gap > _GAP_SECONDS and at <= self._end else 0.0
 
-    def _refuse_cut(self) -> None:
-        """mp4's and mov's headers count the frames of sound or, where a codec has none, samples."""
+    def _refuse_cut_short(self) -> None:
+        """Raise UnreadableMedia if more than 10 % of the announced sound is missing.
+
+        The headers of mp4 and mov count audio frames or, for a codec without frames, samples.
+        """
         announced = self._stream.frames if self._mp4 else 0
         if not announced:
             return
@@ -173,31 +178,31 @@ class SoundReader:
 
 
 class _Waveform:
-    """Frames of sound in, one mono waveform out; frames may change their rate on the way."""
+    """One mono waveform from audio frames, whose sampling rate may change."""
 
-    def __init__(self, sampling_rate: int, keep: int | None) -> None:
-        self._rate, self._keep = sampling_rate, keep
+    def __init__(self, sampling_rate: int, keep: int | None, skip: int = 0) -> None:
+        self._rate, self._keep, self._skip = sampling_rate, keep, skip
         self._pieces: list[Floats] = []
         self._n = 0
-        self._form: tuple[str, str, int] | None = None
+        self._format: tuple[str, str, int] | None = None
         self._resampler: av.AudioResampler | None = None
 
     def add(self, frame: av.AudioFrame) -> None:
         if self._keep is not None and self._n >= self._keep:
             return
-        form = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if form != self._form:
+        frame_format = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if frame_format != self._format:
             self._flush()
-            self._form = form
+            self._format = frame_format
             self._resampler = av.AudioResampler(
                 format="flt", layout="mono", rate=self._rate, frame_size=_RESAMPLED_SAMPLES
             )
         assert self._resampler is not None
-        frame.pts = None  # jumping time stamps would be refused; gaps are filled already
+        frame.pts = None  # the resampler refuses jumping timestamps; gaps are already filled
         self._put(self._resampler.resample(frame))
 
     def add_silence(self, n_samples: int, like: av.AudioFrame) -> None:
-        """Silence of so many samples in the form of the frame `like`."""
+        """Append `n_samples` of silence in the format of the frame `like`."""
         zero = b"\x80" if like.format.name.startswith("u8") else b"\0"
         while n_samples and (self._keep is None or self._n < self._keep):
             part = min(n_samples, like.sample_rate)
@@ -210,21 +215,26 @@ class _Waveform:
 
     def finish(self) -> Floats:
         self._flush()
-        return np.concatenate(self._pieces)[: self._keep]
+        waveform = np.concatenate(self._pieces or [np.zeros(0, dtype=np.float32)])
+        return waveform if self._keep is None else waveform[: max(0, self._keep - self._skip)]
 
     def _flush(self) -> None:
         if self._resampler is not None:
             self._put(self._resampler.resample(None))
 
     def _put(self, frames: list[av.AudioFrame]) -> None:
-        self._pieces += [f.to_ndarray().reshape(-1).astype(np.float32) for f in frames]
-        self._n += sum(frame.samples for frame in frames)
+        for frame in frames:
+            skipped = max(0, self._skip - self._n)
+            self._n += frame.samples
+            if skipped < frame.samples:
+                samples = frame.to_ndarray().reshape(-1).astype(np.float32)
+                self._pieces.append(samples[skipped:])
 
 
-def _is_still(frame: av.AudioFrame) -> bool:
+def _is_silent(frame: av.AudioFrame) -> bool:
     samples = frame.to_ndarray()
     if samples.dtype.kind == "f":
-        return bool(np.abs(samples).max(initial=0) < _STILL)
+        return bool(np.abs(samples).max(initial=0) < SILENCE)
     return bool((samples == (128 if samples.dtype == np.uint8 else 0)).all())
 
 
@@ -236,7 +246,7 @@ def _picture_start(container: InputContainer) -> float | None:
 
 
 def _end(container: InputContainer) -> float:
-    """When the file ends, with a second's tolerance; before everything where it does not say."""
+    """The file's end plus one second; -inf if the file does not give a duration."""
     if container.duration is None:
         return float("-inf")
     return ((container.start_time or 0) + container.duration) / av.time_base + 1.0

@@ -12,8 +12,9 @@ from transformers import (
 )
 
 from r1omni.config import MediaParams, ModelParams
+from r1omni.model.original_layout import ORIGINAL_MODEL_TYPE, PROJECTOR_TYPE, original_settings
+from r1omni.model.weights import find_directory
 
-PROJECTOR_TYPE = "all_in_one_small"
 ANSWER_MODES = ("reasoned", "direct")
 ASPECT_RATIOS = ("pad", "none")
 
@@ -65,13 +66,10 @@ class HumanOmniConfig(PreTrainedConfig):  # type: ignore[misc]
         cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The settings in a checkpoint's config.json; an original HumanOmni's are translated."""
-        from r1omni.model.conversion import ORIGINAL_MODEL_TYPE, original_config
-        from r1omni.model.weights import find_directory
-
         settings, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if settings.get("model_type") == ORIGINAL_MODEL_TYPE:
             directory = find_directory(pretrained_model_name_or_path, kwargs, weights=False)
-            settings = original_config(directory).to_dict()
+            settings = cls(**original_settings(directory)).to_dict()
         return settings, rest
 
     @property

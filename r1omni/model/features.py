@@ -100,7 +100,7 @@ def run_features(
     todo = [group for group in groups[rank() :: world_size()] if not kept.holds(group)]
     missing = [key for group in todo for key in group if key not in kept]
     workers = workers or max(1, usable_cores() // world_size())
-    _refuse_missing(manifest, [paths[key] for key in missing])
+    _refuse_missing(manifest, [media.file_of(paths[key]) for key in missing])
     decoded = decode_clips([paths[key] for key in missing], settings, workers, limits)
     with _spare_threads(workers), features_bar(out.name, len(missing)) as advance:
         for group in todo:
@@ -230,11 +230,14 @@ def _announce_cuts(name: str, clips: Sequence[Clip], settings: MediaSettings) ->
         )  # fmt: skip
 
 
-def _path(manifest: Path, root: Path, clip: Clip) -> Path:
+def _path(manifest: Path, root: Path, clip: Clip) -> media.Source:
     try:
-        return resolve_clip(root, clip.path)
+        path = resolve_clip(root, clip.path)
     except EscapesRoot as error:
         raise ValueError(f"{manifest}: clip {clip.clip_id!r}: {error}") from error
+    if clip.start is None or clip.end is None:
+        return path
+    return media.Segment(path, clip.start, clip.end)
 
 
 def _key(clip: Clip, towers: str, settings: MediaSettings) -> str:

@@ -4,8 +4,8 @@ Shapes: `B` prompts, `L` prompt ids, `L'` positions once every sentinel has beco
 frames, `N` patches a frame, `Tv` visual tokens, `A` audio tokens, `Dv`/`Da` tower widths, `D` width
 of the language model, `V` vocabulary, `I` ids of the instruction.
 
-Tensor names are the released checkpoints' own, without any mapping. Attention is sdpa throughout:
-transformers' eager attention adds a boolean 4-D mask as if it were a number.
+Tensor names are the released checkpoints' own, without any mapping. Attention is sdpa throughout
+(the decoder's by decoder_layers.py): eager attention would add a boolean 4-D mask as a number.
 """
 
 import math
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     BertModel,
     GenerationConfig,
@@ -29,6 +30,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 
 from r1omni.model.configuration import HumanOmniConfig
 from r1omni.model.conversion import Checkpoint, check_tensors, read_checkpoint
+from r1omni.model.decoder_layers import use_own_attention
 from r1omni.model.head import LanguageModelHead
 from r1omni.model.projector import HumanOmniProjector, mlp
 from r1omni.model.splicing import splice
@@ -53,6 +55,7 @@ class HumanOmniModel(Qwen2Model):  # type: ignore[misc]
 
     def __init__(self, config: HumanOmniConfig) -> None:
         super().__init__(config.text_config)
+        use_own_attention(self)
         width, gate_width = config.text_config.hidden_size, config.gate_config.hidden_size
         self.vision_tower = VisionTower(config)
         self.mm_projector = HumanOmniProjector(config.vision_config.hidden_size, width)
@@ -330,4 +333,5 @@ def _is_filled(past_key_values: Any) -> bool:
 
 
 AutoConfig.register(HumanOmniConfig.model_type, HumanOmniConfig, exist_ok=True)
+AutoModel.register(HumanOmniConfig, HumanOmniForConditionalGeneration, exist_ok=True)
 AutoModelForCausalLM.register(HumanOmniConfig, HumanOmniForConditionalGeneration, exist_ok=True)

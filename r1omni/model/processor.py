@@ -29,7 +29,7 @@ from r1omni.media import (
     waveform_to_mel,
 )
 from r1omni.model.configuration import HumanOmniConfig
-from r1omni.model.conversion import tower_directory
+from r1omni.model.original_layout import tower_directory
 from r1omni.model.tokenizers import train_gate_tokenizer, train_tokenizer
 from r1omni.model.weights import find_directory, read_end_tokens, read_json
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from r1omni.model.feature_store import FeatureBatch
 from r1omni.model.modelling import HumanOmniForConditionalGeneration
 from r1omni.model.processor import HumanOmniProcessor
-from r1omni.model.shared_prefix import Prefix, prefill
+from r1omni.model.shared_prefix import Prefix, count_positions, prefill
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def prefill_batch(
         gate_input_ids=prompts.gate_input_ids,
         gate_attention_mask=prompts.gate_attention_mask,
     )
-    return prefill(model.model, embeds, mask, checkpointing=checkpointing)
+    return prefill(model.model, count_positions(embeds, mask), checkpointing=checkpointing)
 
 
 def prefill_prompts(

@@ -60,7 +60,7 @@ def decode(
     no top-k, no top-p, by `draws` (P, G, max_new_tokens) of `uniform_draws`.
     """
     prefix = prefix.detach()
-    P, G, device = prefix.lengths.shape[0], group_size, prefix.last_hidden.device
+    P, G, device = prefix.start.shape[0], group_size, prefix.last_hidden.device
     shape = (P, G, max_new_tokens)
     end_ids = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
     pad, ends = end_ids[0], torch.tensor(end_ids, device=device)

@@ -1,8 +1,9 @@
-"""Qwen2 over many completions that share one prompt, which runs once; they attend to it.
+"""A decoder over many completions that share one prompt: the prompt runs once, they attend to it.
 
-The same mathematics as repeating the prompt for every completion. Shapes: `P` prompts, `G`
-completions each, `L` prompt positions, `T` new tokens, `M` rows, `H` query heads, `K` key/value
-heads, `d` head width, `D` width. Decoding stands in completion_cache.py.
+The same mathematics as repeating the prompt for every completion, by the decoder's own layers
+(decoder_layers.py). Shapes: `P` prompts, `G` completions each, `L` prompt positions, `T` new
+tokens, `M` rows, `H` query heads, `K` key/value heads, `d` head width, `D` width. Decoding is in
+completion_cache.py.
 """
 
 from dataclasses import dataclass
@@ -12,9 +13,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from r1omni.model.attention import shared_prefix_attention
+from r1omni.model.decoder_layers import run_layer
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Left-padded prompts as the decoder takes them, and where everything stands.
+
+    The backbone gives the positions: with 1-D rotary embeddings they count the tokens
+    (`count_positions`), with others a completion need not begin at the number of tokens.
+    """
+
+    embeds: Tensor  # (P, L, D)
+    mask: Tensor  # (P, L) True on the prompt's tokens, False on padding
+    positions: Tensor  # (P, L), as the decoder's rotary_emb takes them
+    start: Tensor  # (P,) position of the first completion token
+
+
+def count_positions(embeds: Tensor, attention_mask: Tensor) -> Embedded:
+    """Prompts whose positions count their tokens: (P, L, D), (P, L) -> Embedded."""
+    mask = attention_mask.bool()
+    positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    return Embedded(embeds, mask, positions, mask.sum(dim=1))
 
 
 @dataclass(frozen=True)
@@ -24,7 +46,7 @@ class Prefix:
     keys: list[Tensor]  # per layer (P, K, L, d), rotated, contiguous
     values: list[Tensor]  # per layer (P, K, L, d), contiguous
     mask: Tensor  # (P, L) True on the prompt's positions, False on padding
-    lengths: Tensor  # (P,) position of the first completion token
+    start: Tensor  # (P,) position of the first completion token
     last_hidden: Tensor  # (P, D) normed state at the last prompt position
 
     def detach(self) -> "Prefix":
@@ -33,7 +55,7 @@ class Prefix:
             [k.detach() for k in self.keys],
             [v.detach() for v in self.values],
             self.mask,
-            self.lengths,
+            self.start,
             self.last_hidden.detach(),
         )
 
@@ -43,49 +65,41 @@ class Prefix:
             [k.index_select(0, prompts) for k in self.keys],
             [v.index_select(0, prompts) for v in self.values],
             self.mask.index_select(0, prompts),
-            self.lengths.index_select(0, prompts),
+            self.start.index_select(0, prompts),
             self.last_hidden.index_select(0, prompts),
         )
 
 
-def prefill(
-    language_model: Any,
-    inputs_embeds: Tensor,
-    attention_mask: Tensor,
-    *,
-    checkpointing: bool = False,
-) -> Prefix:
-    """Run left-padded prompts through Qwen2 once, with gradient: (P, L, D), (P, L) -> Prefix.
+def prefill(language_model: Any, prompts: Embedded, *, checkpointing: bool = False) -> Prefix:
+    """The prefix of prompts that run through the decoder once, with gradient.
 
-    With `checkpointing` the backward pass makes each layer's inner states again: the same numbers,
-    and of a layer only its input, keys and values are kept.
+    With `checkpointing` the backward pass computes each layer's inner states again: the same
+    numbers, and of a layer only its input, keys and values are kept.
     """
-    mask = attention_mask.bool()
-    positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)  # (P, L)
-    rotary = language_model.rotary_emb(inputs_embeds, positions)
-    attention_bias = None if bool(mask.all()) else _causal_mask(mask)
+    rotary = language_model.rotary_emb(prompts.embeds, prompts.positions)
+    bias = None if bool(prompts.mask.all()) else _causal_mask(prompts.mask)
 
     def run(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value = _project(layer, hidden, rotary)  # (P, L, heads, d)
-        key, value = key.transpose(1, 2).contiguous(), value.transpose(1, 2).contiguous()
-        attended = functional.scaled_dot_product_attention(
-            query.transpose(1, 2),
-            key,
-            value,
-            attn_mask=attention_bias,
-            is_causal=attention_bias is None,
-            enable_gqa=True,
-        )
-        return finish_layer(layer, hidden, attended.transpose(1, 2).flatten(2)), key, value
+        kept: list[Tensor] = []  # keys and values: results, so that checkpointing keeps them
 
-    hidden = inputs_embeds
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            key, value = key.contiguous(), value.contiguous()
+            kept[:] = key, value
+            attended = functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=bias, is_causal=bias is None, enable_gqa=True
+            )
+            return attended.transpose(1, 2)
+
+        return run_layer(layer, hidden, rotary, attend), kept[0], kept[1]
+
+    hidden = prompts.embeds
     keys, values = [], []
     for layer in language_model.layers:
         hidden, key, value = _maybe_checkpointed(checkpointing, run, layer, hidden)
         keys.append(key)
         values.append(value)
     last_hidden = language_model.norm(hidden[:, -1])
-    return Prefix(keys, values, mask, mask.sum(dim=1), last_hidden)
+    return Prefix(keys, values, prompts.mask, prompts.start, last_hidden)
 
 
 def extend(
@@ -105,25 +119,29 @@ def extend(
     """
     P, G, T, _ = inputs_embeds.shape
     steps = torch.arange(T, device=inputs_embeds.device)
-    positions = (prefix.lengths[:, None, None] + steps).expand(P, G, T)
+    positions = (prefix.start[:, None, None] + steps).expand(P, G, T)
     packing = Packing(keep)
-    hidden = packing.pack(inputs_embeds)  # (M, D)
-    cos, sin = language_model.rotary_emb(hidden, packing.pack(positions[..., None])[None, :, 0])
-    rotary = (cos[0], sin[0])  # (M, d)
+    hidden = packing.pack(inputs_embeds)[None]  # (1, M, D)
+    if hidden.shape[1] == 0:  # every completion is one token long
+        return hidden[0]
+    rotary = language_model.rotary_emb(hidden, packing.pack(positions[..., None])[None, :, 0])
     padding = None if bool(prefix.mask.all()) else ~prefix.mask
 
     def run(layer: Any, hidden: Tensor, prefix_key: Tensor, prefix_value: Tensor) -> Tensor:
-        projected = (packing.unpack(x, (P, G, T)) for x in _project(layer, hidden, rotary))
-        query, key, value = projected  # (P, G, T, heads, d)
-        key, value = (x.permute(0, 3, 1, 2, 4).contiguous() for x in (key, value))
-        attended = shared_prefix_attention(query, prefix_key, prefix_value, key, value, padding)
-        return finish_layer(layer, hidden, packing.pack(attended))
+        def attend(*projected: Tensor) -> Tensor:  # (1, heads, M, d) each
+            rows = (packing.unpack(x[0].transpose(0, 1), (P, G, T)) for x in projected)
+            query, key, value = rows  # (P, G, T, heads, d)
+            key, value = (x.permute(0, 3, 1, 2, 4).contiguous() for x in (key, value))
+            attended = shared_prefix_attention(query, prefix_key, prefix_value, key, value, padding)
+            return packing.pack(attended)[None].view(1, hidden.shape[1], -1, query.shape[-1])
+
+        return run_layer(layer, hidden, rotary, attend)
 
     for layer, prefix_key, prefix_value in zip(
         language_model.layers, prefix.keys, prefix.values, strict=True
     ):
         hidden = _maybe_checkpointed(checkpointing, run, layer, hidden, prefix_key, prefix_value)
-    states: Tensor = language_model.norm(hidden)
+    states: Tensor = language_model.norm(hidden[0])
     return states
 
 
@@ -156,29 +174,8 @@ def _causal_mask(mask: Tensor) -> Tensor:
     return ((causal & mask[:, None, :]) | own)[:, None]
 
 
-def _project(
-    layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rotated queries and keys, and values: (…, D) -> (…, H, d), (…, K, d) twice."""
-    normed = layer.input_layernorm(hidden)
-    attention = layer.self_attn
-    width = attention.head_dim
-    query = attention.q_proj(normed).unflatten(-1, (-1, width))
-    key = attention.k_proj(normed).unflatten(-1, (-1, width))
-    value = attention.v_proj(normed).unflatten(-1, (-1, width))
-    query, key = apply_rotary_pos_emb(query, key, *rotary, unsqueeze_dim=-2)
-    return query, key, value
-
-
-def finish_layer(layer: Any, hidden: Tensor, attended: Tensor) -> Tensor:
-    """The rest of a decoder layer: output projection, residuals, feed-forward."""
-    hidden = hidden + layer.self_attn.o_proj(attended)
-    fed: Tensor = layer.mlp(layer.post_attention_layernorm(hidden))
-    return hidden + fed
-
-
 def _maybe_checkpointed(checkpointing: bool, run: Any, *inputs: Any) -> Any:
-    """`run(*inputs)`; with `checkpointing` its inner states are made again in the backward pass."""
+    """`run(*inputs)`; with `checkpointing` the backward pass computes its inner states again."""
     if checkpointing and torch.is_grad_enabled():
         return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False)
     return run(*inputs)

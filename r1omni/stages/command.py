@@ -20,13 +20,13 @@ class StageCommand(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """What the command returns. Raises CodeChanged, or SystemExit where another rank ended."""
-        from r1omni.machine.launch import PEER_LOST, lost_peer
+        from r1omni.machine.launch import PEER_LOST, is_peer_loss
 
         code_at_start()
         try:
             result = super().invoke(ctx)
         except RuntimeError as error:
-            if "RANK" in os.environ and lost_peer(error):
+            if "RANK" in os.environ and is_peer_loss(error):
                 raise SystemExit(PEER_LOST) from error  # the launcher says which and why
             raise
         again = "what it wrote may come of either version; run it again"
@@ -39,10 +39,7 @@ STAGES = "Stages (dvc.yaml calls them with their paths)"
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The file with every number.")]
 PARAMS = Path("params.yaml")
-Manifests = Annotated[list[Path], typer.Option("--manifest", help="manifest; repeatable")]
-FeatureFolders = Annotated[
-    list[Path], typer.Option("--features", help="cached tower outputs; repeatable")
-]
+SetFile = Annotated[Path, typer.Option("--set", help="JSON file of the stage `sets`: what to read")]
 
 
 def read_and_set_threads(path: Path) -> Params:

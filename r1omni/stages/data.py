@@ -1,4 +1,4 @@
-"""Stages up to the manifests: synthesize, fetch, ingest, validate."""
+"""Stages up to the manifests, and the sets that are made of them: synthesize … sets."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from r1omni.config import SyntheticCorpus
-from r1omni.params_file import check_listed, read_params
+from r1omni.corpora.known import known_names
+from r1omni.corpora.table import TABLE
+from r1omni.params_file import read_params
 from r1omni.stages.command import PARAMS, STAGES, ParamsFile, stages
 
 
@@ -51,24 +53,40 @@ def fetch(
 def ingest(
     corpus: Annotated[
         str,
-        typer.Option("--corpus", "--adapter", help="dfew, mafw, ravdess, conversations or emer"),
+        typer.Option(
+            help=f"an entry of params' corpora; with --root {', '.join(known_names())} or {TABLE}"
+        ),
     ],
-    root: Annotated[Path, typer.Option(help="where the corpus lies; never written to")],
     manifest: Annotated[Path, typer.Option(help="parquet file to write: one clip a row")],
     rejects: Annotated[Path, typer.Option(help="parquet file to write: what was left out and why")],
-    fold: Annotated[int, typer.Option(help="the official fold, 1 to 5")] = 1,
+    root: Annotated[
+        Path | None, typer.Option(help="where the corpus lies, if not where params say; only read")
+    ] = None,
+    fold: Annotated[int | None, typer.Option(help="with --root: the official fold, or 1")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Read a corpus in its own layout: clips to the manifest, the rest to the rejects."""
     from r1omni.corpora.ingestion.ingest import run_ingest
+    from r1omni.corpora.known import find_corpus, listed_corpus
+    from r1omni.corpora.table import check_table
 
     read = read_params(params)
+    if root is not None:
+        record = find_corpus(corpus)
+    elif fold is not None:
+        raise typer.BadParameter("--fold goes with --root; else params name the fold")
+    elif (entry := read.corpora.get(corpus)) is not None:
+        record, root, fold = listed_corpus(corpus, entry), entry.root, entry.fold
+        if entry.adapter == TABLE:
+            check_table(root, corpus, entry.roles)
+    else:
+        raise typer.BadParameter(f"{params} has no corpora.{corpus}: list it there, or pass --root")
     run_ingest(
         root,
         manifest,
         rejects,
-        corpus=corpus,
-        fold=fold,
+        corpus=record,
+        fold=1 if fold is None else fold,
         ingest=read.ingest,
         limits=read.limits,
         workers=read.machine.workers,
@@ -77,20 +95,40 @@ def ingest(
 
 @stages.command(rich_help_panel=STAGES)
 def validate(
-    manifests: Annotated[list[Path], typer.Argument(help="manifests of all corpora")],
+    manifests: Annotated[Path, typer.Argument(help="folder with the manifests of all corpora")],
     summary: Annotated[Path, typer.Option(help="JSON file to write")],
     docs: Annotated[Path, typer.Option(help="folder to write: Great Expectations' Data Docs")],
+    reasoned: Annotated[
+        Path, typer.Option(help="JSON file to write: the set of reasoned clips, for the base")
+    ],
     params: ParamsFile = PARAMS,
 ) -> None:
     """Check the manifests against one Great Expectations suite; fail on a broken rule."""
+    from r1omni.corpora.roles import members
+    from r1omni.corpora.sets import write_set
     from r1omni.corpora.validation import run_validate
 
     read = read_params(params)
-    check_listed(set(read.corpora), {path.stem for path in manifests}, params)
     run_validate(
-        manifests,
+        [manifests / f"{key}.parquet" for key in read.corpora],
         summary,
         docs,
         validation=read.validation,
         missing_audio=read.ingest.missing_audio,
+        corpora=read.corpora,
+        held_out=read.held_out,
     )
+    write_set(reasoned, members("cold_start", read.corpora, manifests, None))
+
+
+@stages.command(rich_help_panel=STAGES)
+def sets(
+    out: Annotated[Path, typer.Argument(help="folder to write: cold_start, train and test.json")],
+    manifests: Annotated[Path, typer.Option(help="folder with the manifests of all corpora")],
+    features: Annotated[Path, typer.Option(help="folder with the features of all corpora")],
+    params: ParamsFile = PARAMS,
+) -> None:
+    """List the corpora of each role, with checksums: what training and prediction depend on."""
+    from r1omni.corpora.roles import run_sets
+
+    run_sets(out, manifests, features, corpora=read_params(params).corpora)

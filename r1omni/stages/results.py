@@ -9,9 +9,8 @@ from r1omni.params_file import read_params
 from r1omni.stages.command import (
     PARAMS,
     STAGES,
-    FeatureFolders,
-    Manifests,
     ParamsFile,
+    SetFile,
     read_and_set_threads,
     stages,
 )
@@ -21,18 +20,17 @@ from r1omni.stages.command import (
 def predict_corpora(
     checkpoint: Annotated[Path, typer.Argument(help="the model to ask")],
     out: Annotated[Path, typer.Argument(help="parquet file to write: one test clip a row")],
-    manifest: Manifests,
-    features: FeatureFolders,
+    tested: SetFile,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Answer every test clip by greedy decoding and keep the raw completions."""
     read = read_and_set_threads(params)
+    from r1omni.corpora.sets import read_set
     from r1omni.evaluation.predict import run_predict
 
     run_predict(
         checkpoint,
-        manifest,
-        features,
+        read_set(tested),
         out,
         predict=read.predict,
         batch_size=read.machine.predict_batch_size,

@@ -11,9 +11,8 @@ from r1omni.section import Section
 from r1omni.stages.command import (
     PARAMS,
     STAGES,
-    FeatureFolders,
-    Manifests,
     ParamsFile,
+    SetFile,
     read_and_set_threads,
     stages,
 )
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 @stages.command(rich_help_panel=STAGES)
 def base(
     checkpoint: Annotated[Path, typer.Argument(help="checkpoint folder to write")],
-    reasoning: Annotated[Path, typer.Option(help="manifest of the reasoned clips")],
+    reasoned: SetFile,
     training: Annotated[Path, typer.Option(help="folder to write: curves")],
     params: ParamsFile = PARAMS,
 ) -> None:
@@ -35,10 +34,12 @@ def base(
     source = read.base.source
     _launch(read.machine)
     from r1omni.base_model.stage import run_base
-    from r1omni.hub import explained
-    from r1omni.machine.state_folders import drop_state
+    from r1omni.corpora.sets import manifests_of, read_set
+    from r1omni.hub import translate_hub_errors
+    from r1omni.machine.state_folders import remove_finished_states
     from r1omni.tracking.runs import open_run
 
+    reasoning = manifests_of(read_set(reasoned))
     paths = _training_paths(checkpoint, training)
     with open_run(
         "base",
@@ -46,11 +47,11 @@ def base(
         **_described(
             read.machine, base=read.base, model=read.model, media=read.media, engine=read.engine
         ),
-        datasets=[reasoning, *source.glob("annotations.json")],
+        datasets=[*reasoning, *source.glob("annotations.json")],
         tags={"training_code": code_hash()[:32]},
         state=paths.state.with_suffix(".run.json"),
     ) as run:
-        with explained(str(source)):
+        with translate_hub_errors(str(source)):
             run_base(
                 source,
                 reasoning,
@@ -64,7 +65,7 @@ def base(
                 log=run.log,
             )
         run.finish(checkpoint, training)
-    drop_state(paths)
+    remove_finished_states(paths)
 
 
 @stages.command(rich_help_panel=STAGES)
@@ -108,56 +109,56 @@ TrainingOut = Annotated[Path, typer.Option(help="folder to write: curves and rol
 def cold_start(
     parent: Parent,
     checkpoint: CheckpointOut,
-    manifest: Manifests,
-    features: FeatureFolders,
+    learned: SetFile,
     training: TrainingOut,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Fine-tune the base on reasoned clips (the paper's EMER-SFT)."""
-    _sft("cold_start", "reasoned", parent, checkpoint, manifest, features, training, params)
+    _sft("cold_start", "reasoned", parent, checkpoint, learned, training, params)
 
 
 @stages.command("label-sft", rich_help_panel=STAGES)
 def label_sft(
     parent: Parent,
     checkpoint: CheckpointOut,
-    manifest: Manifests,
-    features: FeatureFolders,
+    learned: SetFile,
     training: TrainingOut,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Fine-tune the base on bare labels (the paper's MAFW-DFEW-SFT)."""
-    _sft("label_sft", "direct", parent, checkpoint, manifest, features, training, params)
+    _sft("label_sft", "direct", parent, checkpoint, learned, training, params)
 
 
 @stages.command(rich_help_panel=STAGES)
 def grpo(
     parent: Parent,
     checkpoint: CheckpointOut,
-    manifest: Manifests,
-    features: FeatureFolders,
+    learned: SetFile,
     training: TrainingOut,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Train the cold start by GRPO with verifiable rewards (R1-Omni)."""
     read = read_and_set_threads(params)
     _launch(read.machine)
-    from r1omni.machine.state_folders import drop_state
+    from r1omni.corpora.sets import features_of, manifests_of, read_set
+    from r1omni.machine.state_folders import remove_finished_states
     from r1omni.tracking.runs import open_run
     from r1omni.training.grpo import run_grpo
 
+    members = read_set(learned)
+    manifests, features = manifests_of(members), features_of(members)
     paths = _training_paths(checkpoint, training)
     with open_run(
         "grpo",
         tracking=read.tracking,
         **_described(read.machine, grpo=read.grpo, held_out=read.held_out, engine=read.engine),
-        datasets=manifest,
+        datasets=manifests,
         tags=_origin(parent, features),
         state=paths.state.with_suffix(".run.json"),
     ) as run:
         run_grpo(
             parent,
-            manifest,
+            manifests,
             features,
             paths,
             grpo=read.grpo,
@@ -167,7 +168,7 @@ def grpo(
             log=run.log,
         )
         run.finish(checkpoint, training)
-    drop_state(paths)
+    remove_finished_states(paths)
 
 
 def _sft(
@@ -175,17 +176,19 @@ def _sft(
     mode: "AnswerMode",
     parent: Path,
     checkpoint: Path,
-    manifests: list[Path],
-    features: list[Path],
+    learned: Path,
     training: Path,
     params: Path,
 ) -> None:
     read = read_and_set_threads(params)
     _launch(read.machine)
-    from r1omni.machine.state_folders import drop_state
+    from r1omni.corpora.sets import features_of, manifests_of, read_set
+    from r1omni.machine.state_folders import remove_finished_states
     from r1omni.tracking.runs import open_run
     from r1omni.training.sft import run_sft
 
+    members = read_set(learned)
+    manifests, features = manifests_of(members), features_of(members)
     paths = _training_paths(checkpoint, training)
     sft = read.cold_start if stage == "cold_start" else read.label_sft
     held_out = read.held_out if stage == "label_sft" else None
@@ -211,7 +214,7 @@ def _sft(
             held_out=held_out,
         )
         run.finish(checkpoint, training)
-    drop_state(paths)
+    remove_finished_states(paths)
 
 
 def _origin(parent: Path, features: list[Path]) -> dict[str, str]:

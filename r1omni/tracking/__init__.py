@@ -1,8 +1,7 @@
-"""MLflow's side of the pipeline: runs, registry, promotion, user interface. Only here is mlflow
-imported.
+"""MLflow's side of the pipeline: runs, registry, promotion, pages. Only here mlflow is imported.
 
-`open_run` at the edge of a training stage, `run_register` as a leaf stage, `run_promote` as the
-gate before an alias, `model_directory` to find a registered checkpoint, `run_ui` to look.
+`open_run` records a training stage, `run_register` is a leaf stage, `run_promote` moves an alias if
+the new version is better, `model_directory` finds a registered checkpoint, `run_ui` serves MLflow.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Files in a run's artifacts: large ones on disk once, and none that can be edited elsewhere."""
+"""Files in a run's artifacts: large files are stored once, and all are read-only."""
 
 import logging
 import os
@@ -8,8 +8,9 @@ from typing import Any
 
 from r1omni.tracking.store import local_path
 
-# A hard link saves the disk a second copy; for a small file that is not worth a shared inode.
-LINKED_FROM = 1 << 20  # bytes
+# A hard link saves a second copy on disk. A smaller file is copied: the saving is not worth a
+# shared inode.
+MIN_LINKED_BYTES = 1 << 20  # bytes
 WRITABLE = 0o222
 READ_ONLY = 0o444
 
@@ -17,11 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 def store_files(client: Any, run_id: str, source: Path, folder: str) -> None:
-    """Puts a file, or all files of a directory, into the run's artifacts, as read-only files.
+    """Add a file, or all files of a directory, to the run's artifacts, as read-only files.
 
-    On the same disk a large file is hard-linked if it is read-only, as DVC makes what it has
-    committed. A file that can be edited in place is copied. A tracking server with its own artifact
-    store gets a copy.
+    On the same disk a large read-only file is hard-linked (DVC makes committed files read-only). A
+    writable file is copied, and so is every file for a server with its own artifact store.
     """
     target = local_path(client.get_run(run_id).info.artifact_uri)
     if target is None:
@@ -31,25 +31,25 @@ def store_files(client: Any, run_id: str, source: Path, folder: str) -> None:
     files = sorted(source.rglob("*")) if source.is_dir() else [source]
     root = source if source.is_dir() else source.parent
     for path in (p for p in files if p.is_file()):
-        # Not in the folder of its own: a killed `register` leaves nothing in a checkpoint.
+        # Outside the checkpoint's folder: a killed `register` leaves no file there.
         temporary = target / f".{os.getpid()}.new"
-        _store(path.resolve(), target / folder / path.relative_to(root), temporary)
+        _store_file(path.resolve(), target / folder / path.relative_to(root), temporary)
 
 
-def _store(source: Path, target: Path, temporary: Path) -> None:
+def _store_file(source: Path, target: Path, temporary: Path) -> None:
     status = source.stat()
-    linkable = status.st_size >= LINKED_FROM and not status.st_mode & WRITABLE
+    linkable = status.st_size >= MIN_LINKED_BYTES and not status.st_mode & WRITABLE
     if linkable and target.exists() and target.samefile(source):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary.unlink(missing_ok=True)
-    if not (linkable and _linked(source, temporary)):
+    if not (linkable and _try_hard_link(source, temporary)):
         shutil.copyfile(source, temporary)
         temporary.chmod(READ_ONLY)
     temporary.replace(target)
 
 
-def _linked(source: Path, target: Path) -> bool:
+def _try_hard_link(source: Path, target: Path) -> bool:
     try:
         target.hardlink_to(source)
     except OSError as error:  # another disk

@@ -1,4 +1,4 @@
-"""Curves on their way to MLflow: in batches, each point of a curve once."""
+"""Curves sent to MLflow in batches, each point once."""
 
 import json
 import math
@@ -12,19 +12,19 @@ BATCH = 1000
 
 
 class Row(NamedTuple):
-    """The metrics of one step, and when they were measured.
+    """The metrics of one step, and the time of their measurement.
 
-    A store tells a point that is sent twice from two points by its time, which therefore stays the
-    same as long as the process lives that measured it. A curves file has no times.
+    MLflow stores a point that is sent twice only once if its time is the same. So the time stays
+    with the row while the process lives. A curves file has no times.
     """
 
     step: int
     metrics: Mapping[str, float]
-    at: int | None = None  # milliseconds since 1970; None: when it is delivered
+    at: int | None = None  # milliseconds since 1970; None: the time of delivery
 
 
 class Curves:
-    """The curves of one MLflow run: what the store has already, and how the rest gets there."""
+    """The curves of one MLflow run; sends the points that the store lacks."""
 
     def __init__(self, client: Any, run_id: str) -> None:
         self._client = client
@@ -36,11 +36,11 @@ class Curves:
         }
 
     def deliver(self, rows: Iterable[Row]) -> int:
-        """How many points were new to the store.
+        """Send the points that the store lacks. Returns their number.
 
-        A point at or before its curve's last step is skipped: a training that was killed repeats
-        the steps since its last saved state, with the same numbers. A value that is not finite is
-        sent as NaN, which MLflow draws as a gap.
+        A point at or before its curve's last step is skipped: a resumed training repeats the steps
+        since its last saved state, with the same numbers. A non-finite value is sent as NaN, which
+        MLflow draws as a gap.
         """
         from mlflow.entities import Metric
 

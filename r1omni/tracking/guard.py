@@ -1,7 +1,7 @@
-"""MLflow's server behind a password: a request without it gets 401, a foreign page's gets 403.
+"""MLflow's server behind a password: 401 without it, 403 for a page of another server.
 
-MLflow's `basic-auth` is not used: it needs Flask-WTF and a second data base with its own users, and
-here is one user. `pyproject.toml` names `create_app` to MLflow, which starts it by --app-name.
+MLflow's `basic-auth` is not used: it needs Flask-WTF and a second database of users, and this
+server has one user. `pyproject.toml` registers `create_app`, which MLflow starts by --app-name.
 """
 
 import base64
@@ -17,7 +17,7 @@ from r1omni.loopback import read_secret
 APP = "r1omni"  # the name in pyproject.toml
 USER = "r1omni"
 SECRET_FILE = "R1OMNI_UI_SECRET_FILE"  # set by whoever starts the server
-OPEN = ("/health", "/version")  # the paths that MLflow itself exempts from its checks
+OPEN = ("/health", "/version")  # MLflow exempts these paths from its own checks
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -26,17 +26,17 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 def create_app() -> App:
-    """MLflow's application, guarded by the secret in the file that SECRET_FILE names."""
+    """MLflow's application behind the secret in the file that SECRET_FILE names."""
     from mlflow.server.fastapi_app import app
 
-    return guarded(app, read_secret(Path(os.environ[SECRET_FILE])))
+    return require_password(app, read_secret(Path(os.environ[SECRET_FILE])))
 
 
-def guarded(app: App, secret: str) -> App:
-    """The ASGI application that passes on to `app` what has the password (HTTP Basic).
+def require_password(app: App, secret: str) -> App:
+    """An ASGI application that passes requests with the password (HTTP Basic) on to `app`.
 
-    A browser that knows the password sends it for any page that asks. MLflow refuses foreign pages,
-    but takes those of every port of this machine: here they are refused, too.
+    A browser that knows the password sends it with the requests of any page. MLflow refuses pages
+    of other hosts but accepts every port of this machine; here those are refused, too.
     """
     expected = f"{USER}:{secret}".encode()
 
@@ -47,7 +47,7 @@ def guarded(app: App, secret: str) -> App:
         headers = dict(scope["headers"])
         if b"origin" in headers and headers[b"origin"] != b"http://" + headers.get(b"host", b""):
             await _refuse(scope, send, 403, b"this page belongs to another server\n")
-        elif scope["path"] in OPEN or _knows(headers.get(b"authorization", b""), expected):
+        elif scope["path"] in OPEN or _has_password(headers.get(b"authorization", b""), expected):
             await app(scope, receive, send)
         else:
             await _refuse(scope, send, 401, b"a password is needed\n")
@@ -65,7 +65,7 @@ async def _refuse(scope: Message, send: Send, status: int, why: bytes) -> None:
     await send({"type": "http.response.body", "body": why})
 
 
-def _knows(given: bytes, expected: bytes) -> bool:
+def _has_password(given: bytes, expected: bytes) -> bool:
     scheme, _, token = given.partition(b" ")
     try:
         shown = base64.b64decode(token, validate=True)

@@ -1,4 +1,4 @@
-"""The gate before an alias: registering is not promoting."""
+"""The gate before an alias moves: registering is not promoting."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,12 +6,12 @@ from typing import Any
 
 from r1omni.config import TrackingParams
 from r1omni.tracking.registry import read_receipt, registered_version
-from r1omni.tracking.store import locked, open_client, reaching
+from r1omni.tracking.store import locked, open_client, translate_store_errors
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """Whether an alias has moved, and why (one sentence for a person)."""
+    """Whether an alias has moved; `reason` is one sentence for a person."""
 
     promoted: bool
     reason: str
@@ -21,18 +21,19 @@ def run_promote(
     receipt: Path,
     *,
     tracking: TrackingParams,
+    corpus: str,
     alias: str = "champion",
-    metric: str = "eval/ravdess/war",
 ) -> Promotion:
-    """Moves `alias` to the receipt's version if it is better than the version that holds it.
+    """Move `alias` to the receipt's version if it is better than the version that holds it.
 
-    Better: strictly higher in `metric`, by default the WAR out of distribution. The first version
-    with that metric needs no rival. Raises ValueError for a receipt that is none, for content that
-    is not registered here and for a version that was never evaluated; StoreUnreachable.
+    Better: a strictly higher WAR on `corpus`. The first version with that metric is promoted.
+    Raises ValueError for an invalid receipt, for content that is not registered here, and for a
+    version without evaluation; StoreUnreachable.
     """
     kept = read_receipt(receipt)
+    metric = f"eval/{corpus}/war"
     client, _ = open_client(tracking)
-    with locked(tracking.uri), reaching(tracking.uri):
+    with locked(tracking.uri), translate_store_errors(tracking.uri):
         challenger = registered_version(client, kept)
         number = int(challenger.version)
         model = client.get_registered_model(kept.registered_model)

@@ -1,4 +1,4 @@
-"""Where a run's numbers come from: files by content, code by commit, stage by name."""
+"""The provenance of a run's numbers: digests of files, the code's commit, the stage's name."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from r1omni.lineage import Lineage, origin_record, read_lineage
 from r1omni.tracking.store import project_root
 
-WRITTEN = ("dvc.lock", "data")  # by the run itself
+WRITTEN = ("dvc.lock", "data")  # the run itself writes these
 
 
 def file_hash(path: Path) -> str:
@@ -51,10 +51,10 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def code_tags() -> dict[str, str]:
-    """The git commit, and the DVC stage and experiment, as far as they are known.
+    """The git commit, and the DVC stage and experiment, if they are known.
 
-    `git.dirty`: whether code or params differ from the commit. What a run itself writes does not
-    count: dvc.lock, and the numbers in data/.
+    `git.dirty`: whether code or params differ from the commit. dvc.lock and data/ do not count,
+    because the run itself writes them.
     """
     names = {"dvc_stage": "DVC_STAGE", "dvc_experiment": "DVC_EXP_NAME"}
     tags = {tag: os.environ[name] for tag, name in names.items() if os.environ.get(name)}
@@ -68,10 +68,10 @@ def code_tags() -> dict[str, str]:
     return tags
 
 
-def note_code(path: Path) -> None:
-    """Write to `path`, atomically, at which commit and when a checkpoint was made.
+def write_commit_record(path: Path) -> None:
+    """Write a checkpoint's commit and date to `path`, atomically.
 
-    Not into the checkpoint: equal results must be equal bytes, whoever made them and when.
+    They are not part of the checkpoint: equal results must be equal bytes.
     """
     note = {**code_tags(), "date": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def note_code(path: Path) -> None:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git prints; None where there is no git, no repository, or no commit yet."""
+    """git's output; None without git, without a repository, or before the first commit."""
     try:
         found = subprocess.run(
             ["git", *arguments],
@@ -97,9 +97,9 @@ def _git(*arguments: str) -> str | None:
 
 
 def lineage_tags(checkpoint: Path) -> dict[str, str]:
-    """What a checkpoint's numbers are about: data, size, seed, and hashes of code and params.
+    """A checkpoint's lineage as tags: data, size, seed, and hashes of code and params.
 
-    Raises ValueError, naming the file, for a provenance.json that is none.
+    Raises ValueError, naming the file, for an invalid provenance.json.
     """
     lineage = read_lineage(checkpoint) or Lineage({})
     corpora = {name: origin_record(origin) for name, origin in lineage.data.items()}
@@ -134,7 +134,7 @@ def dataset_inputs(datasets: Sequence[Path]) -> list[Any]:
 
 
 def dataset_name(path: Path) -> str:
-    """A manifest's own name; for a corpus's annotation file (JSON), the corpus's folder."""
+    """A manifest's own name, or the corpus's folder for an annotation file (JSON)."""
     return path.parent.name if path.suffix == ".json" else path.stem
 
 

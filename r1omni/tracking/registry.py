@@ -1,4 +1,4 @@
-"""The registry: every checkpoint once, by its content, with where it came from."""
+"""The registry: every checkpoint once, by its content hash, with its provenance."""
 
 import json
 import logging
@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from r1omni.config import TrackingParams
-from r1omni.lineage import PROVENANCE, WORDS, Data, read_provenance, size_text
+from r1omni.lineage import DATA_TEXT, PROVENANCE, Data, read_provenance, size_text
 from r1omni.tracking.artifacts import store_files
 from r1omni.tracking.provenance import code_tags, content_hash, lineage_tags
-from r1omni.tracking.store import local_path, locked, open_client, reaching
+from r1omni.tracking.store import local_path, locked, open_client, translate_store_errors
 from r1omni.tracking.store_runs import (
     Description,
     create_run,
     deliver_times,
     deliver_training,
-    owed_run,
-    owed_times,
     tag_run,
+    undelivered_times,
+    unfinished_run,
 )
 
 CHECKPOINT = "checkpoint"
@@ -31,10 +31,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Receipt:
-    """What `register` hands on: which content was registered as a version of which model.
+    """The output of `register`: the content hash and the registered model that has it.
 
-    The same on every machine: a version's number and its run belong to one registry, where
-    `registered_version` finds them by the content.
+    It is the same on every machine. A version's number and run belong to one registry, where
+    `registered_version` finds them by the content hash.
     """
 
     model: str
@@ -53,21 +53,20 @@ def run_register(
     tracking: TrackingParams,
     state: Path | None = None,
 ) -> None:
-    """Writes the receipt (JSON) of the checkpoint's model version; a leaf stage.
+    """Register the checkpoint and write the receipt (JSON) of its model version; a leaf stage.
 
     `name`: base, cold_start, label_sft or grpo. All are versions of the one registered model
-    `tracking.registered_model`, so that the registry's compare page can set them side by side. The
-    same content is the same version, however often it is registered. No alias moves here.
-    What the store still lacks of the training (it may have been unreachable) is delivered first, to
-    the run that `state` names if the training began one there: each point is in the store once.
-    So are the seconds that the training left beside its state.
-    Raises StoreUnreachable; ValueError for a checkpoint or metrics that are not as expected.
+    `tracking.registered_model`, so the registry's compare page can show them side by side. The same
+    content is the same version, however often it is registered. No alias moves here.
+    If the store was unreachable during the training, the missing points and seconds are sent first,
+    to the run that `state` names, if there is one. Each point is in the store once.
+    Raises StoreUnreachable; ValueError for an invalid checkpoint or invalid metrics.
     """
     evaluation = dict(_evaluation(metrics, name))
     tags = _provenance(checkpoint, name) | {"content_hash": content_hash(checkpoint)}
     client, experiment = open_client(tracking)
-    times = owed_times(state, tags["content_hash"]) if state is not None else None
-    with locked(tracking.uri), reaching(tracking.uri):
+    times = undelivered_times(state, tags["content_hash"]) if state is not None else None
+    with locked(tracking.uri), translate_store_errors(tracking.uri):
         version = _find_version(client, tracking.registered_model, tags["content_hash"])
         run_id = version.run_id if version else _training_run(client, experiment, tags, state)
         deliver_training(client, run_id, training)
@@ -87,7 +86,7 @@ def run_register(
 
 
 def write_receipt(path: Path, receipt: Receipt) -> None:
-    """Writes it as JSON, atomically."""
+    """Write the receipt as JSON, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(asdict(receipt), indent=2) + "\n", encoding="utf-8")
@@ -95,7 +94,7 @@ def write_receipt(path: Path, receipt: Receipt) -> None:
 
 
 def read_receipt(path: Path) -> Receipt:
-    """The receipt at `path`. Raises ValueError, naming the file, if it is none."""
+    """The receipt at `path`. Raises ValueError, naming the file, for anything else."""
     try:
         return Receipt(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
@@ -106,8 +105,8 @@ def model_directory(uri: str, tracking: TrackingParams) -> Path:
     """The folder of a registered checkpoint, ready for `from_pretrained`.
 
     `uri`: "models:/name@alias" or "models:/name/version".
-    Raises ValueError for any other form, for a version that is not there, and for one whose files
-    are not those that were registered; StoreUnreachable.
+    Raises ValueError for any other form, for a version that does not exist, and for one whose files
+    differ from those that were registered; StoreUnreachable.
     """
     from mlflow.artifacts import download_artifacts
 
@@ -115,7 +114,7 @@ def model_directory(uri: str, tracking: TrackingParams) -> Path:
     version = find_model_version(client, uri)
     folder = local_path(version.source)
     if folder is None:
-        with reaching(tracking.uri):
+        with translate_store_errors(tracking.uri):
             folder = Path(
                 download_artifacts(artifact_uri=version.source, tracking_uri=tracking.uri)
             )
@@ -171,17 +170,17 @@ def _find_version(client: Any, model: str, digest: str) -> Any:
 
 
 def _training_run(client: Any, experiment: str, tags: Mapping[str, str], state: Path | None) -> str:
-    """The run that trained this content: completed, left incomplete by a lost store, or new."""
+    """The run that trained this content; a new one if the store has none."""
     digest = tags["content_hash"]
     found = client.search_runs(
         [experiment], f"tags.content_hash = '{digest}'", max_results=1, order_by=["start_time DESC"]
     )
     if found:
         trained_by = str(found[0].info.run_id)
-        if found[0].info.status == "RUNNING":  # its store was gone when the stage ended
+        if found[0].info.status == "RUNNING":  # the store was unreachable when the stage ended
             client.set_terminated(trained_by)
         return trained_by
-    run_id = owed_run(client, state, digest) if state is not None else None
+    run_id = unfinished_run(client, state, digest) if state is not None else None
     if run_id is not None and state is not None:
         client.set_tag(run_id, "content_hash", digest)
         state.unlink()
@@ -203,27 +202,27 @@ def _create_version(client: Any, model: str, run_id: str, tags: Mapping[str, str
 
 
 def _description(tags: Mapping[str, str]) -> str:
-    """What a version is, for whoever looks at the registry: data, size, seed, code and commit."""
+    """A version's description in the registry: data, size, seed, code and commit."""
     data: Data = tags["data"]  # type: ignore[assignment]
-    told = [
+    parts = [
         f"{tags['model']}, answers {tags.get('mode', 'as it was made')}",
-        "training data not recorded" if data == "unknown" else f"trained on {WORDS[data]}",
+        "training data not recorded" if data == "unknown" else f"trained on {DATA_TEXT[data]}",
     ]
     if "parameters" in tags:
-        told.append(f"{size_text(int(tags['parameters']))} parameters")
+        parts.append(f"{size_text(int(tags['parameters']))} parameters")
     for key, word in (("seed", "seed"), ("code", "code"), ("params_hash", "params")):
         if key in tags:
-            told.append(f"{word} {tags[key]}")
+            parts.append(f"{word} {tags[key]}")
     if commit := tags.get("mlflow.source.git.commit"):
-        told.append(f"commit {commit[:12]}" + " (dirty)" * (tags.get("git.dirty") == "true"))
-    return " · ".join([*told, f"registered {time.strftime('%Y-%m-%d')}"])
+        parts.append(f"commit {commit[:12]}" + " (dirty)" * (tags.get("git.dirty") == "true"))
+    return " · ".join([*parts, f"registered {time.strftime('%Y-%m-%d')}"])
 
 
 def _provenance(checkpoint: Path, name: str) -> dict[str, str]:
-    """Tags of run and version, from provenance.json and the code's own place."""
+    """Tags of run and version, from provenance.json and from git."""
     kept = read_provenance(checkpoint)
     if kept is None:
-        raise ValueError(f"{checkpoint}: has no {PROVENANCE}; no stage of ours made it")
+        raise ValueError(f"{checkpoint}: has no {PROVENANCE}; expected the checkpoint of a stage")
     tags = {"model": name, **code_tags()}
     for key in ("stage", "mode", "fold"):
         if kept.get(key) is not None:
@@ -236,7 +235,7 @@ def _provenance(checkpoint: Path, name: str) -> dict[str, str]:
 
 
 def _evaluation(path: Path, name: str) -> Iterator[tuple[str, float]]:
-    """("eval/dfew/war", 0.61) and so on for one model of metrics.json."""
+    """The metrics of one model of metrics.json, such as ("eval/dfew/war", 0.61)."""
     try:
         corpora = json.loads(path.read_text(encoding="utf-8"))[name]
         for corpus, values in corpora.items():
@@ -260,7 +259,7 @@ def _log_evaluation(client: Any, run_id: str, evaluation: Mapping[str, float]) -
     known = client.get_run(run_id).data.metrics
     new = {key: value for key, value in evaluation.items() if known.get(key) != value}
     step = 0
-    if known.keys() & new.keys():  # scored anew: MLflow shows the highest step
+    if known.keys() & new.keys():  # scored again: MLflow shows the value of the highest step
         changed = known.keys() & new.keys()
         step = 1 + max(p.step for k in changed for p in client.get_metric_history(run_id, k))
     now = int(time.time() * 1000)

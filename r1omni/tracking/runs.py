@@ -1,15 +1,14 @@
-"""One MLflow run per checkpoint, opened at the edge of a training stage.
+"""One MLflow run per checkpoint, opened by the training stage.
 
-The truth about a training is what its stage writes: curves.jsonl and rollouts.parquet. MLflow gets
-a live copy. While the store cannot be reached, training goes on and the points wait in memory; what
-is still missing at the end is delivered from the files by the `register` stage.
+A training's results are the files that its stage writes: curves.jsonl and rollouts.parquet. MLflow
+gets a live copy. If the store cannot be reached, training goes on and the points wait in memory.
+The `register` stage sends the points that are still missing, from the files.
 """
 
 import json
 import logging
 import os
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,30 +18,27 @@ from typing import Any
 from r1omni.config import TrackingParams
 from r1omni.machine.environment import is_first
 from r1omni.tracking.curves import Curves, Row
-from r1omni.tracking.provenance import content_hash, lineage_tags, note_code
-from r1omni.tracking.store import StoreUnreachable, open_client, reaching
+from r1omni.tracking.provenance import content_hash, lineage_tags, write_commit_record
+from r1omni.tracking.store import StoreUnreachable, open_client, translate_store_errors
 from r1omni.tracking.store_runs import (
-    TOKEN,
     Description,
     continued_run,
     create_run,
     deliver_training,
-    give_up_run,
+    end_replaced_run,
     tag_run,
 )
 
 FLUSH_ROWS = 50
 FLUSH_SECONDS = 10.0
-FIRST_PAUSE = 30.0  # seconds before a store that failed is tried again; doubles up to LONGEST_PAUSE
-LONGEST_PAUSE = 600.0
-LAST_PAUSES = (0.0, 1.0, 3.0)  # seconds before each try to end a run
+RETRY_SECONDS = 60.0  # after a failure of the store
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Run:
-    """A training's line to its MLflow run; give `log` to the training loop."""
+    """The MLflow run of a training; pass `log` to the training loop."""
 
     description: Description
     tracking: TrackingParams
@@ -54,119 +50,104 @@ class Run:
     _monitor: Any = None
     _flushed_at: float = field(default_factory=time.monotonic)
     _retry_at: float = 0.0
-    _pause: float = FIRST_PAUSE
     _lineage: Mapping[str, str] = field(default_factory=dict)
-    _owed: tuple[str, Path] | None = None  # the checkpoint's content hash, and the stage's curves
+    _undelivered: tuple[str, Path] | None = None  # the checkpoint's content hash, its training/
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Keeps the point; sends what is kept every 50 steps or 10 seconds. Never raises for an
-        unreachable store.
-        """
+        """Add a step's metrics; they are sent every 50 steps or 10 s. No store error is raised."""
         self._rows.append(Row(step, dict(metrics), int(time.time() * 1000)))
         now = time.monotonic()
         if len(self._rows) >= FLUSH_ROWS or now - self._flushed_at >= FLUSH_SECONDS:
             self.flush()
 
     def flush(self, *, at_once: bool = False) -> bool:
-        """True if everything logged so far is in the store."""
+        """Send the waiting points. True if everything logged so far is in the store."""
         if time.monotonic() < self._retry_at and not at_once:
             return False
         self._flushed_at = time.monotonic()
         try:
             curves = self._connect()
-            with reaching(self.tracking.uri):
+            with translate_store_errors(self.tracking.uri):
                 curves.deliver(self._rows)
         except StoreUnreachable as error:
-            self._postpone(error)
+            self._retry_later(error)
             return False
         self._rows.clear()
-        self._pause = FIRST_PAUSE
         return True
 
     def finish(self, checkpoint: Path, training: Path) -> None:
-        """Completes the run from what the stage has written, and ties it to the checkpoint.
+        """Complete the run from the stage's files and tag it with the checkpoint's content hash.
 
-        Where the store cannot be reached, the state file remembers which run is owed the rest, for
-        the `register` stage.
+        If the store cannot be reached, the state file names the unfinished run for `register`.
         """
-        self._owed = (content_hash(checkpoint), training)
+        self._undelivered = (content_hash(checkpoint), training)
         self._lineage = lineage_tags(checkpoint)
-        note_code(self.state.parent / f"{checkpoint.name}.made.json")
+        write_commit_record(self.state.parent / f"{checkpoint.name}.made.json")
         self._complete()
 
     def close(self, status: str) -> None:
-        """Ends the run as FINISHED, FAILED or KILLED; only a finished one is never continued."""
+        """End the run as FINISHED, FAILED or KILLED. A finished run is never continued."""
         if self._monitor is not None:
             self._monitor.finish()
-        if not (self.flush(at_once=True) and self._complete() and self._ended(status)):
-            return  # the state file stays: for the next attempt, or for `register`
+        if not (self.flush(at_once=True) and self._complete() and self._set_final_status(status)):
+            return  # the next attempt, or `register`, needs the state file
         if status == "FINISHED":
             self.state.unlink(missing_ok=True)
 
     def _complete(self) -> bool:
-        """True once the store has everything of the stage's outputs; else the debt is on disk.
+        """True once the store has everything that the stage has written.
 
-        The debt is written first and stays there until `close` has ended the run.
+        First the state file gets the checkpoint's content hash, until `close` has ended the run.
         """
-        if self._owed is None:
+        if self._undelivered is None:
             return True
-        digest, training = self._owed
-        self._owe(digest)
+        digest, training = self._undelivered
+        kept = json.loads(self.state.read_text(encoding="utf-8")) if self.state.is_file() else {}
+        _write_state(self.state, {**kept, "content_hash": digest})
         if not self.flush(at_once=True) or self._run_id is None:
             return False
         try:
-            with reaching(self.tracking.uri):
+            with translate_store_errors(self.tracking.uri):
                 deliver_training(self._client, self._run_id, training)
                 tag_run(self._client, self._run_id, self._lineage)
                 self._client.set_tag(self._run_id, "content_hash", digest)
         except StoreUnreachable as error:
-            self._postpone(error)
+            self._retry_later(error)
             return False
-        self._owed = None
+        self._undelivered = None
         return True
 
-    def _ended(self, status: str) -> bool:
-        """True once the store has the run's end; a busy store is asked again, for nobody will
-        later."""
-        for pause in LAST_PAUSES:
-            time.sleep(pause)
-            try:
-                with reaching(self.tracking.uri):
-                    self._client.set_terminated(self._run_id, status)
-                return True
-            except StoreUnreachable as error:
-                logger.warning("MLflow does not take the run's end: %s", error)
-        return False
+    def _set_final_status(self, status: str) -> bool:
+        """True once the store has the run's final status."""
+        try:
+            with translate_store_errors(self.tracking.uri):
+                self._client.set_terminated(self._run_id, status)
+        except StoreUnreachable as error:
+            logger.warning("the run stays RUNNING in MLflow until its next attempt: %s", error)
+            return False
+        return True
 
-    def _owe(self, digest: str) -> None:
-        kept = json.loads(self.state.read_text(encoding="utf-8")) if self.state.is_file() else {}
-        _write_state(self.state, {**kept, "content_hash": digest})
-
-    def _postpone(self, error: StoreUnreachable) -> None:
-        self._curves = None  # the store may have taken what it did not answer to: ask it anew
-        logger.warning("training goes on without MLflow for %.0f s: %s", self._pause, error)
-        self._retry_at = time.monotonic() + self._pause
-        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+    def _retry_later(self, error: StoreUnreachable) -> None:
+        self._curves = None  # the store may have taken points before the error: read it again
+        logger.warning("training goes on without MLflow for %.0f s: %s", RETRY_SECONDS, error)
+        self._retry_at = time.monotonic() + RETRY_SECONDS
 
     def _connect(self) -> Curves:
         if self._curves is not None:
             return self._curves
         if self._client is not None and self._run_id is not None:
-            with reaching(self.tracking.uri):
+            with translate_store_errors(self.tracking.uri):
                 self._curves = Curves(self._client, self._run_id)
             return self._curves
         client, experiment = open_client(self.tracking)
-        mark = self.description.fingerprint()
-        with reaching(self.tracking.uri):
-            run_id = continued_run(client, experiment, self.state, self.description)
+        with translate_store_errors(self.tracking.uri):
+            run_id = continued_run(client, self.state, self.description)
             resumed = run_id is not None
             if run_id is None:
-                give_up_run(client, experiment, self.state)
-                # Its name before itself: a kill in between must not leave a run that none finds.
-                token = uuid.uuid4().hex
-                _write_state(self.state, {"token": token, "fingerprint": mark})
-                run_id = create_run(client, experiment, self.description, {TOKEN: token})
-            _write_state(self.state, {"run_id": run_id, "fingerprint": mark})
+                end_replaced_run(client, self.state)
+                run_id = create_run(client, experiment, self.description)
+            kept = {"run_id": run_id, "fingerprint": self.description.fingerprint()}
+            _write_state(self.state, kept)
             curves = Curves(client, run_id)
             if self.tracking.system_metrics:
                 self._monitor = _start_monitor(client.tracking_uri, run_id, resumed)
@@ -174,14 +155,14 @@ class Run:
         return curves
 
 
-class _Silent(Run):
-    """The line of a rank that does not write."""
+class _DisabledRun(Run):
+    """The run of every rank other than 0; it logs nothing."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Nothing: the first rank logs."""
+        """Do nothing: rank 0 logs."""
 
     def finish(self, checkpoint: Path, training: Path) -> None:
-        """Nothing: the first rank does it."""
+        """Do nothing: rank 0 completes the run."""
 
 
 @contextmanager
@@ -195,25 +176,24 @@ def open_run(
     machine: Mapping[str, Any] | None = None,
     state: Path,
 ) -> Iterator[Run]:
-    """The MLflow run of one training stage, closed with the status in which the block is left.
+    """The MLflow run of one training stage. Leaving the block ends it: FINISHED, FAILED or KILLED.
 
     `params`: nested, such as {"grpo": {...}}. `datasets`: manifests (parquet) or a corpus's JSON
-    annotations. `state`: a small file, outside DVC's outs, where the run's id outlives a kill. The
-    run is continued if stage, params, datasets and tags are the same as when it was opened;
-    otherwise a new one begins, and the one that was left running ends as KILLED. `machine`:
-    params that may change in between. An unreachable store costs a warning, nothing else. Of
-    several ranks (RANK in the environment) only the first has a run; what the others log goes
-    nowhere.
+    annotations. `state`: a small file outside DVC's outs; it keeps the run's id after a kill. The
+    run is continued if stage, params, datasets and tags are the same as when it was opened.
+    Otherwise a new run begins; the old one ends as KILLED if it is still RUNNING. `machine`: params
+    that may change before a continuation. An unreachable store costs only a warning. Only rank 0
+    (RANK in the environment) logs.
     """
     if not is_first():
-        yield _Silent(Description(stage, params, datasets, {}), tracking, state)
+        yield _DisabledRun(Description(stage, params, datasets, {}), tracking, state)
         return
     description = Description(stage, params, datasets, dict(tags or {}), dict(machine or {}))
     run = Run(description, tracking, state)
     run.flush()
     try:
         yield run
-    except (KeyboardInterrupt, SystemExit):  # a training that SIGTERM stopped leaves by SystemExit
+    except (KeyboardInterrupt, SystemExit):  # SystemExit: SIGTERM stopped the training
         run.close("KILLED")
         raise
     except BaseException:

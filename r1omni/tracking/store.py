@@ -1,7 +1,7 @@
-"""Where MLflow keeps its tables and files, and how a store is made exactly once.
+"""MLflow's store: its tables and files, and its creation exactly once.
 
-MLflow's tables hold absolute artifact paths. Those of a project that was moved or copied name the
-old folder: they are set to the new one when the store is opened.
+MLflow's tables have absolute artifact paths. After a project was moved or copied they name the old
+folder; opening the store sets them to the new one.
 """
 
 import fcntl
@@ -17,9 +17,9 @@ from typing import Any
 from r1omni.config import TrackingParams
 
 SQLITE = "sqlite:///"
-# What a complete store has; MLflow's migrations create some of these only at their end.
+# The tables of a complete store; MLflow's migrations create some of these only at their end.
 TABLES = {"alembic_version", "experiments", "runs", "metrics", "registered_model_aliases"}
-# Where MLflow's tables keep the address of an artifact or of a folder of artifacts.
+# The columns of MLflow's tables with the address of an artifact or of a folder of artifacts.
 ARTIFACT_COLUMNS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -33,14 +33,14 @@ logger = logging.getLogger(__name__)
 
 
 class StoreUnreachable(RuntimeError):
-    """The tracking store cannot be read or written now; the message names it and says why."""
+    """The tracking store cannot be read or written now; the message gives its URI and the cause."""
 
 
 def project_root() -> Path:
-    """The folder that relative stores belong to.
+    """The folder to which the paths of relative stores refer.
 
-    DVC names it in DVC_ROOT, also for an experiment in its queue, which runs in a temporary copy
-    that would take mlflow.db along when it is removed. Without DVC: the current directory.
+    DVC sets DVC_ROOT, also for a queued experiment. That runs in a temporary copy, and an mlflow.db
+    there would be removed with it. Without DVC: the current directory.
     """
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).absolute()
 
@@ -69,7 +69,7 @@ def local_path(uri: str) -> Path | None:
 
 @contextmanager
 def locked(uri: str) -> Iterator[None]:
-    """One process at a time for whoever creates the store or a model version in it."""
+    """Hold the store's lock: one process at a time creates the store or a model version."""
     folder = artifact_root(uri).parent / ".state"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,24 +82,24 @@ def locked(uri: str) -> Iterator[None]:
 
 
 def ensure_store(uri: str) -> str:
-    """The absolute URI of a store whose tables exist; a SQLite one is created where it is missing.
+    """The absolute URI of a store whose tables exist; a missing SQLite store is created.
 
-    Its artifact paths are those of the folder in which it lies now.
+    Its artifact paths are updated to the store's present folder.
     Concurrent first use corrupts MLflow's SQLite, and so does a kill in the middle of its
     migrations. Hence one process at a time creates it under another name and then renames it.
-    Raises StoreUnreachable where that cannot be done.
+    Raises StoreUnreachable if that fails.
     """
     absolute = resolve_uri(uri)
     if not absolute.startswith(SQLITE):
         return absolute
     path = Path(absolute.removeprefix(SQLITE))
     root = artifact_root(uri)
-    if _complete(path) and not _old_roots(path, root):
+    if _complete(path) and not _previous_roots(path, root):
         return absolute
     with locked(uri):
         if _complete(path):
-            for old in _old_roots(path, root):  # the project was moved or copied
-                _reroot(path, old, root)
+            for old in _previous_roots(path, root):  # the project was moved or copied
+                _update_artifact_paths(path, old, root)
             return absolute
         if path.exists() and path.stat().st_size:
             raise StoreUnreachable(f"{path}: exists, but is not a complete MLflow database")
@@ -115,7 +115,7 @@ def open_client(tracking: TrackingParams) -> tuple[Any, str]:
     from mlflow import MlflowClient
 
     uri = ensure_store(tracking.uri)
-    with reaching(uri):
+    with translate_store_errors(uri):
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         found = client.get_experiment_by_name(tracking.experiment)
         if found is None:
@@ -128,8 +128,8 @@ def open_client(tracking: TrackingParams) -> tuple[Any, str]:
 
 
 @contextmanager
-def reaching(uri: str) -> Iterator[None]:
-    """Turns what MLflow, its database driver or the system raise into StoreUnreachable."""
+def translate_store_errors(uri: str) -> Iterator[None]:
+    """Turn errors of MLflow, its database driver or the system into StoreUnreachable."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -148,7 +148,7 @@ def _create_experiment(client: Any, tracking: TrackingParams) -> str:
 
 
 def _check_artifacts(tracking: TrackingParams, location: str) -> None:
-    """Raises StoreUnreachable if artifacts would be written outside the store's own folder."""
+    """Raise StoreUnreachable if artifacts would be written outside the store's own folder."""
     root, path = artifact_root(tracking.uri), local_path(location)
     inside = path is not None and path.resolve().is_relative_to(root.resolve())
     if tracking.uri.startswith(SQLITE) and not inside:
@@ -161,16 +161,16 @@ def _check_artifacts(tracking: TrackingParams, location: str) -> None:
 def _complete(path: Path) -> bool:
     if not path.is_file():
         return False
-    with _opened(path) as connection:
+    with _transaction(path) as connection:
         rows = connection.execute("select name from sqlite_master where type = 'table'")
         return {name for (name,) in rows} >= TABLES
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+def _transaction(path: Path) -> Iterator[sqlite3.Connection]:
     """One transaction on an existing SQLite file. Raises StoreUnreachable."""
     try:
-        # For writing: what a killed writer left half done must be rolled back before it is read.
+        # For writing: SQLite must roll back a killed writer's transaction before it reads.
         address = f"file:{urllib.parse.quote(str(path))}?mode=rw"
         with closing(sqlite3.connect(address, uri=True)) as connection, connection:
             yield connection
@@ -178,12 +178,12 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
         raise StoreUnreachable(f"{path}: {error}") from error
 
 
-def _old_roots(path: Path, root: Path) -> list[Path]:
-    """The artifact folders of experiments that were created when the project lay elsewhere.
+def _previous_roots(path: Path, root: Path) -> list[Path]:
+    """The artifact folders of experiments that were created before the project was moved.
 
-    A second name of `root` (a symbolic link to the project) is not elsewhere.
+    A second name of `root` (a symbolic link to the project) does not count.
     """
-    with _opened(path) as connection:
+    with _transaction(path) as connection:
         rows = connection.execute("select distinct artifact_location from experiments").fetchall()
     locations = [location for (text,) in rows if (location := local_path(text or "")) is not None]
     folders = {
@@ -195,9 +195,9 @@ def _old_roots(path: Path, root: Path) -> list[Path]:
     return sorted(f for f in folders if not (f.exists() and root.exists() and f.samefile(root)))
 
 
-def _reroot(path: Path, old: Path, new: Path) -> None:
-    """Replaces the folder `old` by `new` in every artifact address of the SQLite file."""
-    with _opened(path) as connection:
+def _update_artifact_paths(path: Path, old: Path, new: Path) -> None:
+    """Replace the folder `old` by `new` in every artifact address of the SQLite file."""
+    with _transaction(path) as connection:
         rows = connection.execute(
             "select m.name, p.name from sqlite_master m, pragma_table_info(m.name) p"
         )
@@ -227,7 +227,7 @@ def _create(path: Path, artifacts: Path) -> None:
     logger.info("creating %s (some seconds, once)", path)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    with reaching(str(path)):
+    with translate_store_errors(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
         store = SqlAlchemyStore(f"{SQLITE}{temporary}", artifacts.as_uri())

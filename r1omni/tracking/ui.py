@@ -1,4 +1,4 @@
-"""MLflow's pages on this machine, for this user alone, and where to look in them."""
+"""MLflow's pages on this machine, for this user alone, and links to the important ones."""
 
 import os
 import shlex
@@ -31,7 +31,7 @@ class PortTaken(ValueError):
 
 
 def run_ui(tracking: TrackingParams, port: int) -> None:
-    """Serves MLflow on 127.0.0.1:`port` until Ctrl-C, and shows the links that matter.
+    """Serve MLflow on 127.0.0.1:`port` until Ctrl-C, and print the important links.
 
     Everybody on the machine can reach the port, and MLflow's own server lets everybody change runs
     and move aliases. Hence ours asks for the password in .state/mlflow-password (mode 0600).
@@ -55,7 +55,7 @@ def run_ui(tracking: TrackingParams, port: int) -> None:
 
 
 def links(port: int) -> dict[str, str]:
-    """Title and address of every page there is to look at now."""
+    """Title and address of every page that exists now."""
     found = {
         "Models": f"http://{HOST}:{port}/#/models",
         "Runs": f"http://{HOST}:{port}/#/experiments",
@@ -74,7 +74,7 @@ def secret_path(tracking: TrackingParams) -> Path:
 
 @contextmanager
 def serving(tracking: TrackingParams, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A healthy MLflow server on 127.0.0.1:`port`, stopped with all its workers afterwards.
+    """Run an MLflow server on 127.0.0.1:`port` during the block, then stop it and its workers.
 
     Its clients need USER and the password, in MLFLOW_TRACKING_USERNAME and _PASSWORD.
     """
@@ -95,7 +95,7 @@ def serving(tracking: TrackingParams, port: int) -> Iterator[subprocess.Popen[by
         SECRET_FILE: str(secret_path(tracking)),
     }
     with log.open("wb") as output:
-        # A session of its own: Ctrl-C reaches us alone, and we stop the server with its workers.
+        # Its own session: Ctrl-C reaches only this process, which stops the server's workers too.
         server = subprocess.Popen(
             command,
             stdout=output,
@@ -131,7 +131,7 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: Path) -
         if server.poll() is not None:
             break
         try:
-            # Another user's server on the same port would be asked for our password.
+            # Only our own server: another user's on this port would learn the password.
             mine = (p is not None and os.getpgid(p.pid) == server.pid for p in listeners(port))
             if any(mine):
                 with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=5):

@@ -20,7 +20,7 @@ from r1omni.lineage import (
 from r1omni.machine.curves import write_curves
 from r1omni.machine.environment import is_first
 from r1omni.machine.ranks import barrier, gather
-from r1omni.machine.state_folders import FINISHED, TrainingPaths, commit_folder, refuse_edits
+from r1omni.machine.state_folders import FINISHED, TrainingPaths, move_into_place, refuse_edits
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.towers import tower_tensors
 from r1omni.model.weights import read_weights
@@ -52,7 +52,7 @@ def one_fold(clips: Sequence[Clip], parent: Path | None) -> int | None:
     """The fold of all clips and of all ancestors; None where no corpus has folds.
 
     Raises ValueError where folds are mixed: every test clip of one fold is a training clip of the
-    others (facts/datasets.md).
+    others (five-fold cross-validation, in DFEW and in MAFW).
     """
     folds = {clip.fold for clip in clips if clip.fold is not None}
     record = (read_provenance(parent) if parent is not None else None) or {}
@@ -146,8 +146,8 @@ def _write_checkpoint(
         write_curves(paths.state / CURVES, training / CURVES, paths.state.with_name(TIMES))
     if (paths.state / ROLLOUTS).exists():
         shutil.copy2(paths.state / ROLLOUTS, training / ROLLOUTS)
-    commit_folder(training, paths.training)
-    commit_folder(partial, paths.checkpoint)
+    move_into_place(training, paths.training)
+    move_into_place(partial, paths.checkpoint)
     (paths.state / FINISHED).touch()
 
 

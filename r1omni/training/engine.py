@@ -1,12 +1,12 @@
-"""DeepSpeed's engine behind a few verbs: backward, update, save, resume.
+"""DeepSpeed's engine behind four verbs: backward, update, save, resume.
 
-One process or N (ranks.py), ZeRO 0-3, fp32 or bf16, CPU or CUDA, all by params. Gradients are
-taken by torch on each rank alone and handed to DeepSpeed whole, once a step: its hooks then see the
-same parameters in the same order on every rank, whatever the rank's clips were like. ZeRO shards
-the optimiser's state (1), the reduced gradients (2) and the weights while the optimiser runs (3).
-Between updates every rank holds the weights and its own gradient whole: rollouts of different
-lengths read the weights, and a gather inside of them would stall. So stage 3 saves no more than 2
-at the step's peak; it is there for its states and for recipes that name it.
+One process or N (ranks.py), ZeRO 0-3, fp32 or bf16, CPU or CUDA, all set by params. Each rank
+computes its gradient with torch and hands it to DeepSpeed once a step. DeepSpeed's hooks therefore
+see the same parameters in the same order on every rank. ZeRO shards the optimiser's state (1), the
+reduced gradients (2) and, while the optimiser runs, the weights (3).
+Between updates every rank holds all weights and its own gradient, because rollouts of different
+lengths read the weights and a collective gather inside them would deadlock. So stage 3 needs as
+much memory at the step's peak as stage 2; it exists for its states and for recipes that name it.
 """
 
 import hashlib
@@ -29,11 +29,11 @@ LARGEST = 50_000_000  # elements of the optimiser's groups under ZeRO (`_groups`
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss or the gradient stopped being a number; says when, by which clips, what is left."""
+    """The loss or the gradient is non-finite; names the step, the clips and the last good state."""
 
 
 def linear_decay(steps: int, warmup: float) -> Schedule:
-    """The factor on the learning rate: up over the warm-up share, then straight down to 0."""
+    """The factor on the learning rate: linear warm-up, then linear decay to 0."""
     rising = max(1, round(steps * warmup))
 
     def factor(step: int) -> float:
@@ -45,7 +45,7 @@ def linear_decay(steps: int, warmup: float) -> Schedule:
 
 
 def cosine_decay(steps: int, warmup: float) -> Schedule:
-    """The factor on the learning rate: up over the warm-up share, then half a cosine down to 0."""
+    """The factor on the learning rate: linear warm-up, then cosine decay to 0."""
     rising = max(1, round(steps * warmup))
 
     def factor(step: int) -> float:
@@ -58,9 +58,10 @@ def cosine_decay(steps: int, warmup: float) -> Schedule:
 
 
 def step_generator(seed: int, step: int, place: int = 0) -> torch.Generator:
-    """Randomness of one place in one step's global batch: a function of these three alone.
+    """The random generator of one clip of one step's global batch (`place`: its index there).
 
-    So a resumed run repeats it, and any number of processes draws what one process would.
+    It depends on these three numbers alone. So a resumed run draws the same numbers again, and N
+    processes draw what one process would.
     """
     digest = hashlib.sha256(f"{seed}/{step}/{place}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
@@ -69,9 +70,9 @@ def step_generator(seed: int, step: int, place: int = 0) -> torch.Generator:
 class Engine:
     """A model in training: AdamW and a schedule inside DeepSpeed.
 
-    `backward` any number of times (micro-batches), then `update`, on every rank. The step's loss is
-    the mean over all items of all micro-batches of all ranks, each loss weighing as many items as
-    it says: N processes compute what one does with the same global batch.
+    On every rank: call `backward` once per micro-batch, then `update`. The step's loss is the mean
+    over all items of all micro-batches of all ranks; `weight` is a micro-batch's number of items.
+    N processes compute what one process does with the same global batch.
     """
 
     def __init__(
@@ -103,25 +104,18 @@ class Engine:
         self.step_count = 0
         self.newest_state: Path | None = None
         self._machine, self._dtype = machine, dtype
-        self._mean: list[Tensor] = []  # the gradient so far of this step, over `_weight` items
+        self._mean: list[Tensor] = []  # this step's mean gradient so far, over `_weight` items
         self._weight = 0.0
         self._loss = 0.0  # the sum over those items
-        self._bad: list[tuple[str, list[str]]] = []  # what is no number, by which clips
+        self._bad: list[tuple[str, list[str]]] = []  # what is non-finite, and its clips
         self._whole = ExitStack()
         if machine.zero_stage == 3:
             self._engine.optimizer.parameter_offload._remove_module_hooks()
         self._gather_weights()
 
     def shares(self, n: int) -> list[range]:
-        """This rank's places in a global batch of n, machine.micro_batch_size at a time."""
+        """This rank's indices into a global batch of n, machine.micro_batch_size at a time."""
         return shares(n, self._machine.micro_batch_size)
-
-    def step(
-        self, loss: Tensor, weight: float = 1.0, clips: Sequence[str] = ()
-    ) -> dict[str, float]:
-        """One update from one loss: `backward`, then `update`."""
-        self.backward(loss, weight, clips)
-        return self.update()
 
     def backward(
         self,
@@ -130,18 +124,19 @@ class Engine:
         clips: Sequence[str] = (),
         broken: Sequence[str] = (),
     ) -> None:
-        """Add the gradient of a loss that is a mean over `weight` items (tokens, completions).
+        """Add the gradient of `loss`, a mean over `weight` items (tokens or completions).
 
-        Nothing is sent to other ranks, and no weight's `grad` changes, before `update`. `clips` are
-        those of the loss, `broken` those of them whose own loss is known to be no number: they are
-        named where the loss is none, and all `clips` where the gradient of a sound loss is none.
+        `clips` are the micro-batch's clips; `broken` are those whose own loss is non-finite. If
+        `loss` is non-finite, the error of `update` names `broken`, or `clips` if `broken` is empty.
+        If only its gradient is non-finite, the error names `clips`.
+        Before `update` nothing is sent to other ranks and no weight's `grad` changes.
         """
         value = float(loss.detach())
         if not math.isfinite(value):
             self._bad.append((f"the loss is {value}", list(broken or clips)))
             return
         found: Sequence[Tensor | None] = [None] * len(self._trained)
-        if loss.requires_grad:  # else nothing of it can be learned, and it only weighs
+        if loss.requires_grad:  # else its gradient is 0 and only its weight counts
             found = torch.autograd.grad(loss, self._trained, allow_unused=True)
         gradient = [
             torch.zeros_like(p) if g is None else g
@@ -158,23 +153,23 @@ class Engine:
             return
         del found
         self._mean = [mean.float() for mean in self._mean]  # bf16 would swallow small additions
-        for mean in reversed(self._mean):  # each new part goes when it has been added
+        for mean in reversed(self._mean):  # `pop` frees each new part as soon as it was added
             mean.lerp_(gradient.pop().float(), weight / self._weight)
 
     def update(self) -> dict[str, float]:
-        """One update of the weights from all ranks' gradients; the metrics of the optimiser.
+        """The optimiser's metrics after one update of the weights from all ranks' gradients.
 
-        Raises NonFiniteLoss, on every rank and before any weight is touched, where a loss or a
-        gradient is not a number; it names the step, the clips and the state that is left.
+        Raises NonFiniteLoss on every rank, before any weight changes, if a loss or a gradient of
+        any rank is non-finite.
         """
         self.step_count += 1
         gradient = self._mean or [torch.zeros_like(p) for p in self._trained]
-        self._mean = []  # `gradient` alone holds it, until DeepSpeed has it
+        self._mean = []  # so that the list is freed once DeepSpeed has the gradient
         weight, loss, n_bad = sum_over_ranks([self._weight, self._loss, len(self._bad)])
-        if n_bad:  # the same on every rank, so all of them tell each other
+        if n_bad:  # equal on every rank, so every rank joins this collective
             raise NonFiniteLoss(self._blame(gather(self._bad)))
-        assert weight > 0, "no rank has learned anything"
-        # DeepSpeed averages over ranks as if each had learned from equally many items.
+        assert weight > 0, "no rank called backward"
+        # DeepSpeed averages over ranks as if each had the same number of items.
         scale = self._weight * world_size() / weight
         if scale != 1.0:
             torch._foreach_mul_(gradient, scale)
@@ -186,7 +181,7 @@ class Engine:
         self._whole.close()
         self._engine.step()
         self._gather_weights()
-        if grad_norm is None:  # DeepSpeed's own optimisers keep the gradients, and their norm
+        if grad_norm is None:  # DeepSpeed's own optimisers keep the gradients and their norm
             grad_norm = float(self._engine.get_global_grad_norm())
         return {
             "train/loss": loss / weight,
@@ -195,7 +190,7 @@ class Engine:
         }
 
     def save(self, folder: Path, recipe: str) -> None:
-        """Write the training state after this step; machine.keep_last of them are kept."""
+        """Write the training state after this step; the newest machine.keep_last states stay."""
         self._whole.close()
         self.newest_state = write_state(
             folder,
@@ -208,9 +203,10 @@ class Engine:
         self._gather_weights()
 
     def resume(self, folder: Path, recipe: str) -> int:
-        """Load the newest whole state of the same recipe; the step it was saved after, or 0.
+        """The step after which the newest complete state of this recipe was saved; 0 without one.
 
-        Raises StateDoesNotFit where other ranks or another ZeRO stage divided it otherwise.
+        That state is loaded. Raises StateDoesNotFit if it was saved by another number of ranks or
+        under another ZeRO stage and cannot be divided anew.
         """
         found = newest_state(folder, recipe, self._layout())
         if found is None:
@@ -219,12 +215,12 @@ class Engine:
         self._whole.close()
         loaded, _ = self._engine.load_checkpoint(str(self.newest_state), tag="state")
         if loaded is None:
-            raise RuntimeError(f"{self.newest_state}: whole, but DeepSpeed does not load it")
+            raise RuntimeError(f"{self.newest_state}: is complete, but DeepSpeed cannot load it")
         self._gather_weights()
         return self.step_count
 
     def _layout(self) -> str:
-        """How a state is divided among the ranks: not at all with torch's own optimiser."""
+        """How a state is divided among the ranks; with torch's own optimiser it is not divided."""
         if self._plain:
             return WHOLE
         return f"ZeRO {self._machine.zero_stage} in {self._dtype}"
@@ -233,7 +229,7 @@ class Engine:
         self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
 
     def _gather_weights(self) -> None:
-        """Under ZeRO 3, hold the weights whole until `self._whole` is closed."""
+        """Under ZeRO 3, gather all weights on every rank until `self._whole` is closed."""
         if self._machine.zero_stage == 3:
             deepspeed = _import_deepspeed()
             weights = list(self.model.parameters())
@@ -241,7 +237,7 @@ class Engine:
 
     @property
     def _plain(self) -> bool:
-        """Whether the optimiser is torch's own; DeepSpeed's divide their state among the ranks."""
+        """Whether the optimiser is torch's own; DeepSpeed's divide their state over the ranks."""
         return not (self._engine.zero_optimization() or self._engine.bfloat16_enabled())
 
     def _plain_grad_norm(self) -> float | None:
@@ -260,16 +256,16 @@ class Engine:
         ]
         left = self.newest_state or "none: it would start at step 1"
         return (
-            f"step {self.step_count}: {'; '.join(found)}; nothing was learned from the step. "
+            f"step {self.step_count}: {'; '.join(found)}; the weights were not updated. "
             f"Last good state: {left}"
         )
 
 
 class _Handover(torch.autograd.Function):
-    """0, whose gradient is the one it is given: DeepSpeed's hooks see every parameter once.
+    """A loss of 0 whose gradient is the given one, so that DeepSpeed's hooks run once each.
 
-    The list is emptied on the way, and nothing here keeps what was in it: a second copy of a
-    gradient would be as large as the model.
+    The list is emptied on the way and no reference stays: a second copy of the gradient would be
+    as large as the model.
     """
 
     @staticmethod
@@ -286,10 +282,10 @@ class _Handover(torch.autograd.Function):
 
 
 def _groups(weights: Sequence[Tensor]) -> list[dict[str, list[Tensor]]]:
-    """Neighbouring weights in groups of at most LARGEST elements, or of one that is larger.
+    """Neighbouring weights in parameter groups of at most LARGEST elements (or one larger weight).
 
-    ZeRO makes one tensor of each group, and the optimiser's step takes twice as much again for what
-    it computes on the way, with the gradient in float32: once per group, and not of all together.
+    ZeRO flattens each group into one tensor. The optimiser's step needs twice that memory for its
+    temporaries, with the gradient in float32: with groups, only for one group at a time.
     """
     groups: list[list[Tensor]] = []
     room = 0
@@ -303,7 +299,7 @@ def _groups(weights: Sequence[Tensor]) -> list[dict[str, list[Tensor]]]:
 
 
 def _config(zero_stage: int, dtype: str, max_grad_norm: float) -> dict[str, Any]:
-    """DeepSpeed's own params. It sees one micro-batch a step: ours are summed before it."""
+    """DeepSpeed's config. It sees one micro-batch a step, since `backward` accumulates ours."""
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -318,9 +314,9 @@ def _config(zero_stage: int, dtype: str, max_grad_norm: float) -> dict[str, Any]
 
 
 def _import_deepspeed() -> Any:
-    """DeepSpeed without its two-minute compilation of a shared-memory kernel we don't use.
+    """DeepSpeed, which does not compile its unused shared-memory kernel (two minutes).
 
-    Nor does it then try, in every process, which of its other kernels could be compiled.
+    Nor does it probe, in every process, which of its other kernels could be compiled.
     """
     import deepspeed
 
@@ -329,7 +325,7 @@ def _import_deepspeed() -> Any:
 
 
 def _same_device(deepspeed: Any, device: torch.device) -> None:
-    """Raise RuntimeError where DeepSpeed was imported for another kind of device."""
+    """Raise RuntimeError if DeepSpeed was imported for another kind of device."""
     kind = deepspeed.accelerator.get_accelerator().device_name()
     if kind != device.type:
         raise RuntimeError(

@@ -19,7 +19,7 @@ from r1omni.config import EngineParams, GRPOParams, HeldOutParams, MachineParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.corpora.origin import read_origins
 from r1omni.machine.curves import Curves, Log
-from r1omni.machine.interruption import Stopped, sigterm_noted
+from r1omni.machine.interruption import Stopped, defer_sigterm
 from r1omni.machine.progress import steps_bar, timed
 from r1omni.machine.ranks import any_rank, gather, join_ranks
 from r1omni.machine.state_folders import TrainingPaths, open_state, prune_states
@@ -97,7 +97,7 @@ def run_grpo(
     curves = Curves(paths.state / "curves.jsonl", log)
     curves.rewind(first - 1)
     table = RolloutTable(paths.state)
-    with steps_bar() as progress, sigterm_noted() as stopping:
+    with steps_bar() as progress, defer_sigterm() as stopping:
         task = progress.add_task("grpo", total=grpo.steps)
         for step in range(first, grpo.steps + 1):
             batch = batch_at(clips, step, grpo.clips_per_step, grpo.seed, shares)

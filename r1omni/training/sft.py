@@ -15,7 +15,7 @@ from r1omni.config import EngineParams, HeldOutParams, MachineParams, SFTParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.corpora.origin import read_origins
 from r1omni.machine.curves import Curves, Log
-from r1omni.machine.interruption import Stopped, sigterm_noted
+from r1omni.machine.interruption import Stopped, defer_sigterm
 from r1omni.machine.progress import steps_bar, timed
 from r1omni.machine.ranks import any_rank, join_ranks
 from r1omni.machine.state_folders import TrainingPaths, open_state, prune_states
@@ -150,7 +150,7 @@ def train_supervised(
     first = trainer.resume(paths.state, recipe) + 1
     curves = Curves(paths.state / "curves.jsonl", log)
     curves.rewind(first - 1)
-    with steps_bar() as progress, sigterm_noted() as stopping:
+    with steps_bar() as progress, defer_sigterm() as stopping:
         name = paths.training.name
         task = progress.add_task(f"{name} ({len(examples)} examples)", total=steps)
         for step in range(first, steps + 1):

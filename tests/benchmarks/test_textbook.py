@@ -15,7 +15,7 @@ from benchmarks.workload import make_clip
 from r1omni.model import HumanOmniForConditionalGeneration, attention, head
 from r1omni.model.prompting import PromptBatch, prefill_batch
 from r1omni.model.sampling import decode, score_completions, uniform_draws
-from r1omni.model.shared_prefix import prefill
+from r1omni.model.shared_prefix import count_positions, prefill
 from r1omni.training.group_loss import Sampled, group_loss
 from r1omni.training.losses import group_advantages
 
@@ -388,7 +388,7 @@ def test_sampled_logprobs_are_the_textbooks(models):
         generators = [torch.Generator().manual_seed(place) for place in range(4)]
         decoded = decode(
             policy,
-            prefill(policy.model, embeds, seen),
+            prefill(policy.model, count_positions(embeds, seen)),
             group_size=2,
             max_new_tokens=60,
             eos_token_id=END,
@@ -422,7 +422,7 @@ def test_a_completion_is_the_same_whatever_else_is_in_its_batch(models):
             draws = uniform_draws([torch.Generator().manual_seed(i) for i in chosen], 3, 12)
             return decode(
                 policy,
-                prefill(policy.model, embeds, seen),
+                prefill(policy.model, count_positions(embeds, seen)),
                 group_size=3,
                 max_new_tokens=12,
                 eos_token_id=END,
@@ -452,7 +452,7 @@ def test_the_textbook_and_the_fast_path_sample_alike(models):
             audio_features=prompts.audio_features,
             gate_input_ids=prompts.gate_input_ids,
         )
-        prefix = prefill(policy.model, embeds, seen)
+        prefix = prefill(policy.model, count_positions(embeds, seen))
         chances = policy.lm_head(prefix.last_hidden)[0].softmax(-1)
         decoded = decode(
             policy,

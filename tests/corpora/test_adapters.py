@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from r1omni.corpora import read_clips
 from r1omni.corpora.clip import REASONS, Reject
-from r1omni.corpora.ingestion.ingest import ADAPTERS
 from r1omni.corpora.ingestion.lists import CorpusError, Listed
+from r1omni.corpora.known import find_corpus
 
 FILES = {
     "dfew": ("label/single_trainset_1.csv", "label/single_testset_1.csv"),
@@ -39,7 +39,7 @@ def read(corpus: str, content: bytes) -> list[Listed | Reject]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(HEADERS.get(name, b"") + content)
         try:
-            rows = list(ADAPTERS[corpus](Path(folder), 1))
+            rows = list(find_corpus(corpus).read_rows(Path(folder), 1))
         except CorpusError as error:
             assert any(name in str(error) for name in FILES[corpus])
             return []

@@ -13,7 +13,7 @@ from clip_files import write_clip
 from r1omni.corpora import content
 from r1omni.corpora.content import SAME_SOUND, group_by_content, likeness
 from r1omni.corpora.ingestion.prints import Sketch, picture_print, sound_print
-from r1omni.corpora.ingestion.probe_worker import inspect
+from r1omni.corpora.ingestion.probing import Finding, inspect
 from r1omni.corpora.synthetic.attributes import ATTRIBUTES
 from r1omni.corpora.synthetic.voices import SAMPLING_RATE, draw_voice
 
@@ -79,8 +79,8 @@ def encode(
 
 def row_of(path: Path) -> Row:
     found = inspect(path)
-    assert "error" not in found, found
-    return Row(found["sha256"], found["sound_print"], found["picture_print"])
+    assert isinstance(found, Finding), found
+    return Row(found.sha256, found.sound_print, found.picture_print)
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from r1omni.cli import app
 from r1omni.config import IngestParams
 from r1omni.corpora import doctor, read_clips
 from r1omni.corpora.clip import read_manifest, read_rejects
-from r1omni.corpora.ingestion.ingest import ADAPTERS, run_ingest
+from r1omni.corpora.ingestion.ingest import run_ingest
 from r1omni.corpora.ingestion.lists import CorpusError
+from r1omni.corpora.known import find_corpus
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_mafw_of_the_real_size_is_whole_in_every_fold(mafw):
         line = f"fold {fold}: {train:,} train and {test:,} test rows"
         assert f"{line}; documented: {train:,} and {test:,}" in found
     assert "10,045 files in data/clips; documented: 10,045" in found
-    compound = list(ADAPTERS["mafw_compound"](mafw, 5))
+    compound = list(find_corpus("mafw_compound").read_rows(mafw, 5))
     assert len(compound) == 873
     assert {row.label for row in compound} == {None}
     assert {sum(share for _, share in row.soft_label) for row in compound} == {1.0}
@@ -99,7 +100,9 @@ def test_ravdess_of_the_real_size_has_7356_files_and_1440_clips(clips, tmp_path)
     assert doctor.is_whole(checks)
     assert "1,440 of them evaluated; documented: 1,440" in texts(checks, "ok")
     assert sum(1 for p in tmp_path.rglob("*") if p.is_file()) == 7356
-    rows = Counter(getattr(row, "reason", "clip") for row in ADAPTERS["ravdess"](tmp_path, 1))
+    rows = Counter(
+        getattr(row, "reason", "clip") for row in find_corpus("ravdess").read_rows(tmp_path, 1)
+    )
     assert rows == {"clip": 1440, "wrong_modality": 5916}
 
 
@@ -162,7 +165,7 @@ def test_a_small_dfew_is_ingested_as_its_lists_say(clips, tmp_path, monkeypatch,
             root,
             manifest,
             out / "r.parquet",
-            corpus="dfew",
+            corpus=find_corpus("dfew"),
             fold=fold,
             ingest=params,
             limits=LIMITS,

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -9,9 +10,8 @@ import time
 from collections import Counter
 from dataclasses import replace
 
-import psutil
 import pytest
-from clip_files import LIMITS
+from clip_files import LIMITS, signal_decoding_process
 
 from r1omni.config import IngestParams
 from r1omni.corpora import read_clips
@@ -19,6 +19,7 @@ from r1omni.corpora.clip import read_manifest, read_rejects
 from r1omni.corpora.ingestion.ingest import run_ingest
 from r1omni.corpora.ingestion.lists import CorpusError
 from r1omni.corpora.ingestion.probing import Finding, Unreadable, probe_clips
+from r1omni.corpora.known import find_corpus
 
 PARAMS = IngestParams(
     max_pixels=4096 * 2304,
@@ -45,7 +46,14 @@ def test_clips_and_rejects_add_up_and_survive_the_disk(dfew, tmp_path, caplog):
     manifest, rejects = tmp_path / "m" / "dfew.parquet", tmp_path / "r" / "dfew.parquet"
     with caplog.at_level(logging.INFO, logger="r1omni"):
         run_ingest(
-            dfew, manifest, rejects, corpus="dfew", fold=1, ingest=PARAMS, limits=LIMITS, workers=2
+            dfew,
+            manifest,
+            rejects,
+            corpus=find_corpus("dfew"),
+            fold=1,
+            ingest=PARAMS,
+            limits=LIMITS,
+            workers=2,
         )
     clips, rejected = read_manifest(manifest), read_rejects(rejects)
     assert len(clips) == 3 and len(clips) + len(rejected) == 9
@@ -78,16 +86,11 @@ def test_a_decoder_that_hangs_costs_one_clip(dfew):
 
 
 def test_a_decoder_that_dies_costs_one_clip(clips, tmp_path):
-    """Our own worker is killed while a fifo holds it, as a crash would kill it."""
+    """The decoding process is killed while a fifo holds it, as a crash would kill it."""
     os.mkfifo(tmp_path / "fifo.mp4")
     paths = [clips["good"], tmp_path / "fifo.mp4", clips["good"]]
 
-    def kill_worker() -> None:
-        for child in psutil.Process().children():
-            if "r1omni.corpora.ingestion.probe_worker" in child.cmdline():
-                child.kill()
-
-    killer = threading.Timer(1.0, kill_worker)
+    killer = threading.Timer(1.0, signal_decoding_process, [signal.SIGKILL])
     found = probe_clips(enumerate(paths), workers=1, limits=replace(LIMITS, timeout_seconds=20.0))
     results = dict([next(found)])
     killer.start()
@@ -95,7 +98,7 @@ def test_a_decoder_that_dies_costs_one_clip(clips, tmp_path):
     killer.join()
     first, second, third = (results[i] for i in range(3))
     assert isinstance(first, Finding) and first == third
-    assert isinstance(second, Unreadable) and "died (SIGKILL)" in second.detail
+    assert isinstance(second, Unreadable) and "died of it (SIGKILL)" in second.detail
 
 
 def test_nothing_to_probe_is_no_work():
@@ -105,7 +108,7 @@ def test_nothing_to_probe_is_no_work():
 @pytest.mark.parametrize(
     ("corpus", "fold", "message"),
     [
-        ("dfwe", 1, r"unknown corpus .dfwe.; known: dfew, mafw, .*ravdess, conversations, emer"),
+        ("dfwe", 1, r"unknown corpus .dfwe.; known: conversations, dfew, .*ravdess, table"),
         ("dfew", 6, "there is no fold 6 of dfew: 1 to 5"),
     ],
 )

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from clip_files import LIMITS
+from clip_files import LIMITS, signal_decoding_process
 
 from r1omni.config import IngestParams
 from r1omni.corpora.clip import read_manifest
-from r1omni.corpora.ingestion import probing
 from r1omni.corpora.ingestion.ingest import run_ingest
 from r1omni.corpora.ingestion.journal import Journal
 from r1omni.corpora.ingestion.probing import Finding, Unreadable, probe_clips
+from r1omni.corpora.known import find_corpus
 
 PARAMS = IngestParams(
     max_pixels=4096 * 2304,
@@ -51,7 +51,7 @@ def ingest(root: Path) -> dict[str, int]:
         root,
         Path("m.parquet"),
         Path("r.parquet"),
-        corpus="dfew",
+        corpus=find_corpus("dfew"),
         fold=1,
         ingest=PARAMS,
         limits=LIMITS,
@@ -142,20 +142,13 @@ def test_a_finding_is_known_until_the_file_changes(clips, tmp_path):
     again.close()
 
 
-def test_a_worker_that_its_alarm_cannot_end_is_left_behind(clips, tmp_path, monkeypatch):
-    """A stopped process is deaf to SIGALRM, as one that waits for a dead network drive is."""
-    monkeypatch.setattr(probing, "_GRACE_SECONDS", 0.5)
+def test_a_stopped_decoding_process_costs_one_clip(clips, tmp_path):
     os.mkfifo(tmp_path / "fifo.mp4")
     paths = [clips["good"], tmp_path / "fifo.mp4", clips["good"]]
 
-    def stop_worker() -> None:
-        for child in psutil.Process().children():
-            if "r1omni.corpora.ingestion.probe_worker" in child.cmdline():
-                child.send_signal(signal.SIGSTOP)
-
     found = probe_clips(enumerate(paths), workers=1, limits=replace(LIMITS, timeout_seconds=2.0))
     results = dict([next(found)])
-    stopper = threading.Timer(0.5, stop_worker)
+    stopper = threading.Timer(0.5, signal_decoding_process, [signal.SIGSTOP])
     stopper.start()
     results.update(found)
     stopper.join()

@@ -8,8 +8,8 @@ import stand_ins
 from mutations import KINDS, list_in, mutated, problems
 
 from r1omni.corpora import read_clips
-from r1omni.corpora.ingestion.ingest import ADAPTERS
 from r1omni.corpora.ingestion.lists import CorpusError
+from r1omni.corpora.known import find_corpus
 
 
 def test_mutated_clips_are_clips_or_rejects_and_never_zeros(tmp_path):
@@ -84,7 +84,7 @@ def test_a_mutated_row_costs_one_clip_and_names_its_place(
     changed = re.sub(old, new, text, count=1)
     assert changed != text
     (tmp_path / name).write_text(changed)
-    rows = list(ADAPTERS[corpus](tmp_path, 1))
+    rows = list(find_corpus(corpus).read_rows(tmp_path, 1))
     (rejected,) = (row for row in rows if hasattr(row, "reason"))
     assert rejected.where.endswith(where)
     assert detail in rejected.detail

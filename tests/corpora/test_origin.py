@@ -9,6 +9,7 @@ from clip_files import LIMITS
 from r1omni.corpora import read_clips
 from r1omni.corpora.clip import Clip, read_manifest, write_manifest
 from r1omni.corpora.ingestion.ingest import run_ingest
+from r1omni.corpora.known import find_corpus
 from r1omni.corpora.origin import MARK, origin_of_root, read_origin, read_origins, write_mark
 from r1omni.lineage import UNKNOWN, Origin, joint_kind, origin_record
 
@@ -21,7 +22,7 @@ def ingest(root, folder, params) -> Origin:
         root,
         manifest,
         folder / "r.parquet",
-        corpus="ravdess",
+        corpus=find_corpus("ravdess"),
         fold=1,
         ingest=params,
         limits=LIMITS,

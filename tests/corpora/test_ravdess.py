@@ -4,7 +4,7 @@ import pytest
 
 from r1omni.corpora import read_clips
 from r1omni.corpora.ingestion.lists import CorpusError
-from r1omni.corpora.ingestion.ravdess import read_rows
+from r1omni.corpora.known.ravdess import read_rows
 
 
 @pytest.mark.parametrize("folder", ["Actor_12", "Video_Speech_Actor_12/Actor_12"])

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from known_labels import LABELS
 
-from r1omni.config import ValidationParams
+from r1omni.config import HeldOutParams, ValidationParams
 from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.corpora.validation import ValidationFailed, run_validate
-from r1omni.emotions import LABELS
 
 PARAMS = ValidationParams(
     min_seconds=0.5,
@@ -23,6 +23,7 @@ PARAMS = ValidationParams(
     max_copies=0,
     same_sound=0.82,
 )
+HELD_OUT = HeldOutParams(clips=0, seed=1, every=1)
 GOOD = Clip(
     clip_id="dfew/0", corpus="dfew", path="clip/0.mp4", label="happy", split="train", fold=1,
     subject=None, rationale=None, duration=1.5, fps=8.0, n_frames=12, has_audio=True, sha256="0",
@@ -55,7 +56,7 @@ def validate(folder: Path, *, missing_audio: str = "reject", **manifests: list[C
         write_manifest(clips, paths[-1])
     run_validate(
         paths, folder / "summary.json", folder / "docs", validation=PARAMS,
-        missing_audio=missing_audio,
+        missing_audio=missing_audio, corpora={}, held_out=HELD_OUT,
     )  # fmt: skip
 
 
@@ -69,7 +70,8 @@ def test_clean_manifests_pass_with_summary_docs_and_an_empty_list_of_failures(tm
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["success"] and all(rule["success"] for rule in summary["rules"])
     assert {rule["rule"]: rule["evaluated"] for rule in summary["rules"]} == {
-        "unique_clip_id": 31, "complete": 31, "known_label": 31, "known_split": 31,
+        "unique_clip_id": 31, "complete": 31, "known_label": 31, "fit_for_role": 31,
+        "known_split": 31,
         "path_in_root": 31, "duration": 31, "has_frames": 31, "frame_rate": 31, "has_audio": 31,
         "subject_in_one_split": 0, "content_in_one_split": 31, "one_fold": 31,
         "content_has_one_label": 31, "content_once": 31,
@@ -233,7 +235,7 @@ def test_a_manifest_without_a_column_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"dfew.parquet: missing columns \['sha256'\]"):
         run_validate(
             [tmp_path / "dfew.parquet"], tmp_path / "s.json", tmp_path / "docs",
-            validation=PARAMS, missing_audio="reject",
+            validation=PARAMS, missing_audio="reject", corpora={}, held_out=HELD_OUT,
         )  # fmt: skip
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from known_labels import LABELS
 from matplotlib.figure import Figure
 
 from r1omni.completions import render
 from r1omni.config import ReportParams, ScoreParams
 from r1omni.corpora.synthetic.attributes import LEVELS, draw_latent
 from r1omni.corpora.synthetic.texts import rationale
-from r1omni.emotions import LABELS
-from r1omni.evaluation.predictions import About, Prediction, write_predictions
+from r1omni.evaluation.predictions import Prediction, TableMetadata, write_predictions
 from r1omni.judging import judge
 from r1omni.lineage import Lineage, Origin
 from r1omni.prompts import AnswerMode
@@ -28,9 +28,10 @@ MODES: dict[str, AnswerMode] = {
 }  # fmt: skip
 ACCURACY = {"base": 0.1, "cold_start": 0.45, "label_sft": 0.6, "grpo": 0.68}
 RENDERED = Origin("synthetic", shortcut=0.5, seed=1)
-SYNTHETIC = About(
+SYNTHETIC = TableMetadata(
     {"dfew": RENDERED, "mafw": RENDERED, "ravdess": Origin("synthetic", shortcut=0.0, seed=1)},
     Lineage({"generic": RENDERED}, 1_034_567, 700_000, 1, None, "c0dec0dec0de", "5a5a5a5a5a5a"),
+    labels=LABELS,
 )
 ATTACK = "<script>alert('happy')</script>"
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from clip_files import write_clip
+from known_labels import LABELS
 from media_cases import damage_packet, write_media
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -17,10 +18,11 @@ from benchmarks.original_layout import write_original
 from r1omni.cli import app
 from r1omni.config import PredictParams
 from r1omni.corpora.clip import Clip, write_manifest
+from r1omni.corpora.sets import Member
 from r1omni.evaluation import evaluate as evaluation
 from r1omni.evaluation.evaluate import wilson_interval
 from r1omni.evaluation.predict import run_predict
-from r1omni.evaluation.predictions import read_about, read_predictions
+from r1omni.evaluation.predictions import read_metadata, read_predictions
 from r1omni.evaluation.report.table1 import render_table1_markdown, render_table1_text
 from r1omni.evaluation.results import read_metrics
 from r1omni.evaluation.seen_clips import refuse_training_clips
@@ -99,7 +101,7 @@ def test_a_clip_that_features_cannot_decode_is_counted_wherever_n_is(
     out = tmp_path / "data/evaluations/tiny-ravdess"
     rows = read_predictions(out / "predictions.parquet")
     assert len(rows) == 9 and not any("01-01-05" in row.clip_id for row in rows)
-    assert read_about(out / "predictions.parquet").undecoded == {"ravdess": 1}
+    assert read_metadata(out / "predictions.parquet").undecoded == {"ravdess": 1}
     measured = read_metrics(out / "metrics.json")["tiny"]["ravdess"]
     assert (measured.n, measured.undecoded, sum(map(sum, measured.confusion.counts))) == (9, 1, 9)
     assert "(1 clips could not be decoded for features: they are left out of n)" in done.stdout
@@ -111,11 +113,12 @@ def test_a_clip_that_features_cannot_decode_is_counted_wherever_n_is(
 
     manifest, folder = out / "manifest.parquet", out / "features/tiny-ravdess"
     run_predict(
-        checkpoint, [manifest], [folder], tmp_path / "again.parquet",
+        checkpoint, [Member("ravdess", manifest, folder, LABELS["ravdess"], "")],
+        tmp_path / "again.parquet",
         predict=PredictParams(max_new_tokens=2),
         batch_size=4,
     )  # fmt: skip
-    assert read_about(tmp_path / "again.parquet").undecoded == {"ravdess": 1}
+    assert read_metadata(tmp_path / "again.parquet").undecoded == {"ravdess": 1}
 
 
 def test_one_command_measures_a_checkpoint_on_a_corpus(
@@ -143,7 +146,7 @@ def test_one_command_measures_a_checkpoint_on_a_corpus(
 
 CAUTION = (
     "this checkpoint was trained on rendered faces only (synthetic corpora, 1.0 M parameters): "
-    "what it says of a real clip means nothing"
+    "its answers about real clips mean nothing"
 )
 
 
@@ -275,46 +278,44 @@ def test_the_checkpoints_own_test_clips_and_corpora_it_never_saw_may_be_evaluate
         refuse_training_clips(checkpoint, [clip("dfew", 1), clip("mafw", 3)])
 
 
+def member(corpus: str, manifest: Path) -> Member:
+    return Member(corpus, manifest, manifest.with_suffix(""), LABELS[corpus], "")
+
+
+def test_a_table_may_test_a_checkpoint_that_learned_from_its_train_clips(checkpoint):
+    record(checkpoint, FOLD_1 | {"trained_on": {"dfew": 100, "mine": 9}})
+    refuse_training_clips(checkpoint, [clip("mine", None)], divided={"mine"})
+    with pytest.raises(ValueError, match="was trained on fold 1 of mine"):
+        refuse_training_clips(checkpoint, [clip("mine", None)])
+
+
 def test_the_predict_stage_refuses_training_clips_too(checkpoint, tmp_path):
     record(checkpoint, FOLD_1)
     write_manifest([clip("dfew", 2)], tmp_path / "m.parquet")
     with pytest.raises(ValueError, match="was trained on fold 1 of dfew"):
         run_predict(
-            checkpoint, [tmp_path / "m.parquet"], [], tmp_path / "p.parquet",
+            checkpoint, [member("dfew", tmp_path / "m.parquet")], tmp_path / "p.parquet",
             predict=PredictParams(max_new_tokens=1),
             batch_size=1,
         )  # fmt: skip
 
 
-def test_mafw_and_mafw_compound_are_the_same_clips(checkpoint):
-    for trained, asked in (("mafw", "mafw_compound"), ("mafw_compound", "mafw")):
-        record(checkpoint, {"stage": "grpo", "fold": 1, "trained_on": {trained: 90}})
-        refuse_training_clips(checkpoint, [clip(asked, 1)])
-        with pytest.raises(ValueError, match=f"trained on fold 1 of {asked}, so test clips of"):
-            refuse_training_clips(checkpoint, [clip(asked, 2)])
+def test_a_label_that_the_corpus_does_not_have_is_refused_by_name(checkpoint, tmp_path):
+    write_manifest([replace(clip("dfew", 1), label="helpless")], tmp_path / "m.parquet")
+    with pytest.raises(ValueError, match=r"m\.parquet: clip 'x/1' has the label 'helpless'; known"):
+        run_predict(
+            checkpoint, [member("dfew", tmp_path / "m.parquet")], tmp_path / "p.parquet",
+            predict=PredictParams(max_new_tokens=1),
+            batch_size=1,
+        )  # fmt: skip
 
 
-def test_a_manifest_without_single_labels_is_refused_by_name(checkpoint, tmp_path):
-    several = replace(
-        clip("mafw_compound", 1), label=None, soft_label=(("sad", 0.5), ("fear", 0.5))
+def test_a_corpus_without_single_labels_is_refused_at_once(checkpoint, repo, tmp_path):
+    arguments = ("--model", checkpoint, "--corpus", "mafw_compound", "--root", tmp_path)
+    done = evaluate(repo, *arguments)
+    assert "mafw_compound cannot be evaluated: clips of MAFW compound may have several" in str(
+        done.exception
     )
-    for unscored, message in (
-        (
-            several,
-            "'x/1' is of mafw_compound, which is not evaluated; expected clips of dfew, mafw",
-        ),
-        (
-            replace(clip("dfew", 1), label="helpless"),
-            "'x/1' has the label 'helpless'; known for dfew",
-        ),
-    ):
-        write_manifest([unscored], tmp_path / "m.parquet")
-        with pytest.raises(ValueError, match=rf"m\.parquet: clip {message}"):
-            run_predict(
-                checkpoint, [tmp_path / "m.parquet"], [], tmp_path / "p.parquet",
-                predict=PredictParams(max_new_tokens=1),
-                batch_size=1,
-            )  # fmt: skip
 
 
 def test_what_is_no_checkpoint_is_refused_by_name(params, tmp_path):

@@ -9,10 +9,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from known_labels import ABOUT, LABELS
 from made_up_run import SCORE, Run, make_row
 
 from r1omni.completions import render
-from r1omni.evaluation.predictions import About, read_about, write_predictions
+from r1omni.evaluation.predictions import TableMetadata, read_metadata, write_predictions
 from r1omni.evaluation.results import read_metrics
 from r1omni.evaluation.score import run_score
 from r1omni.lineage import Lineage
@@ -29,7 +30,7 @@ def write(path: Path, answers: list[tuple[str, str]], **changes) -> Path:
         make_row(render("a", said), label, **{"clip_id": f"{corpus}/{i}", **changes})
         for i, (label, said) in enumerate(answers)
     ]
-    write_predictions(rows, path)
+    write_predictions(rows, path, ABOUT)
     return path
 
 
@@ -74,7 +75,7 @@ def test_the_format_rate_counts_well_formed_completions(tmp_path: Path):
         make_row("happy!", model="base", mode="direct", clip_id="dfew/2"),
         make_row("I think happy", model="base", mode="direct", clip_id="dfew/3", finished=False),
     ]
-    write_predictions(rows, tmp_path / "a.parquet")
+    write_predictions(rows, tmp_path / "a.parquet", ABOUT)
     found = score([tmp_path / "a.parquet"], tmp_path)
     assert found["grpo"]["dfew"]["format_rate"] == 0.5
     assert found["base"]["dfew"]["format_rate"] == 2 / 3
@@ -116,17 +117,18 @@ def test_metrics_say_what_they_are_about(tmp_path: Path, run: Run):
     assert "recorded_mode" not in entry
 
 
-def test_predictions_without_a_note_are_of_unknown_origin(tmp_path: Path):
-    write_predictions([make_row(render("a", "happy"))], tmp_path / "a.parquet")
+def test_predictions_that_note_their_labels_alone_are_of_unknown_origin(tmp_path: Path):
+    write_predictions([make_row(render("a", "happy"))], tmp_path / "a.parquet", ABOUT)
+    entry = score([tmp_path / "a.parquet"], tmp_path)["grpo"]["dfew"]
+    assert (entry["data"], entry["trained_on"]) == ("unknown", "unknown")
+    assert "parameters" not in entry
     pd.read_parquet(tmp_path / "a.parquet").to_parquet(tmp_path / "b.parquet")
-    for name in ("a.parquet", "b.parquet"):
-        entry = score([tmp_path / name], tmp_path)["grpo"]["dfew"]
-        assert (entry["data"], entry["trained_on"]) == ("unknown", "unknown")
-        assert "parameters" not in entry
+    with pytest.raises(ValueError, match=r"b\.parquet: row 0: the labels of 'dfew' are not noted"):
+        score([tmp_path / "b.parquet"], tmp_path)
 
 
 def test_a_mode_that_the_checkpoint_does_not_record_stands_in_the_metrics(tmp_path: Path):
-    about = About({}, Lineage({}, mode="direct"))
+    about = TableMetadata({}, Lineage({}, mode="direct"), labels=LABELS)
     write_predictions([make_row("happy")], tmp_path / "a.parquet", about)
     entry = score([tmp_path / "a.parquet"], tmp_path)["grpo"]["dfew"]
     assert (entry["war"], entry["mode"], entry["recorded_mode"]) == (0.0, "reasoned", "direct")
@@ -136,8 +138,9 @@ def test_a_mode_that_the_checkpoint_does_not_record_stands_in_the_metrics(tmp_pa
     ("undecoded", "kept"), [(None, None), ({}, 0), ({"mafw": 3}, 0), ({"dfew": 2}, 2)]
 )
 def test_clips_that_could_not_be_decoded_stand_beside_n(tmp_path: Path, undecoded, kept):
-    write_predictions([make_row("?")], tmp_path / "a.parquet", About({}, None, undecoded))
-    assert read_about(tmp_path / "a.parquet").undecoded == undecoded
+    metadata = TableMetadata({}, None, undecoded, LABELS)
+    write_predictions([make_row("?")], tmp_path / "a.parquet", metadata)
+    assert read_metadata(tmp_path / "a.parquet").undecoded == undecoded
     entry = score([tmp_path / "a.parquet"], tmp_path)["grpo"]["dfew"]
     assert (entry["n"], entry["war"], entry.get("undecoded")) == (1, 0.0, kept)
 
@@ -146,7 +149,7 @@ def test_a_note_that_is_none_of_ours_is_named(tmp_path: Path):
     table = pa.table({"model": ["grpo"]}).replace_schema_metadata({b"r1omni": b"{}"})
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"a\.parquet: the note in its metadata"):
-        read_about(tmp_path / "a.parquet")
+        read_metadata(tmp_path / "a.parquet")
 
 
 def test_scoring_twice_gives_the_same_bytes(tmp_path: Path, run: Run):
@@ -173,7 +176,7 @@ def test_dvc_plots_hold_a_line_per_clip(tmp_path: Path):
 )
 def test_clips_that_do_not_belong_together_are_refused(tmp_path: Path, changes, message):
     rows = [make_row(render("a", "happy")), make_row("", clip_id="dfew/2", **changes)]
-    write_predictions(rows, tmp_path / "a.parquet")
+    write_predictions(rows, tmp_path / "a.parquet", ABOUT)
     with pytest.raises(ValueError, match=message):
         score([tmp_path / "a.parquet"], tmp_path)
     assert not (tmp_path / "metrics.json").exists()
@@ -182,7 +185,7 @@ def test_clips_that_do_not_belong_together_are_refused(tmp_path: Path, changes, 
 def test_a_model_in_two_files_is_refused(tmp_path: Path):
     one = write(tmp_path / "a.parquet", [("happy", "happy")])
     two = write(tmp_path / "b.parquet", [("happy", "happy")])
-    with pytest.raises(ValueError, match=r"b\.parquet: model 'grpo' stands in .*a\.parquet too"):
+    with pytest.raises(ValueError, match=r"b\.parquet: model 'grpo' is in .*a\.parquet, too"):
         score([one, two], tmp_path)
 
 

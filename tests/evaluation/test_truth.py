@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from known_labels import LABELS
 from made_up_run import Run, make_row
 
 from r1omni.completions import render
 from r1omni.corpora.synthetic import attributes
 from r1omni.corpora.synthetic.attributes import UNSEEN, prototype
-from r1omni.emotions import EMOTIONS, LABELS
+from r1omni.emotions import EMOTIONS
 from r1omni.evaluation.truth import Truth, rationale_truth, read_truth, scene_following
 
 HAPPY = Truth("happy", EMOTIONS.index("sad"), prototype("happy"))  # a happy clip, sad's scene

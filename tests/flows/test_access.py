@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.access import PortTaken, access_environment, answers, write_profile
+from flows.access import PortTaken, access_environment, is_serving, write_profile
 from flows.serve import main
 
 
@@ -31,16 +31,16 @@ def test_the_profile_is_private_and_keeps_what_the_user_has_set(tmp_path: Path) 
 def test_a_strange_server_on_the_port_is_refused_and_gets_no_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A request would show it the secret, and a worker would run what it says."""
+    """A request would reveal the secret, and a worker would run the server's commands."""
     monkeypatch.chdir(tmp_path)
     with socket.socket() as strange:
         strange.bind(("127.0.0.1", 0))
         port = strange.getsockname()[1]
         environment = access_environment(tmp_path / ".prefect", port)
-        assert not answers(environment, port)
+        assert not is_serving(environment, port)
         strange.listen()
         with pytest.raises(PortTaken, match=f"port {port} .* is taken by another .* --port"):
-            answers(environment, port)
+            is_serving(environment, port)
         assert main(["--port", str(port)]) == 1
         strange.settimeout(0.2)
         with pytest.raises(TimeoutError):

@@ -2,6 +2,7 @@ import asyncio
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -62,7 +63,7 @@ def test_a_failed_run_says_why_and_the_next_one_goes_on_from_there(
 
 @flow
 def one_stage(name: str, timeout_seconds: float) -> Any:
-    """The state of a single stage whose retries don't make the test wait."""
+    """The state of a single stage, with retries after 0 s."""
     return reproduce.with_options(retry_delay_seconds=1)(
         name, False, timeout_seconds, return_state=True
     )
@@ -93,16 +94,36 @@ def test_a_stage_waits_while_dvc_is_busy(toy: Path, connected: None) -> None:
 
 
 @pytest.mark.slow
-def test_a_fresh_terminal_needs_prefects_home_alone(prefect_server: Any, connected: None) -> None:
-    """As README says. The deployment itself runs in tests/test_pipeline.py."""
-    write_profile(prefect_server.environment)
-    with get_client(sync_client=True) as client:
-        client.create_deployment(client.create_flow_from_name("one-stage"), "listed")
+def test_in_a_fresh_terminal_a_flows_name_is_enough_if_it_has_one_deployment(
+    prefect_server: Any, connected: None, tmp_path: Path
+) -> None:
+    """`prefect deployment run NAME` as README says. The run itself is in tests/test_pipeline.py."""
+    shutil.copy(Path(__file__).parents[2] / "prefect.toml", tmp_path)
+    profile = write_profile(prefect_server.environment)
+    (tmp_path / ".prefect").mkdir()
+    shutil.copy(profile, tmp_path / ".prefect")
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
-    clean["PREFECT_HOME"] = prefect_server.environment["PREFECT_HOME"]
-    command = [sys.executable, "-m", "prefect", "deployment", "ls"]
-    listed = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=60)
-    assert "one-stage/listed" in listed.stdout, listed.stdout + listed.stderr
+
+    def run(name: str) -> subprocess.CompletedProcess[str]:
+        command = [str(Path(sys.executable).with_name("prefect")), "deployment", "run", name]
+        return subprocess.run(
+            command, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=60
+        )
+
+    with get_client(sync_client=True) as client:
+        flow = client.create_flow_from_name("one-stage")
+        client.create_deployment(flow, "first")
+        started = run("one-stage")
+        assert started.returncode == 0, started.stdout + started.stderr
+        assert "for deployment 'one-stage/first'" in " ".join(started.stdout.split())
+        client.create_deployment(flow, "second")
+    ambiguous = run("one-stage")
+    assert ambiguous.returncode == 1
+    assert "one-stage has 2 deployments: choose one-stage/first or one-stage/second" in (
+        ambiguous.stderr
+    )
+    unknown = run("nonsense")
+    assert (unknown.returncode, "Deployment 'nonsense' not found!" in unknown.stdout) == (1, True)
 
 
 def post(url: str, body: Any, **headers: str) -> tuple[int, Message]:
@@ -162,7 +183,7 @@ def test_a_run_cannot_choose_command_environment_or_folder(
 
 @pytest.mark.slow
 def test_a_schedule_makes_runs(connected: None) -> None:
-    """With SQLAlchemy 2.1 it made none: the error stood in the server's log alone."""
+    """With SQLAlchemy 2.1 it made none, and only the server's log showed the error."""
     with get_client(sync_client=True) as client:
         flow_id = client.create_flow_from_name("one-stage")
         every_two_minutes = DeploymentScheduleCreate(schedule=CronSchedule(cron="*/2 * * * *"))

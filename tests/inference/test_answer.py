@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from clip_files import LIMITS, write_clip
+from known_labels import LABELS
 from typer.testing import CliRunner
 
 from r1omni import completions
 from r1omni.cli import app
 from r1omni.corpora.clip import Clip, write_manifest
-from r1omni.emotions import EMOTIONS, LABELS
+from r1omni.emotions import EMOTIONS
 from r1omni.inference.answer import Answer, answer_files, features_of
 from r1omni.inference.files import NO_AUDIO, NO_VIDEO, Refusal, read_file
 from r1omni.inference.probabilities import label_probabilities

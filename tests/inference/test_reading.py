@@ -77,14 +77,14 @@ def test_what_another_process_reads_is_what_this_one_reads(tmp_path):
 
 def test_a_process_that_two_threads_stop_is_closed_once(monkeypatch):
     """As when Ctrl-C ends a reading while one of its processes fails: EBADF hid the Ctrl-C."""
-    worker = _Worker(Path, LIMITS)
-    close = worker._ours._close
+    worker = _Worker(Path, LIMITS, ())
+    close = worker._pipe._close
 
     def close_slowly() -> None:
         time.sleep(0.1)
         close()
 
-    monkeypatch.setattr(worker._ours, "_close", close_slowly)
+    monkeypatch.setattr(worker._pipe, "_close", close_slowly)
     with ThreadPoolExecutor(2) as threads:
         for stopping in [threads.submit(worker.stop) for _ in range(2)]:
             stopping.result()

@@ -32,7 +32,7 @@ def convert(source: Path, folder: Path, params: Any, **changes: Any) -> Path:
     paths = TrainingPaths(folder / "base", folder / "training", folder / ".state")
     run_base(
         source,
-        folder / "no-manifest-is-read.parquet",
+        [],
         paths,
         base=params.base.model_copy(update=changes),
         model=params.model,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from r1omni.model import HumanOmniConfig, HumanOmniForConditionalGeneration
 from r1omni.training.losses import group_advantages, grpo_loss, kl_to_reference
@@ -258,6 +258,7 @@ def test_saved_and_loaded_through_the_auto_classes_it_has_equal_logits(
     config = AutoConfig.from_pretrained(tmp_path)
     assert isinstance(config, HumanOmniConfig)
     assert (config.answer_mode, config.audio_tokens, config.visual_tokens) == ("reasoned", 6, 8)
+    assert isinstance(AutoModel.from_pretrained(tmp_path), HumanOmniForConditionalGeneration)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert isinstance(loaded, HumanOmniForConditionalGeneration)
     assert not loaded.training

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoProcessor
 
 from r1omni import completions, prompts
-from r1omni.judging import Judged, judge
+from r1omni.judging import Judgement, judge
 from r1omni.media import Media, MediaSettings
 from r1omni.model.processor import (
     HumanOmniProcessor,
@@ -103,7 +103,7 @@ def test_special_tokens_that_were_generated_are_seen_by_parser_and_rewards():
         said = PROCESSOR.decode([*well_formed, *inside])
         assert completions.parse(said) is None, said
     assert judge(PROCESSOR.decode([*TOKENIZER("happy")["input_ids"], start, end]), "direct") == (
-        Judged(None, "happy<|im_start|>", None, False)
+        Judgement(None, "happy<|im_start|>", None, False)
     )
     assert PROCESSOR.decode([]) == PROCESSOR.decode([end]) == ""
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from r1omni.model.prompting import prefill_prompts
 from r1omni.model.sampling import decode, score_completions, uniform_draws
-from r1omni.model.shared_prefix import prefill
+from r1omni.model.shared_prefix import count_positions, prefill
 from r1omni.training.losses import group_advantages, grpo_loss
 
 TEXTS = ["short", "a rather longer question about the face?", "the voice"]
@@ -199,7 +199,7 @@ def test_the_shared_prefix_gives_the_original_trainers_numbers(golden, dtype):
         gate_input_ids=prompt["gate_input_ids"],
         gate_attention_mask=prompt["gate_attention_mask"],
     )
-    prefix = prefill(model.model, embeds, seen)
+    prefix = prefill(model.model, count_positions(embeds, seen))
     mask = outputs["grpo.completion_mask"].long()
     logprobs, _ = score_completions(model, prefix, inputs["grpo.completion_ids"][None], mask[None])
     advantages = group_advantages(inputs["grpo.rewards"][None])[0]

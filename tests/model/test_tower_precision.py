@@ -109,7 +109,7 @@ def test_the_account_names_every_cast(
     printed = capfd.readouterr().err
     paths = TrainingPaths(tmp_path / "base", tmp_path / "training", tmp_path / ".state")
     run_base(
-        tmp_path / "original", tmp_path / "none.parquet", paths, base=params.base,
+        tmp_path / "original", [], paths, base=params.base,
         model=params.model, media=params.media, engine=params.engine, machine=params.machine,
         limits=params.limits, log=lambda _s, _m: None,
     )  # fmt: skip

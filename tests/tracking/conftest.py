@@ -41,7 +41,7 @@ def manifest(project: Path) -> Path:
 
 @pytest.fixture
 def trained(project: Path) -> Callable[..., dict[str, Path]]:
-    """What the stages before `register` leave behind for one model."""
+    """The outputs of the stages before `register` for one model."""
 
     def make(name: str, *, weights: bytes = b"w" * 1000, war: float = 0.5) -> dict[str, Path]:
         checkpoint = project / "data" / "checkpoints" / name

@@ -1,4 +1,4 @@
-"""Which code made a result: commit, dirty flag and date, outside of what DVC compares."""
+"""The code that made a result: commit, dirty flag and date, outside DVC's outputs."""
 
 import json
 import subprocess
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from r1omni.tracking.provenance import code_tags, lineage_tags, note_code
+from r1omni.tracking.provenance import code_tags, lineage_tags, write_commit_record
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -40,7 +40,7 @@ def test_edited_code_is_dirty_and_what_a_run_writes_is_not(repository: Path) -> 
 
 
 def test_commit_dirty_flag_and_date_are_noted_in_a_file_of_their_own(repository: Path) -> None:
-    note_code(repository / "state/grpo.made.json")
+    write_commit_record(repository / "state/grpo.made.json")
     note = json.loads((repository / "state/grpo.made.json").read_text())
     assert note["git.dirty"] == "false"
     assert note["date"].startswith("20")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from r1omni.config import TrackingParams
-from r1omni.tracking.artifacts import LINKED_FROM
+from r1omni.tracking.artifacts import MIN_LINKED_BYTES
 from r1omni.tracking.promotion import run_promote
 from r1omni.tracking.registry import (
     model_directory,
@@ -20,11 +20,11 @@ from r1omni.tracking.store import StoreUnreachable, open_client
 from r1omni.tracking.store_runs import Description
 from r1omni.training.checkpoints import TIMES
 
-LARGE = b"w" * LINKED_FROM
+LARGE = b"w" * MIN_LINKED_BYTES
 
 
 def version_of(receipt: Path, tracking: TrackingParams) -> Any:
-    """The registered version that a receipt is about."""
+    """The registered version of a receipt."""
     client, _ = open_client(tracking)
     return registered_version(client, read_receipt(receipt))
 
@@ -112,7 +112,7 @@ def test_what_a_lost_store_missed_is_delivered_by_register(
 def test_the_seconds_that_a_lost_store_missed_are_delivered_by_register(
     project: Path, tracking: TrackingParams, trained: Any, trained_it: bool
 ) -> None:
-    """Unless they are another training's: its checkpoint is not the one that is registered."""
+    """Seconds of another training are not sent: its checkpoint is another one."""
     paths, state = trained("grpo"), project / ".state/grpo.run.json"
     (project / "blocked").write_text("a file where the store's folder should be")
     blocked = tracking.model_copy(update={"uri": "sqlite:///blocked/mlflow.db"})
@@ -175,7 +175,7 @@ def test_the_bytes_of_a_checkpoint_are_on_disk_once(
 def test_editing_a_checkpoint_in_place_leaves_the_registered_version_as_it_was(
     project: Path, tracking: TrackingParams, trained: Any, weights: bytes
 ) -> None:
-    """Small files are copied, and so is what is writable, as without DVC."""
+    """Small files and writable files (as without DVC) are copied."""
     paths = trained("grpo", weights=weights)
     provenance = paths["checkpoint"] / "provenance.json"
     provenance.chmod(0o444)
@@ -195,7 +195,7 @@ def test_editing_a_checkpoint_in_place_leaves_the_registered_version_as_it_was(
 def test_a_registered_version_that_was_damaged_is_refused(
     project: Path, tracking: TrackingParams, trained: Any
 ) -> None:
-    """A linked file shares its bytes with DVC's cache: whoever forces an edit changes both."""
+    """A linked file shares its bytes with DVC's cache: a forced edit changes both."""
     paths = trained("grpo", weights=LARGE)
     weights = paths["checkpoint"] / "model.safetensors"
     weights.chmod(0o444)
@@ -236,7 +236,7 @@ def test_a_pulled_receipt_whose_version_is_not_in_this_registry_says_what_to_run
     shutil.copy(empty_store, project / "mlflow.db")
     advice = "not registered here; run `dvc repro --force --single-item register@grpo`"
     with pytest.raises(ValueError, match=advice):
-        run_promote(paths["receipt"], tracking=tracking)
+        run_promote(paths["receipt"], tracking=tracking, corpus="ravdess")
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -313,7 +313,7 @@ def test_an_alias_moves_only_to_a_better_version(
     for weights, war in ((b"1", 0.5), (b"1", 0.5), (b"2", 0.5), (b"3", 0.625), (b"4", 0.25)):
         paths = trained("grpo", weights=weights, war=war)
         run_register(**paths, name="grpo", tracking=tracking)
-        decisions.append(run_promote(paths["receipt"], tracking=tracking))
+        decisions.append(run_promote(paths["receipt"], tracking=tracking, corpus="ravdess"))
     assert [decision.promoted for decision in decisions] == [True, False, False, True, False]
     assert "already champion" in decisions[1].reason
     assert "0.2500 is not above 0.6250 of version 3" in decisions[4].reason
@@ -347,4 +347,4 @@ def test_bad_inputs_name_the_file(project: Path, tracking: TrackingParams, train
     with pytest.raises(ValueError, match=r"provenance\.json: expected"):
         run_register(**paths, name="grpo", tracking=tracking)
     with pytest.raises(ValueError, match=r"grpo\.json: expected a receipt"):
-        run_promote(paths["receipt"], tracking=tracking)
+        run_promote(paths["receipt"], tracking=tracking, corpus="ravdess")

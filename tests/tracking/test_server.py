@@ -1,4 +1,4 @@
-"""A tracking server that is killed, or that takes requests and answers none, costs no point."""
+"""No point is lost if the tracking server is killed or does not respond."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def until_free(port: int) -> None:
 
 
 def history(tracking: TrackingParams) -> list[tuple[str, int, float]]:
-    """Every point of the one run, as the file has it."""
+    """The status of the one run, with step and value of every point."""
     client, experiment = open_client(tracking)
     (run,) = client.search_runs([experiment])
     points = client.get_metric_history(run.info.run_id, "train/loss")
@@ -56,12 +56,12 @@ def test_a_server_that_hangs_and_one_that_dies_get_every_point_once(
         run = line.__enter__()
         run.log(1, {"train/loss": 0.5})
         assert run.flush()
-        os.killpg(server.pid, signal.SIGSTOP)  # connections are taken, by the system alone
+        os.killpg(server.pid, signal.SIGSTOP)  # the kernel still accepts connections
         run.log(2, {"train/loss": 0.25})
         with monkeypatch.context() as impatient:
             impatient.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
             assert not run.flush()
-        os.killpg(server.pid, signal.SIGCONT)  # and it answers what waited: to nobody
+        os.killpg(server.pid, signal.SIGCONT)  # it answers the waiting requests, whose client left
         assert run.flush(at_once=True)
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
@@ -76,7 +76,7 @@ def test_a_server_that_hangs_and_one_that_dies_get_every_point_once(
 
 
 def test_a_point_that_arrives_twice_is_one(project: Path, tracking: TrackingParams) -> None:
-    """The first sending was late, and the second did not see it in the store."""
+    """The first batch arrived late, so the second did not see it in the store."""
     client, experiment = open_client(tracking)
     run_id = client.create_run(experiment).info.run_id
     rows = [Row(step, {"train/loss": value}, 1000 + step) for step, value in ((1, 0.5), (2, 0.25))]

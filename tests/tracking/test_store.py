@@ -93,7 +93,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_store_whose_writer_was_killed_in_a_transaction_is_opened(
     project: Path, tracking: TrackingParams
 ) -> None:
-    """A journal waits beside it, which nobody can roll back who opens the file for reading only."""
+    """A journal is left beside it, which a read-only connection cannot roll back."""
     _, experiment = open_client(tracking)
     subprocess.run([sys.executable, "-c", KILLED_WRITER, project / "mlflow.db"], check=False)
     assert (project / "mlflow.db-journal").stat().st_size > 0

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from r1omni.cli import app
 from r1omni.config import TrackingParams
 from r1omni.loopback import read_secret
-from r1omni.tracking.guard import USER, guarded
+from r1omni.tracking.guard import USER, require_password
 from r1omni.tracking.registry import run_register
 from r1omni.tracking.ui import PortTaken, links, secret_path, serving
 
@@ -101,7 +101,7 @@ def test_nothing_passes_the_guard_without_the_password(given: bytes, kind: str) 
         raise AssertionError("the body was read")
 
     scope = {"type": kind, "path": "/assistant", "headers": [(b"authorization", given)]}
-    asyncio.run(guarded(app, "s" * 40)(scope, receive, send))
+    asyncio.run(require_password(app, "s" * 40)(scope, receive, send))
     assert sent[0].get("status", sent[0].get("code")) == {"http": 401, "websocket": 1008}[kind]
 
 

@@ -18,7 +18,7 @@ import toy
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from r1omni.config import TrackingParams
-from r1omni.machine.state_folders import drop_state
+from r1omni.machine.state_folders import remove_finished_states
 from r1omni.tracking.runs import open_run
 
 # For training on a CUDA device: DeepSpeed is not yet imported there, for the CPU.
@@ -134,7 +134,7 @@ def stage(
 
         train(kind, world, folder, machine, params, log)
         run.finish(paths.checkpoint, paths.training)
-    drop_state(paths)
+    remove_finished_states(paths)
 
 
 def train(

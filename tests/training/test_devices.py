@@ -23,7 +23,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(distributed, "is_initialized", lambda: False)
     monkeypatch.setattr(distributed, "init_process_group", lambda *a, **k: joined.append((a, k)))
     monkeypatch.setattr(ranks, "_store", distributed.HashStore)  # the others are not there
-    monkeypatch.setattr(ranks, "_agree", lambda *_: None)
+    monkeypatch.setattr(ranks, "_check_device_kinds", lambda *_: None)
 
     def with_devices(count, **environment):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
@@ -97,9 +97,9 @@ def test_ranks_on_different_kinds_of_device_all_refuse():
     for rank in (2, 0):
         kind = {2: "cpu", 0: "cuda"}[rank]
         with pytest.raises(ValueError, match="rank 0 would train on cuda and rank 2 on cpu"):
-            ranks._agree(store, kind, rank, 3)
+            ranks._check_device_kinds(store, kind, rank, 3)
     store.set("r1omni-device-2", "cuda")
-    ranks._agree(store, "cuda", 1, 3)
+    ranks._check_device_kinds(store, "cuda", 1, 3)
 
 
 @pytest.mark.parametrize(("count", "device"), [(0, "auto"), (0, "cpu"), (3, "cpu")])

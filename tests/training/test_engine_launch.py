@@ -15,7 +15,7 @@ import pytest
 import toy
 from forked import Ranks, train
 
-from r1omni.machine.launch import launch_ranks, lost_peer
+from r1omni.machine.launch import is_peer_loss, launch_ranks
 
 LAUNCH = """
 import sys
@@ -112,16 +112,16 @@ def test_ranks_start_again_as_often_as_params_allow_and_only_after_a_kill(tmp_pa
 def test_what_gloo_and_nccl_say_of_a_lost_rank_is_told_from_other_errors():
     from torch import distributed
 
-    assert lost_peer(RuntimeError("[gloo/pair.cc:547] Connection closed by peer [127.0.0.1]:1"))
-    assert lost_peer(RuntimeError("[gloo/pair.cc:547] Connection reset by peer"))
-    assert lost_peer(distributed.DistBackendError("NCCL error: remote process exited"))
-    assert not lost_peer(RuntimeError("PytorchStreamWriter failed writing file"))
+    assert is_peer_loss(RuntimeError("[gloo/pair.cc:547] Connection closed by peer [127.0.0.1]:1"))
+    assert is_peer_loss(RuntimeError("[gloo/pair.cc:547] Connection reset by peer"))
+    assert is_peer_loss(distributed.DistBackendError("NCCL error: remote process exited"))
+    assert not is_peer_loss(RuntimeError("PytorchStreamWriter failed writing file"))
 
 
 def test_no_rank_waits_for_hours():
-    from r1omni.machine.ranks import PATIENCE
+    from r1omni.machine.ranks import COLLECTIVE_TIMEOUT
 
-    assert PATIENCE.total_seconds() <= 30 * 60
+    assert COLLECTIVE_TIMEOUT.total_seconds() <= 30 * 60
 
 
 def test_sigterm_reaches_the_ranks_and_their_code_comes_back(tmp_path):
@@ -180,8 +180,8 @@ def stage_in(folder: Path, repo: Path, world: Path, **machine: object):
     values["tracking"] |= {"uri": "sqlite:////proc/none.db", "system_metrics": False}
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     command = [sys.executable, "-m", "r1omni.cli", "cold-start", str(world / "parent")]
-    command += ["out/checkpoint", "--manifest", str(world / "manifest.parquet")]
-    command += ["--features", str(world / "features"), "--training", "out/training"]
+    command += ["out/checkpoint", "--set", str(toy.write_set(world, folder / "set.json"))]
+    command += ["--training", "out/training"]
     environment = {**os.environ, "DVC_ROOT": str(folder), "DS_ACCELERATOR": "cpu"}
     with (folder / "said").open("w") as said:
         return subprocess.Popen(

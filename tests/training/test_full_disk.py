@@ -12,7 +12,7 @@ import pytest
 import toy
 from forked import Ranks, stage, train
 
-from r1omni.machine.state_folders import commit_folder
+from r1omni.machine.state_folders import move_into_place
 from r1omni.machine.states import StateNotWritten
 
 
@@ -69,7 +69,7 @@ def test_a_finished_folder_is_put_on_another_disk(disk, tmp_path):
     (tmp_path / "partial" / "weights").write_text("new")
     (disk / "data" / "checkpoint").mkdir(parents=True)
     (disk / "data" / "checkpoint" / "old").touch()
-    commit_folder(tmp_path / "partial", disk / "data" / "checkpoint")
+    move_into_place(tmp_path / "partial", disk / "data" / "checkpoint")
     assert [p.name for p in (disk / "data").iterdir()] == ["checkpoint"]
     assert [p.name for p in (disk / "data" / "checkpoint").iterdir()] == ["weights"]
     assert not (tmp_path / "partial").exists()

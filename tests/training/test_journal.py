@@ -8,7 +8,12 @@ import pytest
 
 from r1omni.machine import state_folders
 from r1omni.machine.curves import Curves, read_curves, write_curves
-from r1omni.machine.state_folders import TrainingPaths, drop_state, open_state, prune_states
+from r1omni.machine.state_folders import (
+    TrainingPaths,
+    open_state,
+    prune_states,
+    remove_finished_states,
+)
 from r1omni.training.recipe import fingerprint
 
 
@@ -89,9 +94,9 @@ def test_when_a_recipe_has_saved_a_state_the_last_other_one_stays(stage):
 def test_a_finished_training_drops_its_own_state_alone(stage):
     done = open_state(stage, "two")
     (done.state / state_folders.FINISHED).touch()
-    drop_state(stage)
+    remove_finished_states(stage)
     assert recipes(stage) == {"one"}
-    drop_state(stage)
+    remove_finished_states(stage)
     assert recipes(stage) == {"one"}
 
 
@@ -100,7 +105,7 @@ def test_a_state_that_a_kill_left_half_removed_is_no_state(stage, monkeypatch):
     (two.state / state_folders.FINISHED).touch()
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", lambda folder, **_: None)
-        drop_state(stage)
+        remove_finished_states(stage)
     assert recipes(stage) == {"one", ".two.gone"}
     again = open_state(stage, "two")
     saved(again, at=2)

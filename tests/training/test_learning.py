@@ -120,7 +120,8 @@ def test_a_two_answer_bandits_reward_rises(fresh, params, tmp_path):
     rewards = []
     for step in range(1, 21):
         rolled = roll_out(models, features_of(model, ["a"] * 4), batch, grpo, step, range(4))
-        trainer.step(learn(models, rolled, grpo).loss)
+        trainer.backward(learn(models, rolled, grpo).loss)
+        trainer.update()
         rewards.append(rollout_metrics(rolled.groups, rolled.scores)["reward/accuracy"])
     assert 0.2 < rewards[0] < 0.8
     assert sum(rewards[-3:]) / 3 > rewards[0] + 0.3

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from toy import CLIPS, clip_at
 
 from r1omni.corpora.synthetic.attributes import ATTRIBUTES
-from r1omni.machine.ranks import own_names
+from r1omni.machine.ranks import assigned_names
 
 
 def warm_up(world: Path, folder: Path) -> None:
@@ -95,7 +95,7 @@ def whole_base(world: Path, folder: Path) -> None:
     params = toy.toy_params()
     base.run_base(
         world / "generic",
-        world / "manifest.parquet",
+        [world / "manifest.parquet"],
         toy.paths_in(folder),
         base=params.base.model_copy(update={"tower_steps": 4, "connector_steps": 4}),
         model=params.model,
@@ -199,4 +199,4 @@ def test_every_training_is_some_ranks(monkeypatch, size, owned):
     monkeypatch.setenv("WORLD_SIZE", str(size))
     for rank, names in enumerate(owned):
         monkeypatch.setenv("RANK", str(rank))
-        assert own_names(["v", "a"]) == names
+        assert assigned_names(["v", "a"]) == names

@@ -18,7 +18,7 @@ from forked import Ranks, stage, train
 
 from r1omni.machine.curves import read_curves
 from r1omni.machine.interruption import Stopped
-from r1omni.machine.state_folders import drop_state
+from r1omni.machine.state_folders import remove_finished_states
 from r1omni.machine.states import WHOLE, StateDoesNotFit, newest_state, write_state
 from r1omni.model.checksums import write_sums
 from r1omni.model.feature_store import INDEX
@@ -99,7 +99,7 @@ def test_a_training_killed_between_its_end_and_dvcs_note_of_it_repeats_only_the_
     train("grpo", world, tmp_path, machine, params)
     assert (state / "step-000004" / "kept").exists()
     assert weights.read_bytes() == expected
-    drop_state(toy.paths_in(tmp_path))
+    remove_finished_states(toy.paths_in(tmp_path))
     assert [p.name for p in state.parent.iterdir()] == ["times.jsonl"]
 
 

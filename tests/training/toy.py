@@ -16,6 +16,8 @@ from r1omni import completions, prompts
 from r1omni.base_model.stage import build_untrained
 from r1omni.config import EngineParams, GRPOParams, HeldOutParams, MachineParams, Params, SFTParams
 from r1omni.corpora.clip import Clip, write_manifest
+from r1omni.corpora.sets import Member
+from r1omni.corpora.sets import write_set as write_set_file
 from r1omni.machine.curves import Log, read_curves
 from r1omni.machine.state_folders import TrainingPaths
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
@@ -64,6 +66,13 @@ def toy_params() -> Params:
     )
     media = params.media.model_copy(update={"num_frames": 2, "image_size": 24})
     return params.model_copy(update={"model": model, "media": media})
+
+
+def write_set(world: Path, path: Path) -> Path:
+    """A set file that leads to the manifest and the features of `world`."""
+    member = Member("dfew", world / "manifest.parquet", world / "features", (), "")
+    write_set_file(path, [member])
+    return path
 
 
 def build_world(root: Path) -> Path:

@@ -17,14 +17,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from r1omni.config import IngestParams
 from r1omni.corpora.clip import Clip, Reject, write_rejects, write_sorted_manifest
-from r1omni.corpora.ingestion import conversations, dfew, emer, mafw, ravdess
 from r1omni.corpora.ingestion.journal import Journal
 from r1omni.corpora.ingestion.lists import CorpusError, Listed, reject
 from r1omni.corpora.ingestion.probing import Finding, Unreadable, probe_clips
 from r1omni.corpora.origin import origin_of_root
 from r1omni.corpora.paths import EscapesRoot, find_anywhere, find_clip, index_names
+from r1omni.corpora.record import Corpus
 from r1omni.limits import Limits
 from r1omni.lineage import origin_record
+from r1omni.media import Segment, Source
 from r1omni.prompts import CONTROL
 
 _log = logging.getLogger(__name__)
@@ -33,23 +34,13 @@ STATE: Final = Path(".state/ingest")
 LONGEST_WORD: Final = 10  # characters: a text without spaces has this many in a word
 _LOG_SECONDS: Final = 30.0  # between lines of progress where there is no terminal for a bar
 
-Adapter = Callable[[Path, int], Iterator[Listed | Reject]]
-ADAPTERS: Final[dict[str, Adapter]] = {
-    "dfew": dfew.read_rows,
-    "mafw": mafw.read_rows,
-    "mafw_compound": mafw.read_compound_rows,
-    "ravdess": ravdess.read_rows,
-    "conversations": conversations.read_rows,
-    "emer": emer.read_rows,
-}
-
 
 def run_ingest(
     root: Path,
     manifest: Path,
     rejects: Path,
     *,
-    corpus: str,
+    corpus: Corpus,
     fold: int,
     ingest: IngestParams,
     limits: Limits,
@@ -67,7 +58,9 @@ def run_ingest(
         _read_into(journal, corpus, root, fold, ingest, limits, workers)
         write_rejects(journal.rejects(), rejects)
         soft = journal.has_soft_labels()
-        write_sorted_manifest(journal.clips(), manifest, soft=soft, note=note)
+        write_sorted_manifest(
+            journal.clips(), manifest, soft=soft, cut=journal.has_segments(), note=note
+        )
         counts = journal.counts()
         rows, clips = sum(counts.values()), counts.pop(None, 0)
         _log.info("%s: %d rows, %d clips, %d rejected", root, rows, clips, rows - clips)
@@ -90,7 +83,7 @@ def _log_sound(root: Path, journal: Journal) -> None:
 
 
 def read_corpus(
-    corpus: str,
+    corpus: Corpus,
     root: Path,
     fold: int,
     *,
@@ -108,24 +101,23 @@ def read_corpus(
         journal.close()
 
 
-def check_request(corpus: str, root: Path, fold: int) -> None:
-    """Raise CorpusError for a corpus, a root or a fold that there is not."""
-    if corpus not in ADAPTERS:
-        raise CorpusError(f"unknown corpus {corpus!r}; known: {', '.join(ADAPTERS)}")
+def check_request(corpus: Corpus, root: Path, fold: int) -> None:
+    """Raise CorpusError for a root or a fold that there is not."""
     if not root.is_dir():
-        raise CorpusError(f"{root}: no such folder; expected the root of {corpus}")
+        raise CorpusError(f"{root}: no such folder; expected the root of {corpus.name}")
     check_fold(corpus, fold)
 
 
-def check_fold(corpus: str, fold: int) -> None:
+def check_fold(corpus: Corpus, fold: int) -> None:
     """Raise CorpusError for a fold that there is not."""
-    if not 1 <= fold <= 5:
-        raise CorpusError(f"there is no fold {fold} of {corpus}: 1 to 5")
+    if not 1 <= fold <= max(1, corpus.folds):
+        there = f"1 to {corpus.folds}" if corpus.folds else "it has no folds"
+        raise CorpusError(f"there is no fold {fold} of {corpus.name}: {there}")
 
 
 def _read_into(
     journal: Journal,
-    corpus: str,
+    corpus: Corpus,
     root: Path,
     fold: int,
     ingest: IngestParams,
@@ -133,35 +125,35 @@ def _read_into(
     workers: int,
 ) -> None:
     """Put every row of the corpus into the journal, as a clip or as a reject."""
-    total = sum(1 for _ in ADAPTERS[corpus](root, fold))
+    total = sum(1 for _ in corpus.read_rows(root, fold))
     waiting: dict[int, tuple[Listed, str]] = {}  # what the workers are at
 
-    def unopened() -> Iterator[tuple[int, Path]]:
+    def unopened() -> Iterator[tuple[int, Source]]:
         """The files that have to be opened; what is known without is put into the journal."""
-        rows = ADAPTERS[corpus](root, fold)
-        listed = (_checked(corpus, row, ingest.max_rationale_words) for row in rows)
+        rows = corpus.read_rows(root, fold)
+        listed = (_checked(corpus.name, row, ingest.max_rationale_words) for row in rows)
         for position, (row, path) in enumerate(_locate(corpus, root, fold, listed, journal)):
             if isinstance(row, Reject):
                 journal.put(position, row)
-            elif known := journal.known(root / path):
-                journal.put(position, _judge(corpus, row, path, known, ingest.missing_audio))
+            elif known := journal.known(_source(root, row, path)):
+                journal.put(position, _judge(corpus.name, row, path, known, ingest.missing_audio))
             else:
                 waiting[position] = row, path
-                yield position, root / path
+                yield position, _source(root, row, path)
                 continue
             advance()
 
-    with _progress(corpus, total) as advance:
+    with _progress(corpus.name, total) as advance:
         for position, found in probe_clips(unopened(), workers=workers, limits=limits):
             row, path = waiting.pop(position)
             if isinstance(found, Finding):
-                journal.remember(root / path, found)
-            journal.put(position, _judge(corpus, row, path, found, ingest.missing_audio))
+                journal.remember(_source(root, row, path), found)
+            journal.put(position, _judge(corpus.name, row, path, found, ingest.missing_audio))
             advance()
 
 
 def _locate(
-    corpus: str, root: Path, fold: int, rows: Iterable[Listed | Reject], journal: Journal
+    corpus: Corpus, root: Path, fold: int, rows: Iterable[Listed | Reject], journal: Journal
 ) -> Iterator[tuple[Listed | Reject, str]]:
     """Every row with its file, or as a reject: nothing there, elsewhere, or seen before."""
     places: dict[str, list[str]] | None = None  # of files that no row names, once it is needed
@@ -173,37 +165,37 @@ def _locate(
         try:
             path = find_clip(root, row.candidates)
         except EscapesRoot as error:
-            yield reject(corpus, row.where, "escapes_root", str(error), named), ""
+            yield reject(corpus.name, row.where, "escapes_root", str(error), named), ""
             continue
         if path is None and row.anywhere:
             places = _unlisted_places(corpus, root, fold) if places is None else places
             found = find_anywhere(places, row.candidates)
             if len(found) > 1:
                 detail = f"which of {', '.join(found[:6])} is meant cannot be told"
-                yield reject(corpus, row.where, "duplicate", detail, named), ""
+                yield reject(corpus.name, row.where, "duplicate", detail, named), ""
                 continue
             path = find_clip(root, found)
         earlier = journal.earlier_place(row.clip_id, row.where)
         if earlier is not None:
             detail = f"{row.clip_id} stands at {earlier} already"
-            yield reject(corpus, row.where, "duplicate", detail, path or named), ""
+            yield reject(corpus.name, row.where, "duplicate", detail, path or named), ""
         elif path is None:
             detail = f"looked for {', '.join(row.candidates[:6])}"
-            yield reject(corpus, row.where, "missing_file", detail, named), ""
+            yield reject(corpus.name, row.where, "missing_file", detail, named), ""
         elif not path.isprintable() and not _is_text(path):
             detail = "the name of the file or of a folder is no UTF-8"
-            yield reject(corpus, row.where, "malformed_row", detail, path), ""
+            yield reject(corpus.name, row.where, "malformed_row", detail, path), ""
         else:
             yield row, path
 
 
-def _unlisted_places(corpus: str, root: Path, fold: int) -> dict[str, list[str]]:
+def _unlisted_places(corpus: Corpus, root: Path, fold: int) -> dict[str, list[str]]:
     """File name -> places below the root, without the files that a row names by their place.
 
     Else a row whose own file is missing would take another row's file of the same name.
     """
     named: set[str] = set()
-    for row in ADAPTERS[corpus](root, fold):
+    for row in corpus.read_rows(root, fold):
         if isinstance(row, Listed):
             with suppress(EscapesRoot):
                 named.add(find_clip(root, row.candidates) or "")
@@ -247,8 +239,16 @@ def _judge(
         subject=row.subject,
         rationale=row.rationale,
         soft_label=row.soft_label,
+        start=row.start,
+        end=row.end,
         **asdict(found),
     )
+
+
+def _source(root: Path, row: Listed, path: str) -> Source:
+    if row.start is None or row.end is None:
+        return root / path
+    return Segment(root / path, row.start, row.end)
 
 
 def _is_text(path: str) -> bool:

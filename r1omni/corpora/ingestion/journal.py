@@ -19,8 +19,9 @@ from typing import Final
 from r1omni import media
 from r1omni.corpora import content
 from r1omni.corpora.clip import Clip, Reject
-from r1omni.corpora.ingestion import prints, probe_worker
+from r1omni.corpora.ingestion import prints, probing
 from r1omni.corpora.ingestion.probing import Finding
+from r1omni.media import Segment, Source, file_of
 
 _log = logging.getLogger(__name__)
 
@@ -49,22 +50,22 @@ class Journal:
             self._db = _open(path)
         self._uncommitted = 0
 
-    def known(self, path: Path) -> Finding | None:
+    def known(self, source: Source) -> Finding | None:
         """What an earlier look found in the file, if neither it nor our decoding has changed."""
         with suppress(OSError):
             row = self._db.execute(
                 "SELECT found FROM findings WHERE path = ? AND stamp = ?",
-                (_key(path), _stamp(path)),
+                (_key(source), _stamp(file_of(source))),
             ).fetchone()
             return Finding(**json.loads(row[0])) if row else None
         return None
 
-    def remember(self, path: Path, found: Finding) -> None:
+    def remember(self, source: Source, found: Finding) -> None:
         """Keep what is in a file. What is unreadable may be readable tomorrow and is not kept."""
         with suppress(OSError):
             self._db.execute(
                 "INSERT OR REPLACE INTO findings VALUES (?, ?, ?)",
-                (_key(path), _stamp(path), json.dumps(asdict(found))),
+                (_key(source), _stamp(file_of(source)), json.dumps(asdict(found))),
             )
         self._uncommitted += 1
         if self._uncommitted >= _COMMIT_EVERY:
@@ -120,6 +121,12 @@ class Journal:
                    AND json_extract(cells, '$.soft_label') IS NOT NULL LIMIT 1"""
         return self._db.execute(query).fetchone() is not None
 
+    def has_segments(self) -> bool:
+        """Whether any clip is a segment of its file."""
+        query = """SELECT 1 FROM outcomes WHERE reason IS NULL
+                   AND json_extract(cells, '$.start') IS NOT NULL LIMIT 1"""
+        return self._db.execute(query).fetchone() is not None
+
     def sound_counts(self) -> dict[str, int]:
         """How many clips have sound that is not all that it should be, by what is the matter."""
         query = """SELECT coalesce(sum(json_extract(cells, '$.digital_silence')), 0),
@@ -151,8 +158,9 @@ def _open(path: Path | None) -> sqlite3.Connection:
     return database
 
 
-def _key(path: Path) -> str:
-    return str(path.absolute()).encode("utf-8", "backslashreplace").decode()
+def _key(source: Source) -> str:
+    part = f"#{source.start}-{source.end}" if isinstance(source, Segment) else ""
+    return f"{file_of(source).absolute()}{part}".encode("utf-8", "backslashreplace").decode()
 
 
 def _stamp(path: Path) -> str:
@@ -164,7 +172,7 @@ def _stamp(path: Path) -> str:
 @cache
 def _code() -> str:
     digest = hashlib.sha256(media.code_hash().encode())
-    for module in (content, prints, probe_worker):
+    for module in (content, prints, probing):
         assert module.__file__ is not None
         digest.update(Path(module.__file__).read_bytes())
     return digest.hexdigest()[:16]

@@ -22,7 +22,7 @@ class Listed:
 
     `candidates` are the places, relative to the root, where copies of the corpus keep the file,
     the likeliest first. `anywhere`: where it lies in none of them, a file of one of these names
-    that is the only one below the root is it.
+    that is the only one below the root is it. `start`, `end`: of a segment of the file, in seconds.
     """
 
     clip_id: str
@@ -35,6 +35,8 @@ class Listed:
     rationale: str | None = None
     soft_label: SoftLabel | None = None
     anywhere: bool = False
+    start: float | None = None
+    end: float | None = None
 
 
 def reject(corpus: str, where: str, reason: Reason, detail: str, path: str | None = None) -> Reject:
@@ -55,10 +57,13 @@ def find_folder(parent: Path, pattern: str) -> Path | None:
     return next((p for p in matches if p.is_dir()), None)
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str] | None]]:
-    """Line number and the cells of `columns`, stripped; None for a row of another width.
+def read_csv(
+    path: Path, columns: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[tuple[int, list[str] | None]]:
+    """Line number and the cells of the columns, stripped; None for a row of another width.
 
-    Raises CorpusError for a file that is no UTF-8 csv, or lacks a column or any row.
+    A column of `optional` that is not there has empty cells. Raises CorpusError for a file that
+    is no UTF-8 csv, or lacks a column or any row.
     """
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
     expected = ",".join(columns)
@@ -70,13 +75,14 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str
                 f"{path}:1: missing column {', '.join(missing)}; expected the header {expected}, "
                 f"found {shown(','.join(header))}"
             )
-        wanted = [header.index(name) for name in columns]
+        wanted = [header.index(c) if c in header else None for c in (*columns, *optional)]
         line, any_row = reader.line_num + 1, False
         for cells in reader:
             if cells:
                 any_row = True
                 whole = len(cells) == len(header)
-                yield line, [cells[i].strip() for i in wanted] if whole else None
+                found = ["" if i is None else cells[i].strip() for i in wanted] if whole else None
+                yield line, found
             line = reader.line_num + 1
     except csv.Error as error:
         message = f"{path}:{reader.line_num}: not a csv file ({error}); expected {expected}"

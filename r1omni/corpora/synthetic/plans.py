@@ -1,7 +1,7 @@
 """Which clips each synthetic corpus has: names, labels and latents, before anything is drawn.
 
 A plan depends on the corpus's params and the seed alone. The imbalance follows the real corpora:
-DFEW's fold-1 test counts (facts/datasets.md), MAFW's class counts (Liu et al. 2022, rounded).
+DFEW's fold-1 test list (Jiang et al. 2020), MAFW's class counts (Liu et al. 2022, rounded).
 """
 
 import zlib
@@ -12,9 +12,10 @@ from typing import Final, Literal
 import numpy as np
 
 from r1omni.config import SyntheticCorpusParams, SyntheticParams
+from r1omni.corpora.known.ravdess import CORPUS as RAVDESS
 from r1omni.corpora.synthetic.attributes import SPEAKERS, UNSEEN, Latent, draw_latent
 from r1omni.corpora.synthetic.faces import Style
-from r1omni.emotions import EMOTIONS, LABELS, RAVDESS_CODES
+from r1omni.emotions import EMOTIONS, in_order
 
 CORPORA: Final = ("generic", "reasoning", "dfew", "mafw", "ravdess")
 FOLDS: Final = 5
@@ -157,7 +158,7 @@ def _mafw(synthetic: SyntheticParams) -> list[Planned]:
     common = [p.index for p in planned if p.label in list(_MAFW_COUNTS)[:5]]  # rare ones stay whole
     mute = set(rng.choice(common, min(silent, len(common)), replace=False).tolist())
     for index in range(total - compound, total):
-        first, second = (str(e) for e in rng.choice(LABELS["mafw"], 2, replace=False))
+        first, second = (str(e) for e in rng.choice(in_order(_MAFW_COUNTS), 2, replace=False))
         latent = _latent("mafw", synthetic, index, first)
         planned.append(Planned(index, None, "", latent, first, person=index, second_label=second))
     numbers = rng.permutation(total) + 1  # compound clips stand among the others
@@ -195,7 +196,7 @@ def _ravdess(synthetic: SyntheticParams) -> list[Planned]:
 
 def _ravdess_file(synthetic: SyntheticParams, index: int, name: str, actor: int) -> Planned:
     """One file by its name without the actor, MM-CC-EE-II-SS-RR."""
-    emotion = RAVDESS_CODES[name.split("-")[2]]
+    emotion = RAVDESS.ids[name.split("-")[2]]
     latent = replace(_latent("ravdess", synthetic, index, emotion), speaker=(actor - 1) % SPEAKERS)
     stem = f"{name}-{actor:02d}"
     return Planned(
@@ -215,7 +216,7 @@ def _takes() -> Iterator[str]:
     for intensity in ("01", "02"):
         for statement in ("01", "02"):
             for repetition in ("01", "02"):
-                for code in RAVDESS_CODES:
+                for code in RAVDESS.ids:
                     if not (code == "01" and intensity == "02"):  # neutral is never strong
                         yield f"{code}-{intensity}-{statement}-{repetition}"
 

@@ -1,4 +1,4 @@
-"""The annotation files of each corpus, in the layouts that facts/datasets.md describes."""
+"""The annotation files of each corpus, in the layouts of the real releases."""
 
 import json
 from collections.abc import Sequence
@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from r1omni.completions import render
+from r1omni.corpora.known.dfew import CORPUS as DFEW
+from r1omni.corpora.known.mafw import CORPUS as MAFW
 from r1omni.corpora.synthetic.plans import FOLDS, Planned, stream
 from r1omni.corpora.synthetic.texts import caption, rationale
-from r1omni.emotions import DFEW_IDS, MAFW_NAMES
 from r1omni.prompts import AUDIO, CAPTION_QUESTION, VIDEO, instruction
 
 ANNOTATIONS = "annotations.json"
@@ -40,7 +41,7 @@ def folds(labels: Sequence[str]) -> list[int]:
 
 
 def _write_dfew(planned: Sequence[Planned], root: Path) -> None:
-    ids = {label: number for number, label in DFEW_IDS.items()}
+    ids = {label: number for number, label in DFEW.ids.items()}
     rows = [f"{Path(p.path).stem},{ids[p.label]}" for p in planned]
     tests = folds([p.label for p in planned])
     for fold in range(1, FOLDS + 1):
@@ -54,7 +55,7 @@ def _write_dfew(planned: Sequence[Planned], root: Path) -> None:
 
 def _write_mafw(planned: Sequence[Planned], root: Path) -> None:
     """`single` lists the clips with one label, `compound` those with two joined by `_`."""
-    names = {label: name for name, label in MAFW_NAMES.items()}
+    names = {label: name for name, label in MAFW.ids.items()}
     for kind in ("single", "compound"):
         chosen = sorted(
             (p for p in planned if (p.second_label is None) == (kind == "single")),

@@ -1,1 +1,1 @@
-"""The report: Table 1 beside the paper's, plots, and what the models really wrote."""
+"""The report: Table 1 beside the paper's, plots, and the models' completions."""

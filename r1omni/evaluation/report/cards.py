@@ -1,10 +1,10 @@
-"""Example cards: one clip, its label, and what each model wrote."""
+"""Example cards: one clip, its label, and each model's completion."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from r1omni.emotions import LABELS
+from r1omni.emotions import in_order
 from r1omni.evaluation.predictions import Prediction
 from r1omni.evaluation.report.paper import CORPORA, ROWS, title
 
@@ -29,24 +29,25 @@ class Card:
 
 
 def example_cards(rows: Sequence[Prediction], cards_per_label: int) -> list[Card]:
-    """`cards_per_label` clips for each label of each corpus, picked by a hash of the clip's name.
+    """`cards_per_label` clips for each label of each corpus, chosen by a hash of the clip's id.
 
-    A hash cannot choose what looks good.
+    A hash cannot favour good examples.
     """
     order = [row.model for row in ROWS]
     by_clip: dict[tuple[str, str, str], list[Prediction]] = {}
     for row in rows:
         by_clip.setdefault((row.corpus, row.label, row.clip_id), []).append(row)
     cards = []
-    for corpus in CORPORA:
-        for label in LABELS[corpus]:
+    others = sorted({row.corpus for row in rows} - set(CORPORA))
+    for corpus in (*CORPORA, *others):
+        for label in in_order(row.label for row in rows if row.corpus == corpus):
             clips = [key for key in by_clip if key[:2] == (corpus, label)]
             for key in sorted(clips, key=_hash)[:cards_per_label]:
                 shown = sorted(
                     by_clip[key], key=lambda r: order.index(r.model) if r.model in order else 99
                 )
                 answers = tuple(Answer(title(r.model), r.model, r) for r in shown)
-                cards.append(Card(CORPORA[corpus], key[2], label, answers))
+                cards.append(Card(CORPORA.get(corpus, corpus), key[2], label, answers))
     return cards
 
 

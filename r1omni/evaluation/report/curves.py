@@ -1,4 +1,4 @@
-"""Training curves: what a stage logged at each step, smoothed, and as CSV for DVC's plots."""
+"""Training curves: a stage's logged metrics by step, smoothed, and as CSV for DVC's plots."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-SHARE = 10  # a curve's first and last tenth stand for "before" and "after"
+SHARE = 10  # a curve's first and last tenth are "before" and "after"
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Curve:
 
 
 def read_curves(path: Path) -> dict[str, Curve]:
-    """The curves of a JSON-lines file by metric key; empty where the file is missing.
+    """The curves of a JSON-lines file by metric key; empty if the file is missing.
 
-    A value that is not finite is left out. Raises ValueError naming file and line for a line that
-    is not a JSON object with an integer `step`.
+    Non-finite values are left out. Raises ValueError, naming file and line, for a line that is not
+    a JSON object with an integer `step`.
     """
     if not path.is_file():
         return {}
@@ -64,7 +64,7 @@ def read_curves(path: Path) -> dict[str, Curve]:
 
 
 def curves_csv(curves: Sequence[Curve]) -> str:
-    """The curves as a table with one line a step and one column a metric, for DVC's plots."""
+    """The curves as CSV for DVC's plots: one line per step, one column per metric."""
     steps = sorted({int(step) for curve in curves for step in curve.steps})
     columns = [dict(zip(c.steps.tolist(), c.values.tolist(), strict=True)) for c in curves]
     text = io.StringIO()

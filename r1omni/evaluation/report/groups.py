@@ -29,7 +29,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Group:
-    """The completions sampled for one clip at one step; `prompt` is the question asked with it."""
+    """The completions sampled for one clip at one step; `prompt` is the question."""
 
     step: int
     clip_id: str
@@ -44,7 +44,7 @@ class Group:
 
     @property
     def teaches(self) -> bool:
-        """Whether the rewards differ: equal ones give no advantage."""
+        """Whether the rewards differ; equal rewards give zero advantages."""
         return len({r.reward for r in self.rollouts}) > 1
 
 
@@ -57,9 +57,9 @@ class Viewer:
 
 
 def read_groups(path: Path, count: int) -> Viewer | None:
-    """The first and last `count` / 2 groups of a rollouts table; None where the file is missing.
+    """The first and last `count` / 2 groups of a rollouts table; None if the file is missing.
 
-    Raises ValueError naming the file for missing columns.
+    Raises ValueError, naming the file, for missing columns.
     """
     if not path.is_file():
         return None

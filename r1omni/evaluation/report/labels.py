@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from r1omni.evaluation.report.paper import CORPORA, ROWS
+from r1omni.evaluation.report.paper import ROWS, columns
 from r1omni.evaluation.results import CorpusMetrics, Metrics
-from r1omni.lineage import WORDS, Data, joint_kind, size_text
+from r1omni.lineage import DATA_TEXT, Data, joint_kind, size_text
 
 PAPER_DATA: Final[str] = "real corpora, 0.5B"
 PAPER: Final[str] = f"paper, {PAPER_DATA}"
@@ -33,9 +33,9 @@ def headline(metrics: Metrics) -> Headline:
     tested, trained = _tested(metrics), _trained(metrics)
     if not _entries(metrics):
         return Headline("R1-Omni's recipe: nothing measured", "No model was measured.")
-    where = f"on {WORDS[tested]}"
+    where = f"on {DATA_TEXT[tested]}"
     if trained not in (tested, "unknown"):
-        where = f"trained on {WORDS[trained]}, measured on {WORDS[tested]}"
+        where = f"trained on {DATA_TEXT[trained]}, measured on {DATA_TEXT[tested]}"
     title = f"R1-Omni's recipe {where}, {_models(metrics)}"
     lead = f"{_sentence(caption(metrics))} Beside ours stand the paper's numbers: {PAPER_DATA}."
     if "synthetic" in (tested, trained) or "mixed" in (tested, trained):
@@ -51,7 +51,7 @@ def caption(metrics: Metrics) -> str:
     tested, trained = _tested(metrics), _trained(metrics)
     parts = [_corpora(metrics)]
     if trained not in (tested, "unknown"):
-        parts.append(f"trained on {WORDS[trained]}")
+        parts.append(f"trained on {DATA_TEXT[trained]}")
     if sizes := _sizes(metrics):
         parts.append(f"{sizes} parameters")
     if seeds := sorted({m.seed for m in _entries(metrics) if m.seed is not None}):
@@ -61,7 +61,7 @@ def caption(metrics: Metrics) -> str:
 
 def short_caption(metrics: Metrics) -> str:
     """`caption` without the corpora's names, which the columns' heads mark."""
-    return caption(metrics).replace(_corpora(metrics), WORDS[_tested(metrics)])
+    return caption(metrics).replace(_corpora(metrics), DATA_TEXT[_tested(metrics)])
 
 
 def mark(metrics: Metrics, corpus: str) -> str:
@@ -75,13 +75,13 @@ def mark(metrics: Metrics, corpus: str) -> str:
 
 def marked(metrics: Metrics) -> list[str]:
     """The columns' heads: "DFEW (synthetic)"."""
-    return [f"{name} {mark(metrics, corpus)}".strip() for corpus, name in CORPORA.items()]
+    return [f"{name} {mark(metrics, corpus)}".strip() for corpus, name in columns(metrics).items()]
 
 
 def corpus_lines(metrics: Metrics) -> list[str]:
     """A sentence on how the rendered corpora were made, and one on what made the models."""
     made = []
-    for corpus, name in CORPORA.items():
+    for corpus, name in columns(metrics).items():
         measured = next((m[corpus] for m in metrics.values() if corpus in m), None)
         if measured is not None and measured.data == "synthetic":
             made.append(f"{name} {_known(measured)}")
@@ -120,12 +120,12 @@ def _made(measured: CorpusMetrics) -> str:
 def _corpora(metrics: Metrics) -> str:
     """The kinds of the test sets; where they differ, each by name."""
     kinds: dict[Data, list[str]] = {}
-    for corpus, name in CORPORA.items():
+    for corpus, name in columns(metrics).items():
         found = [m[corpus].data for m in metrics.values() if corpus in m]
         if found:
             kinds.setdefault(joint_kind(found), []).append(name)
     if len(kinds) == 1:
-        return WORDS[next(iter(kinds))]
+        return DATA_TEXT[next(iter(kinds))]
     return "; ".join(f"{', '.join(names)}: {_KINDS[kind]}" for kind, names in kinds.items())
 
 

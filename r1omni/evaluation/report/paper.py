@@ -1,12 +1,14 @@
-"""Table 1 of the R1-Omni paper (arXiv 2503.05379), and which of our checkpoints is which row.
+"""Table 1 of the R1-Omni paper (arXiv 2503.05379), and our checkpoint for each of its rows.
 
-The paper's prose swaps WAR and UAR; the table is right: 65.83 % is 1541/2341. Its DFEW rows fit
-n = 2341 only (fold 1 or 2), its RAVDESS rows n = 300 only (calm kept).
+The paper's text swaps WAR and UAR; the table is right: 65.83 % is 1541/2341. Its DFEW rows fit only
+n = 2341 (fold 1 or 2), its RAVDESS rows only n = 300 (calm kept).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
+
+from r1omni.evaluation.results import Metrics
 
 SOURCE: Final[str] = "Zhao, Wei, Bo: R1-Omni, arXiv 2503.05379, Table 1"
 
@@ -45,8 +47,14 @@ ROWS: Final[tuple[Row, ...]] = (
     ),
 )
 
-# 95 % half-widths of the paper's own WAR in points, from its n (facts/datasets.md).
+# 95 % half-widths of R1-Omni's WAR in points: 1.96 sqrt(p (1 - p) / n), n = 2341, 1839 and 300.
 PAPER_HALF_WIDTHS: Final[Mapping[str, float]] = {"dfew": 1.9, "mafw": 2.3, "ravdess": 5.6}
+
+
+def columns(metrics: Metrics) -> dict[str, str]:
+    """The corpora that tables have a column for, with their titles: the paper's, then others."""
+    measured = {corpus for corpora in metrics.values() for corpus in corpora}
+    return {**CORPORA, **{corpus: corpus for corpus in sorted(measured - set(CORPORA))}}
 
 
 def title(model: str) -> str:

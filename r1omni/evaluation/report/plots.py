@@ -1,4 +1,4 @@
-"""PNG plots as data URIs: the page stays one file, and the same numbers give the same bytes."""
+"""PNG plots as data URIs: the page is one file, and equal numbers give equal bytes."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from r1omni.evaluation.metrics import NONE
 from r1omni.evaluation.report.curves import Curve
-from r1omni.evaluation.report.paper import CORPORA, ROWS, title
+from r1omni.evaluation.report.paper import CORPORA, ROWS, columns, title
 from r1omni.evaluation.report.table1 import interval_name
 from r1omni.evaluation.results import CorpusMetrics, Metrics
 
@@ -27,7 +27,7 @@ COLOURS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Plot:
-    """An image for the page: its data URI, what it shows for who cannot see it, its caption."""
+    """An image for the page: its data URI, alternative text and caption."""
 
     src: str
     alt: str
@@ -40,38 +40,40 @@ def png_uri(png: bytes) -> str:
 
 
 def war_bars(metrics: Metrics) -> Plot:
-    """WAR of every model on every corpus with its interval; a tick marks the paper's number."""
+    """WAR of every model on every corpus with its interval; a dash marks the paper's number."""
     figure, axes = _figure(7.2, 3.2)
     width = 0.8 / len(ROWS)
-    told = []
+    corpora = columns(metrics)
+    values = []
     for m, row in enumerate(ROWS):
-        for c, corpus in enumerate(CORPORA):
+        for c, corpus in enumerate(corpora):
             x = c + (m - (len(ROWS) - 1) / 2) * width
-            axes.hlines(row.paper[corpus][0], x - width / 2, x + width / 2, color=INK, lw=1.2,
-                        linestyles=(0, (2, 1.5)), zorder=4)  # fmt: skip
+            if corpus in row.paper:
+                axes.hlines(row.paper[corpus][0], x - width / 2, x + width / 2, color=INK, lw=1.2,
+                            linestyles=(0, (2, 1.5)), zorder=4)  # fmt: skip
             measured = metrics.get(row.model, {}).get(corpus)
             if measured is None:
                 continue
             war = 100 * measured.war
             low, high = (100 * end for end in measured.war_ci)
-            reach = [[max(war - low, 0)], [max(high - war, 0)]]
+            error_bar = [[max(war - low, 0)], [max(high - war, 0)]]
             axes.bar(x, war, width * 0.92, color=COLOURS[row.model], zorder=2)
-            axes.errorbar(x, war, reach, color=INK, capsize=2.5, lw=1, zorder=3)
-            told.append(f"{row.model} on {CORPORA[corpus]} {war:.1f}")
+            axes.errorbar(x, war, error_bar, color=INK, capsize=2.5, lw=1, zorder=3)
+            values.append(f"{row.model} on {corpora[corpus]} {war:.1f}")
     for row in ROWS:
         axes.bar(0, 0, color=COLOURS[row.model], label=f"{row.model} ({row.name})")
     axes.plot([], [], color=INK, lw=1.2, linestyle=(0, (2, 1.5)), label="the paper's, same row")
-    axes.set_xticks(range(len(CORPORA)), list(CORPORA.values()))
+    axes.set_xticks(range(len(corpora)), list(corpora.values()))
     axes.set_ylabel("WAR, %")
     axes.set_ylim(0, 100)
     axes.legend(frameon=False, fontsize=7.5, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0))
     interval = interval_name(metrics)
     caption = f"WAR with its {interval}; dashes are the paper's numbers on the real corpora."
-    return Plot(_png(figure), f"Bars of WAR in percent: {', '.join(told)}.", caption)
+    return Plot(_png(figure), f"Bars of WAR in percent: {', '.join(values)}.", caption)
 
 
 def confusion_plot(model: str, corpus: str, measured: CorpusMetrics) -> Plot:
-    """How a model confuses a corpus's classes: counts, shaded by the share of the true class."""
+    """A model's confusion matrix on a corpus: counts, shaded by the share of the true class."""
     counts = np.array(measured.confusion.counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 1.3 + 0.33 * len(measured.confusion.columns)
@@ -88,7 +90,7 @@ def confusion_plot(model: str, corpus: str, measured: CorpusMetrics) -> Plot:
     axes.axvline(len(counts) - 0.5, color=INK, lw=0.8)
     axes.set_xlabel("answered", fontsize=8)
     axes.set_ylabel("label", fontsize=8)
-    name = f"{title(model)} on {CORPORA[corpus]}"
+    name = f"{title(model)} on {CORPORA.get(corpus, corpus)}"
     right = int(np.trace(counts))
     none = int(counts[:, columns.index(NONE)].sum())
     alt = (

@@ -1,4 +1,4 @@
-"""The report stage: metrics, predictions and training logs -> one page that needs nothing else."""
+"""The report stage: metrics, predictions and training curves -> one self-contained page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from r1omni.evaluation.report.cards import example_cards
 from r1omni.evaluation.report.curves import Curve, curves_csv, read_curves
 from r1omni.evaluation.report.groups import read_groups
 from r1omni.evaluation.report.labels import PAPER, caption, headline, marked
-from r1omni.evaluation.report.paper import CORPORA, ROWS
+from r1omni.evaluation.report.paper import ROWS, columns
 from r1omni.evaluation.report.plots import (
     COLOURS,
     Plot,
@@ -28,7 +28,7 @@ from r1omni.evaluation.report.table1 import (
 )
 from r1omni.evaluation.report.tables import (
     before_after_table,
-    calm_table,
+    calm_tables,
     gains_table,
     recall_tables,
     scenes_table,
@@ -50,7 +50,7 @@ GRPO_CURVES: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class ConfusionRow:
-    """The confusion matrices of one corpus, a plot a model."""
+    """The confusion matrices of one corpus, one plot per model."""
 
     corpus: str
     plots: tuple[Plot, ...]
@@ -67,9 +67,8 @@ def run_report(
 ) -> None:
     """Write report.html, table1.md, table1.html and curves/<stage>.csv into the folder `out`.
 
-    `training` holds a folder per stage with curves.jsonl, and grpo/rollouts.parquet; `sheets` are
-    contact sheets (PNG). Whatever of these is missing is said on the page. The page is one file:
-    plots are embedded, and nothing is loaded from elsewhere.
+    `training` has a folder per stage with curves.jsonl, and grpo/rollouts.parquet; `sheets` are
+    contact sheets (PNG). The page names whatever is missing. It embeds its plots and loads nothing.
     """
     measured = read_metrics(metrics)
     rows = [row for path in predictions for row in read_predictions(path)]
@@ -104,7 +103,7 @@ def render_page(
         gains=gains_table(metrics),
         confusions=_confusions(metrics),
         recalls=recall_tables(metrics),
-        calm=calm_table(metrics),
+        calm=calm_tables(metrics),
         before_after=before_after_table(metrics, curves["grpo"]),
         scenes=scenes_table(metrics),
         grpo_plots=_grpo_plots(curves["grpo"]),
@@ -117,7 +116,7 @@ def render_page(
 
 def _confusions(metrics: Metrics) -> list[ConfusionRow]:
     found = []
-    for corpus, name in CORPORA.items():
+    for corpus, name in columns(metrics).items():
         plots = tuple(
             confusion_plot(row.model, corpus, metrics[row.model][corpus])
             for row in ROWS

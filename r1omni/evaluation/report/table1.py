@@ -1,4 +1,4 @@
-"""Table 1 with intervals, beside the paper's: Markdown, HTML and text for a terminal."""
+"""Table 1 with intervals, beside the paper's, as Markdown, HTML and terminal text."""
 
 import textwrap
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from r1omni.evaluation.report.labels import (
     marked,
     short_caption,
 )
-from r1omni.evaluation.report.paper import CORPORA, PAPER_HALF_WIDTHS, ROWS, SOURCE
+from r1omni.evaluation.report.paper import CORPORA, PAPER_HALF_WIDTHS, ROWS, SOURCE, columns
 from r1omni.evaluation.report.templates import render
 from r1omni.evaluation.results import CorpusMetrics, Metrics, Rates
 
@@ -23,7 +23,7 @@ MISSING = "–"  # noqa: RUF001
 
 @dataclass(frozen=True)
 class Cell:
-    """One model on one corpus: ours and the paper's, in percent, as text."""
+    """One model on one corpus: our rates and the paper's, in percent, as text."""
 
     ours: str
     paper: str
@@ -33,7 +33,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One model's cells, in the order of the paper's corpora."""
+    """One model's cells: the paper's corpora in its order, then others that were measured."""
 
     name: str
     model: str
@@ -41,12 +41,15 @@ class TableRow:
 
 
 def table1(metrics: Metrics) -> list[TableRow]:
-    """The paper's four rows filled with our numbers; what was not measured is a dash."""
+    """The paper's four rows with our numbers; a dash means not measured."""
     return [
         TableRow(
             row.name,
             row.model,
-            tuple(_cell(metrics.get(row.model, {}).get(c), row.paper[c]) for c in CORPORA),
+            tuple(
+                _cell(metrics.get(row.model, {}).get(corpus), row.paper.get(corpus))
+                for corpus in columns(metrics)
+            ),
         )
         for row in ROWS
     ]
@@ -59,16 +62,16 @@ def rates_text(rates: Rates) -> str:
 
 
 def interval_name(metrics: Metrics) -> str:
-    """What the intervals are: "95 % bootstrap interval"."""
+    """The intervals' name: "95 % bootstrap interval"."""
     levels = sorted({m.confidence for corpora in metrics.values() for m in corpora.values()})
     percents = [f"{100 * level:g} %" for level in levels]
     return " ".join([", ".join(percents), "bootstrap interval"]).strip()
 
 
 def protocol_lines(metrics: Metrics) -> list[str]:
-    """What a reader must know to read the numbers, a sentence a line."""
+    """The notes below the table, one sentence per line."""
     tests = []
-    for corpus, name in CORPORA.items():
+    for corpus, name in columns(metrics).items():
         measured = [m[corpus] for m in metrics.values() if corpus in m]
         if measured:
             folds = "no folds" if measured[0].fold is None else f"fold {measured[0].fold}"
@@ -77,7 +80,7 @@ def protocol_lines(metrics: Metrics) -> list[str]:
     return [
         f"WAR / UAR in percent, ± half the {interval_name(metrics)} over the test clips.",
         "Protocol: open vocabulary, after normalisation; an answer that is not exactly one known "
-        "label is wrong. RAVDESS keeps calm as a class, which DFEW and MAFW lack.",
+        f"label is wrong. {calm_sentence(metrics)}".strip(),
         f"Test sets: {'; '.join(tests) or 'none measured'}.",
         *_undecoded_lines(metrics),
         *corpus_lines(metrics),
@@ -87,12 +90,25 @@ def protocol_lines(metrics: Metrics) -> list[str]:
     ]
 
 
+def calm_sentence(metrics: Metrics) -> str:
+    """Which test corpora have calm as a class and which lack it; nothing where none has it."""
+    having: list[str] = []
+    lacking: list[str] = []
+    for corpus, name in columns(metrics).items():
+        if found := [m[corpus] for m in metrics.values() if corpus in m]:
+            (having if found[0].calm is not None else lacking).append(name)
+    if not having:
+        return ""
+    lack = f", which {_joined(lacking)} lack{'' if len(lacking) > 1 else 's'}" if lacking else ""
+    return f"{_joined(having)} keep{'s' if len(having) == 1 else ''} calm as a class{lack}."
+
+
 def render_table1_markdown(metrics: Metrics) -> str:
-    """Table 1 as Markdown: per corpus our numbers and the paper's, then n and format rate."""
+    """Table 1 as Markdown: per corpus our numbers and the paper's, then the format rate."""
     head = ["model", "checkpoint"]
     for name in marked(metrics):
         head += [name, PAPER]
-    head.append("format rate " + " · ".join(CORPORA.values()))
+    head.append("format rate " + " · ".join(columns(metrics).values()))
     lines = [_pipes(head), _pipes(["---"] * len(head))]
     for row in table1(metrics):
         cells = [row.name, f"`{row.model}`"]
@@ -106,7 +122,7 @@ def render_table1_markdown(metrics: Metrics) -> str:
 
 
 def render_table1_html(metrics: Metrics) -> str:
-    """Table 1 as a page of its own."""
+    """Table 1 as an HTML page."""
     return render(
         "table1.html.jinja",
         rows=table1(metrics),
@@ -118,12 +134,12 @@ def render_table1_html(metrics: Metrics) -> str:
 
 
 def render_table1_text(metrics: Metrics) -> str:
-    """Table 1 for a terminal, at most 100 columns wide: a line of ours, a line of the paper's.
+    """Table 1 for a terminal, at most 100 columns wide: per model our line, then the paper's.
 
     `format` is the format rate in percent over all test clips.
     """
-    head = ["", *(_head(metrics, corpus) for corpus in CORPORA), "format"]
-    marks = ["", *(mark(metrics, corpus) for corpus in CORPORA), ""]
+    head = ["", *(_head(metrics, corpus) for corpus in columns(metrics)), "format"]
+    marks = ["", *(mark(metrics, corpus) for corpus in columns(metrics)), ""]
     lines: list[list[str]] = []
     for row in table1(metrics):
         ours = [cell.ours.replace(" ± ", "±") for cell in row.cells]
@@ -144,28 +160,29 @@ def render_table1_text(metrics: Metrics) -> str:
     return "\n".join([title, *about, rule, *heads, rule, *body, rule]) + "\n"
 
 
-def _cell(measured: CorpusMetrics | None, paper: tuple[float, float]) -> Cell:
-    theirs = f"{paper[0]:.2f} / {paper[1]:.2f}"
+def _cell(measured: CorpusMetrics | None, paper: tuple[float, float] | None) -> Cell:
+    of_paper = MISSING if paper is None else f"{paper[0]:.2f} / {paper[1]:.2f}"
     if measured is None:
-        return Cell(MISSING, theirs, MISSING, MISSING)
+        return Cell(MISSING, of_paper, MISSING, MISSING)
     return Cell(
-        rates_text(measured), theirs, str(measured.n), f"{100 * measured.format_rate:.1f} %"
+        rates_text(measured), of_paper, str(measured.n), f"{100 * measured.format_rate:.1f} %"
     )
 
 
 def _head(metrics: Metrics, corpus: str) -> str:
     counts = sorted({m[corpus].n for m in metrics.values() if corpus in m})
-    return f"{CORPORA[corpus]} (n {'/'.join(map(str, counts))})" if counts else CORPORA[corpus]
+    name = columns(metrics)[corpus]
+    return f"{name} (n {'/'.join(map(str, counts))})" if counts else name
 
 
 def _undecoded_lines(metrics: Metrics) -> list[str]:
-    """How many test clips are not among n, in a line; no line where all are."""
-    told = []
-    for corpus, name in CORPORA.items():
+    """A line with the numbers of test clips that could not be decoded; no line if there are 0."""
+    parts = []
+    for corpus, name in columns(metrics).items():
         counts = sorted({m[corpus].undecoded or 0 for m in metrics.values() if corpus in m})
         if any(counts):
-            told.append(f"{name} {'/'.join(map(str, counts))}")
-    return [f"Left out of n, as they could not be decoded: {', '.join(told)}."] if told else []
+            parts.append(f"{name} {'/'.join(map(str, counts))}")
+    return [f"Left out of n, as they could not be decoded: {', '.join(parts)}."] if parts else []
 
 
 def _overall_format(metrics: Metrics, model: str) -> str:
@@ -174,6 +191,10 @@ def _overall_format(metrics: Metrics, model: str) -> str:
         return MISSING
     n = sum(m.n for m in measured)
     return f"{100 * sum(m.format_rate * m.n for m in measured) / n:.1f}"
+
+
+def _joined(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _padded(cells: list[str], widths: list[int]) -> str:

@@ -3,22 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from r1omni.emotions import LABELS
 from r1omni.evaluation.metrics import CALM_POLICIES
 from r1omni.evaluation.report.curves import Curve
-from r1omni.evaluation.report.paper import CORPORA, ROWS
-from r1omni.evaluation.report.table1 import MISSING, interval_name, rates_text
+from r1omni.evaluation.report.paper import ROWS, columns
+from r1omni.evaluation.report.table1 import MISSING, calm_sentence, interval_name, rates_text
 from r1omni.evaluation.results import CorpusMetrics, Metrics
 
 BEFORE, AFTER = "cold_start", "grpo"
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A table cell: its text, and how strongly it is shaded (0 to 1) or None for not at all.
-
-    A loss has the colour of what is wrong.
-    """
+class TableCell:
+    """A table cell: its text and its shade from 0 to 1 (None: not shaded); a loss is red."""
 
     text: str
     shade: float | None = None
@@ -27,15 +23,15 @@ class Shown:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption; a row is its name and its cells."""
+    """A table with a caption; a row is a name and its cells."""
 
     caption: str
     head: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Shown, ...]], ...]
+    rows: tuple[tuple[str, tuple[TableCell, ...]], ...]
 
 
 def gains_table(metrics: Metrics) -> Table:
-    """What each model gained over another on the same clips, with half its paired interval."""
+    """Each model's gain over another on the same clips, ± half its paired interval."""
     pairs = [
         (row.model, other)
         for row in ROWS
@@ -46,7 +42,7 @@ def gains_table(metrics: Metrics) -> Table:
     rows = tuple(
         (
             f"{other} → {model}",
-            tuple(_gain(metrics[model].get(corpus), other) for corpus in CORPORA),
+            tuple(_gain(metrics[model].get(corpus), other) for corpus in columns(metrics)),
         )
         for model, other in pairs
     )
@@ -55,78 +51,81 @@ def gains_table(metrics: Metrics) -> Table:
         "the clips serves both models). Shaded: the intervals of both exclude 0, green and ▲ for "
         "gains, red and ▼ for losses."
     )
-    return Table(caption, ("step", *CORPORA.values()), rows)
+    return Table(caption, ("step", *columns(metrics).values()), rows)
 
 
 def recall_tables(metrics: Metrics) -> list[Table]:
     """Per corpus, the recall of every class for every model, in percent."""
     tables = []
-    for corpus, name in CORPORA.items():
+    for corpus, name in columns(metrics).items():
         measured = [(m, metrics[m][corpus]) for m in _models(metrics) if corpus in metrics[m]]
-        rows = tuple(
-            (model, tuple(_recall(found, label) for label in LABELS[corpus]))
-            for model, found in measured
-        )
-        if rows:
+        if measured:
             support = measured[0][1].confusion
-            counts = {r: sum(c) for r, c in zip(support.rows, support.counts, strict=True)}
-            head = (name, *(f"{label} ({counts[label]})" for label in LABELS[corpus]))
+            labels = support.rows
+            rows = tuple(
+                (model, tuple(_recall(found, label) for label in labels))
+                for model, found in measured
+            )
+            counts = {r: sum(c) for r, c in zip(labels, support.counts, strict=True)}
+            head = (name, *(f"{label} ({counts[label]})" for label in labels))
             tables.append(Table(f"Recall on {name}, percent; clips in brackets.", head, rows))
     return tables
 
 
-def calm_table(metrics: Metrics) -> Table | None:
-    """RAVDESS under the three policies for calm; None where it was not measured."""
-    found = [
-        (model, calm)
-        for model in _models(metrics)
-        if (measured := metrics[model].get("ravdess")) and (calm := measured.calm)
-    ]
-    if not found:
-        return None
+def calm_tables(metrics: Metrics) -> list[Table]:
+    """Each corpus that has calm as a class, under the three policies for it."""
     words = {"keep": "kept (Table 1)", "merge": "merged into neutral", "drop": "dropped"}
-    head = tuple(f"{words[policy]}, n {found[0][1][policy].n}" for policy in CALM_POLICIES)
-    rows = tuple(
-        (model, tuple(Shown(rates_text(calm[policy])) for policy in CALM_POLICIES))
-        for model, calm in found
-    )
-    caption = "WAR / UAR in percent by what is done with calm, which DFEW and MAFW lack."
-    return Table(caption, ("RAVDESS", *head), rows)
+    caption = f"WAR / UAR in percent by the policy for calm. {calm_sentence(metrics)}".strip()
+    tables = []
+    for corpus, name in columns(metrics).items():
+        found = [
+            (model, calm)
+            for model in _models(metrics)
+            if (measured := metrics[model].get(corpus)) and (calm := measured.calm)
+        ]
+        if found:
+            head = tuple(f"{words[policy]}, n {found[0][1][policy].n}" for policy in CALM_POLICIES)
+            rows = tuple(
+                (model, tuple(TableCell(rates_text(calm[policy])) for policy in CALM_POLICIES))
+                for model, calm in found
+            )
+            tables.append(Table(caption, (name, *head), rows))
+    return tables
 
 
 def before_after_table(metrics: Metrics, grpo: Mapping[str, Curve]) -> Table:
     """Zero-variance groups, format rate and truth of the rationales, before and after GRPO."""
-    rows: list[tuple[str, tuple[Shown, ...]]] = []
+    rows: list[tuple[str, tuple[TableCell, ...]]] = []
     if (curve := grpo.get("rollout/zero_variance_groups")) is not None:
         label = "groups without reward variance (first and last tenth of the steps)"
         rows.append((label, (_percent(curve.start), _percent(curve.end))))
-    for corpus, name in CORPORA.items():
+    for corpus, name in columns(metrics).items():
         pair = [metrics.get(model, {}).get(corpus) for model in (BEFORE, AFTER)]
         rows.append((f"format rate, {name}", tuple(_percent(_format(m)) for m in pair)))
-    for corpus, name in CORPORA.items():
+    for corpus, name in columns(metrics).items():
         pair = [metrics.get(model, {}).get(corpus) for model in (BEFORE, AFTER)]
         if any(m and m.rationale_truth for m in pair):
             words = f"true statements in the rationales, face / voice, {name}"
             rows.append((words, tuple(_truth(m) for m in pair)))
     caption = (
-        "Percent. Format rate and rationales are of the greedy answers to the test clips; "
-        "truth is against the side file of what each clip was rendered from."
+        "Percent. Format rate and rationales are of the greedy answers to the test clips. A "
+        "statement is true if the side file says that the clip was rendered so."
     )
     return Table(caption, ("", f"before ({BEFORE})", f"after ({AFTER})"), tuple(rows))
 
 
 def scenes_table(metrics: Metrics) -> Table | None:
-    """How often each model follows a scene that contradicts the label; None without side files."""
+    """The share of clips on which a model follows the scene and not the label; None without any."""
     rows = []
     for model in _models(metrics):
-        found = [metrics[model].get(corpus) for corpus in CORPORA]
+        found = [metrics[model].get(corpus) for corpus in columns(metrics)]
         if any(m and m.follows_scene for m in found):
             rows.append((model, tuple(_scene(m) for m in found)))
     caption = (
-        "Percent of the clips whose background is another emotion's own on which the model "
-        "answers that other emotion; clips in brackets."
+        "Percent of clips on which the model answers the emotion of the background scene, among "
+        "clips whose scene belongs to another emotion than the label; clips in brackets."
     )
-    return Table(caption, ("model", *CORPORA.values()), tuple(rows)) if rows else None
+    return Table(caption, ("model", *columns(metrics).values()), tuple(rows)) if rows else None
 
 
 def _models(metrics: Metrics) -> Sequence[str]:
@@ -134,39 +133,43 @@ def _models(metrics: Metrics) -> Sequence[str]:
     return known + sorted(set(metrics) - set(known))
 
 
-def _percent(value: float | None) -> Shown:
-    return Shown(MISSING if value is None else f"{100 * value:.1f}")
+def _percent(value: float | None) -> TableCell:
+    return TableCell(MISSING if value is None else f"{100 * value:.1f}")
 
 
 def _format(measured: CorpusMetrics | None) -> float | None:
     return None if measured is None else measured.format_rate
 
 
-def _gain(measured: CorpusMetrics | None, other: str) -> Shown:
+def _gain(measured: CorpusMetrics | None, other: str) -> TableCell:
     if measured is None or other not in measured.gain_over:
-        return Shown(MISSING)
+        return TableCell(MISSING)
     gain = measured.gain_over[other]
     war = f"{100 * gain.war:+.1f} ± {100 * gain.war_half_width:.1f}"
     uar = f"{100 * gain.uar:+.1f} ± {100 * gain.uar_half_width:.1f}"
     if gain.direction is None:
-        return Shown(f"{war} / {uar}")
+        return TableCell(f"{war} / {uar}")
     is_loss = gain.direction == "loss"
-    return Shown(f"{war} / {uar} {'▼' if is_loss else '▲'}", 0.5, is_loss)
+    return TableCell(f"{war} / {uar} {'▼' if is_loss else '▲'}", 0.5, is_loss)
 
 
-def _recall(measured: CorpusMetrics, label: str) -> Shown:
+def _recall(measured: CorpusMetrics, label: str) -> TableCell:
     recall = measured.recall.get(label)
-    return Shown(MISSING if recall is None else f"{100 * recall:.0f}", recall)
+    return TableCell(MISSING if recall is None else f"{100 * recall:.0f}", recall)
 
 
-def _truth(measured: CorpusMetrics | None) -> Shown:
+def _truth(measured: CorpusMetrics | None) -> TableCell:
     truth = measured.rationale_truth if measured else None
     if truth is None:
-        return Shown(MISSING)
+        return TableCell(MISSING)
     sides = " / ".join(_percent(side).text for side in (truth.face, truth.voice))
-    return Shown(f"{sides} of {truth.n_statements}")
+    return TableCell(f"{sides} of {truth.n_statements}")
 
 
-def _scene(measured: CorpusMetrics | None) -> Shown:
+def _scene(measured: CorpusMetrics | None) -> TableCell:
     follows = measured.follows_scene if measured else None
-    return Shown(MISSING) if follows is None else Shown(f"{100 * follows.share:.1f} ({follows.n})")
+    return (
+        TableCell(MISSING)
+        if follows is None
+        else TableCell(f"{100 * follows.share:.1f} ({follows.n})")
+    )

@@ -1,4 +1,4 @@
-"""The report's Jinja templates, with escaping on: everything that a model wrote is hostile."""
+"""The report's Jinja templates, with escaping on: a model's text may contain markup."""
 
 from pathlib import Path
 

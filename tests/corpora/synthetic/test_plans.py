@@ -3,11 +3,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from known_labels import LABELS
 from small_corpora import build_synthetic
 
 from r1omni.corpora.synthetic.attributes import ATTRIBUTES, FACE
 from r1omni.corpora.synthetic.plans import CORPORA, apportion, plan
-from r1omni.emotions import EMOTIONS, LABELS
+from r1omni.emotions import EMOTIONS
 
 FULL = {"generic": 1200, "reasoning": 580, "dfew": 2050, "mafw": 2250, "ravdess": 480}
 

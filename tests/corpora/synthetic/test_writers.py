@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 
 from r1omni.completions import parse
+from r1omni.corpora.known import find_corpus
 from r1omni.corpora.synthetic.attributes import ATTRIBUTES
 from r1omni.corpora.synthetic.texts import statements
 from r1omni.corpora.synthetic.writers import folds
-from r1omni.emotions import DFEW_IDS, MAFW_NAMES, canonical
+from r1omni.emotions import canonical
 from r1omni.prompts import CAPTION_QUESTION, instruction
 
 
@@ -36,7 +37,7 @@ def test_dfew_lists_are_five_folds_that_partition_the_clips(rendered):
             with path.open(newline="") as file:
                 rows = list(csv.reader(file))
             assert rows[0] == ["video_name", "label"]
-            lists[split] = {name: DFEW_IDS[int(label)] for name, label in rows[1:]}
+            lists[split] = {name: find_corpus("dfew").ids[label] for name, label in rows[1:]}
         assert not set(lists["train"]) & set(lists["test"])
         both = lists["train"] | lists["test"]
         assert {f"dfew/{name}": label for name, label in both.items()} == table["label"].to_dict()
@@ -61,10 +62,12 @@ def test_mafw_lists_have_single_and_compound_labels_apart(rendered):
     assert sorted(tests) == sorted([*singles, *compounds])
     assert sorted(tests) == sorted(p.name for p in (root / "data/clips").iterdir())
     assert "00001.mp4" in tests
-    ids = {f"mafw/{name[:-4]}": MAFW_NAMES[label] for name, label in singles.items()}
+    ids = {f"mafw/{name[:-4]}": find_corpus("mafw").ids[label] for name, label in singles.items()}
     assert ids == read_truth(truth)["label"].to_dict()
     assert len(compounds) == 1  # 2 % of 60
-    assert all(part in MAFW_NAMES for label in compounds.values() for part in label.split("_"))
+    assert all(
+        part in find_corpus("mafw").ids for label in compounds.values() for part in label.split("_")
+    )
 
 
 def test_three_mafw_clips_have_no_audio_stream(rendered):

@@ -12,9 +12,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from r1omni.corpora.clip import Reject
 from r1omni.corpora.ingestion.lists import CorpusError, Listed, read_csv, read_text, reject, shown
+from r1omni.corpora.record import Corpus
 from r1omni.emotions import EMOTIONS, canonical
 
 _V2 = ("name", "chinese", "english")
@@ -150,3 +152,17 @@ def _with_columns(tables: dict[Path, list[str]], columns: tuple[str, ...]) -> Pa
 
 def _found(tables: dict[Path, list[str]]) -> str:
     return "; ".join(f"{p.name} with {','.join(h)[:60]}" for p, h in tables.items()) or "no csv"
+
+
+CORPUS: Final = Corpus(  # counts: arXiv 2306.15401
+    name="emer",
+    title="EMER",
+    about="EMER: 332 clips with reasons (v2), 100 in v1",
+    ask="https://github.com/zeroQiaoba/AffectGPT; its clips are MER2023's, "
+    "http://merchallenge.cn (signed agreement)",
+    layout="final-EMER-reason.csv, a csv with name,openset, and sample_XXXXXXXX.avi or .mp4",
+    read_rows=read_rows,
+    splits=("train",),
+    has_rationales=True,
+    rows=(332, 232, 100),
+)

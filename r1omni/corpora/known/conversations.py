@@ -7,13 +7,14 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from r1omni.completions import parse
 from r1omni.corpora.clip import Reason, Reject
 from r1omni.corpora.ingestion.lists import CorpusError, Listed, read_json_list, reject, shown
 from r1omni.corpora.origin import MARK
 from r1omni.corpora.paths import EscapesRoot, relative_path
+from r1omni.corpora.record import Corpus
 from r1omni.emotions import EMOTIONS, canonical
 
 _ENTRY = '{"video": …, "conversations": [{"from": "human", …}, {"from": "gpt", "value": …}]}'
@@ -106,3 +107,15 @@ def _read_entry(entry: Any, where: str) -> Listed:
 
 def _is_text(text: str) -> bool:
     return not re.search("[\ud800-\udfff]", text)
+
+
+CORPUS: Final = Corpus(  # counts: arXiv 2503.05379
+    name="conversations",
+    title="conversations",
+    about="HumanOmni/R1-Omni conversations: 580 of them in the paper's cold start",
+    ask="https://github.com/HumanMLLM/R1-Omni and https://github.com/HumanMLLM/HumanOmni",
+    layout="annotations.json (or *.json) and the clips that it names, relative to it",
+    read_rows=read_rows,
+    splits=("train",),
+    has_rationales=True,
+)

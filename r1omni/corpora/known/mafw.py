@@ -7,6 +7,7 @@ Only names are read: integer ids differ from loader to loader.
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from r1omni.corpora.clip import Reject, SoftLabel, Split
 from r1omni.corpora.ingestion.lists import (
@@ -17,11 +18,17 @@ from r1omni.corpora.ingestion.lists import (
     reject,
     shown,
 )
-from r1omni.emotions import MAFW_NAMES
+from r1omni.corpora.record import Corpus
+from r1omni.emotions import in_order
 
 _FOLDERS = ("data/clips", "clips", "data/videos", "videos", "MAFW/data/clips", "data", ".")
 _NUMBER = re.compile(r"(\d{1,12})(\.mp4)?", re.IGNORECASE)
 _EXPECTED = "'00025.mp4 anger'"
+NAMES: Final = {
+    "anger": "angry", "disgust": "disgust", "fear": "fear", "happiness": "happy",
+    "neutral": "neutral", "sadness": "sad", "surprise": "surprise", "contempt": "contemptuous",
+    "anxiety": "anxious", "helplessness": "helpless", "disappointment": "disappointed",
+}  # fmt: skip
 
 
 def read_rows(root: Path, fold: int) -> Iterator[Listed | Reject]:
@@ -75,10 +82,10 @@ def _read_row(text: str, where: str, split: Split, fold: int, kind: str) -> List
     if "/" in name:
         candidates = (name, *candidates)
     parts = re.split(r"[_-]", cells[1])
-    if not all(part in MAFW_NAMES for part in parts):
-        detail = f"unknown label {shown(cells[1])} for mafw; known: {', '.join(MAFW_NAMES)}"
+    if not all(part in NAMES for part in parts):
+        detail = f"unknown label {shown(cells[1])} for mafw; known: {', '.join(NAMES)}"
         return reject(corpus, where, "unknown_label", detail, name)
-    labels = tuple(dict.fromkeys(MAFW_NAMES[part] for part in parts))
+    labels = tuple(dict.fromkeys(NAMES[part] for part in parts))
     if len(labels) > 1 and kind == "single":
         detail = f"compound label {shown(cells[1])}; the corpus mafw_compound keeps such clips"
         return reject(corpus, where, "no_single_label", detail, name)
@@ -90,3 +97,20 @@ def _read_row(text: str, where: str, split: Split, fold: int, kind: str) -> List
 
 def _equal_shares(labels: tuple[str, ...]) -> SoftLabel:
     return tuple((label, 1 / len(labels)) for label in labels)
+
+
+CORPUS: Final = Corpus(  # counts: arXiv 2208.00847, and the lists themselves
+    name="mafw",
+    title="MAFW",
+    about="MAFW: 10,045 clips, 9,172 of them with a single label",
+    ask="https://mafw-database.github.io/MAFW (signed agreement; not to be passed on)",
+    layout="data/clips/00025.mp4 and Train & Test Set/single/no_caption/set_{1..5}/"
+    "{train,test}.txt",
+    read_rows=read_rows,
+    splits=("train", "test"),
+    labels=in_order(NAMES.values()),
+    ids=NAMES,
+    folds=5,
+    folds_rows=((7333, 1839), (7335, 1837), (7339, 1833), (7340, 1832), (7341, 1831)),
+    files=10045,
+)

@@ -7,13 +7,19 @@ The evaluation takes `01-01-*` only: sound and picture, speech.
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from r1omni.corpora.clip import Reject
 from r1omni.corpora.ingestion.lists import CorpusError, Listed, reject, shown
-from r1omni.emotions import RAVDESS_CODES
+from r1omni.corpora.record import Corpus
+from r1omni.emotions import in_order
 
 _NAME = re.compile(r"(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)\.(mp4|avi|wav)", re.I)
-# part of the name -> its codes; the emotion is looked up in RAVDESS_CODES
+CODES: Final = {
+    "01": "neutral", "02": "calm", "03": "happy", "04": "sad",
+    "05": "angry", "06": "fear", "07": "disgust", "08": "surprise",
+}  # fmt: skip
+# part of the name -> its codes; the emotion is looked up in CODES
 _LAST_CODES = {"modality": 3, "channel": 2, "intensity": 2, "statement": 2, "repetition": 2}
 _MODALITIES = {"01": "sound and picture", "02": "picture only", "03": "sound only"}
 _CHANNELS = {"01": "speech", "02": "song"}
@@ -57,11 +63,28 @@ def _read_name(folder: str, path: str) -> Listed | Reject:
     if (modality, channel) != ("01", "01") or suffix.casefold() == "wav":
         detail = f"{_MODALITIES[modality]}, {_CHANNELS[channel]}; evaluated: 01-01-*.mp4"
         return reject("ravdess", path, "wrong_modality", detail, path)
-    if emotion not in RAVDESS_CODES:
-        known = ", ".join(f"{c} {e}" for c, e in RAVDESS_CODES.items())
+    if emotion not in CODES:
+        known = ", ".join(f"{c} {e}" for c, e in CODES.items())
         detail = f"unknown emotion code {emotion} for ravdess; known: {known}"
         return reject("ravdess", path, "unknown_label", detail, path)
     return Listed(
-        f"ravdess/{name.rpartition('.')[0]}", (path,), RAVDESS_CODES[emotion], "test", path,
+        f"ravdess/{name.rpartition('.')[0]}", (path,), CODES[emotion], "test", path,
         subject=folder,
     )  # fmt: skip
+
+
+CORPUS: Final = Corpus(  # counts: PLoS ONE 13(5)
+    name="ravdess",
+    title="RAVDESS",
+    about="RAVDESS: 7,356 recordings of 24 actors, 1,440 of them speech with sound and picture",
+    ask="https://zenodo.org/records/1188976 (CC BY-NC-SA 4.0)",
+    layout="Actor_XX/01-01-EE-II-SS-RR-AA.mp4 or Video_Speech_Actor_XX/Actor_XX/…",
+    read_rows=read_rows,
+    splits=("test",),
+    labels=in_order(CODES.values()),
+    ids=CODES,
+    rows=(7356, 4320, 2880, 1440),
+    usable=1440,
+    label_counts={label: 96 if label == "neutral" else 192 for label in CODES.values()},
+    subjects=24,
+)

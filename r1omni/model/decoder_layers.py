@@ -1,0 +1,69 @@
+"""A language model's own decoder layers, run with an attention of ours.
+
+transformers lets an attention function be registered by name. The one registered here calls the
+function that a caller passes to the layer, and transformers' sdpa without one. So projections,
+rotary positions, norms and feed-forward are transformers' own, for every model whose layers take
+keyword arguments through to their attention.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION = "r1omni_shared_prefix"  # the function's name in transformers' registry
+
+# (B, H, M, d), (B, K, M, d), (B, K, M, d) -> (B, M, H, d); queries and keys are rotated
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def use_own_attention(language_model: Any) -> None:
+    """Let a decoder's layers attend through the registered function."""
+    language_model.config._attn_implementation = ATTENTION
+
+
+def run_layer(layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+    """The layer's output for `hidden` (B, M, D), its tokens attending by `attend`.
+
+    `rotary`: cosine and sine, (B, M, d) or broadcast to it.
+    Raises ValueError if the decoder attends by another function, which would ignore `attend`, or if
+    its attention has a sliding window or a scale other than 1/sqrt(d).
+    """
+    attention = layer.self_attn
+    if attention.config._attn_implementation != ATTENTION:
+        name = attention.config._attn_implementation
+        raise ValueError(f"the language model attends by {name}; expected {ATTENTION}")
+    states: Tensor = layer(hidden, position_embeddings=rotary, attend=attend)
+    return states
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    attend: Attend | None = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """`attend`'s result, or without it that of transformers' sdpa."""
+    if attend is None:
+        inputs = (query, key, value, attention_mask)
+        attended, _ = sdpa_attention_forward(module, *inputs, scaling=scaling, **kwargs)
+        return attended, None
+    if sliding_window is not None or scaling not in (None, query.shape[-1] ** -0.5):
+        raise ValueError(
+            f"{type(module).__name__}: a sliding window ({sliding_window}) or a scale of its own "
+            f"({scaling}) is not supported"
+        )
+    return attend(query, key, value), None
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
