@@ -26,38 +26,28 @@ from r1omni.training.engine import Engine, NonFiniteLoss
 from r1omni.training.held_out import Watch
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """An empty MLflow database, made once as it takes seconds."""
-    from r1omni.tracking.store import ensure_store
-
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    ensure_store(f"sqlite:///{path}")
-    return path
-
-
 @pytest.mark.parametrize(
-    ("kind", "n", "machine", "params"),
-    [
-        ("grpo", 9, {}, {"steps": 32, "held_out": 2}),
-        ("sft", 3, {}, {"epochs": 6}),
-        ("grpo", 3, {"processes": 2, "zero_stage": 2}, {"steps": 16, "held_out": 2}),
+    ("kind", "n", "seed", "machine", "params"),
+    [  # seeds whose kills come after 1 1 - 1 0, 4 0 - and 1 2 - steps; "-": in the next write
+        ("grpo", 5, 4, {}, {"steps": 14, "held_out": 2}),
+        ("sft", 3, 6, {}, {"epochs": 5}),
+        ("grpo", 3, 1, {"processes": 2, "zero_stage": 2}, {"steps": 10, "held_out": 2}),
     ],
     ids=["grpo", "sft", "grpo-two-processes-zero-2"],
 )
 def test_a_killed_training_ends_as_if_it_had_been_left_alone(
-    world, store, tmp_path, kind, n, machine, params
+    world, empty_store, tmp_path, kind, n, seed, machine, params
 ):
     for name in ("alone", "killed"):
         (tmp_path / name).mkdir()
-        shutil.copy(store, tmp_path / name / "mlflow.db")
+        shutil.copy(empty_store, tmp_path / name / "mlflow.db")
     alone = kills.undisturbed(kind, world, tmp_path / "alone", machine, params)
     told = kills.kill_until_done(
-        kind, world, tmp_path / "killed", kills=n, seed=1, machine=machine, params=params
+        kind, world, tmp_path / "killed", kills=n, seed=seed, machine=machine, params=params
     )
     killed = tmp_path / "killed"
     assert told.kills == n
-    assert told.in_a_write >= max(1, n // 5), told
+    assert told.in_a_write >= 1, told
     for file in sorted(p for p in (alone / "checkpoint").rglob("*") if p.is_file()):
         twin = killed / file.relative_to(alone)
         assert twin.read_bytes() == file.read_bytes(), file.name
@@ -78,24 +68,21 @@ def test_a_killed_training_ends_as_if_it_had_been_left_alone(
         assert seen == list(range(2, params["steps"] + 1, 2))
 
 
-@pytest.mark.parametrize("size", [1, 2])
-def test_sigterm_saves_the_step_and_the_next_run_continues_there(world, tmp_path, size):
-    machine = {"processes": size, "save_every": 1000}
-    params = {"steps": 14, "held_out": 2}
-    ranks = Ranks(tmp_path, size, train, "grpo", world, tmp_path, machine, params)
+def test_sigterm_to_one_rank_saves_the_step_and_the_next_run_continues_there(world, tmp_path):
+    """To a single process: two tests below."""
+    params = {"steps": 10, "held_out": 2}
+    given = (train, "grpo", world, tmp_path, {"processes": 2, "save_every": 1000}, params)
+    ranks = Ranks(tmp_path, 2, *given)
     while ranks.alive and len(toy.steps_in(tmp_path)) < 2:
         time.sleep(0.001)
-    ranks.terminate(rank=size - 1)  # any one of them
-    assert ranks.wait() == [143] * size
+    ranks.terminate(rank=1)  # any one of them
+    assert ranks.wait() == [143, 143]
     saved = len(toy.steps_in(tmp_path))
-    assert 2 <= saved < 14
+    assert 2 <= saved < 10
     assert [p.name for p in toy.state_in(tmp_path).glob("step-*")] == [f"step-{saved:06d}"]
-    assert (
-        Ranks(tmp_path, size, train, "grpo", world, tmp_path, machine, params).wait() == [0] * size
-    )
-    assert [row["step"] for row in read_curves(tmp_path / "training" / "curves.jsonl")] == list(
-        range(1, 15)
-    )
+    assert Ranks(tmp_path, 2, *given).wait() == [0, 0]
+    rows = read_curves(tmp_path / "training" / "curves.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, 11))
 
 
 def test_a_training_killed_between_its_end_and_dvcs_note_of_it_repeats_only_the_last_steps(
@@ -235,7 +222,9 @@ def test_a_value_taken_back_goes_on_from_the_state_it_had(world, tmp_path):
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_a_store_out_of_reach_gets_every_point_after_a_kill_and_none_twice(world, store, tmp_path):
+def test_a_store_out_of_reach_gets_every_point_after_a_kill_and_none_twice(
+    world, empty_store, tmp_path
+):
     folder = tmp_path / "out"
     (folder / "mlflow.db").mkdir(parents=True)  # nothing can be opened, nor created, by this name
     params = {"steps": 12}
@@ -245,7 +234,7 @@ def test_a_store_out_of_reach_gets_every_point_after_a_kill_and_none_twice(world
     ranks.kill()
     assert len(toy.steps_in(folder)) >= 5
     (folder / "mlflow.db").rmdir()
-    shutil.copy(store, folder / "mlflow.db")
+    shutil.copy(empty_store, folder / "mlflow.db")
     assert Ranks(folder, 1, stage, "grpo", world, folder, {}, params).wait() == [0]
     runs, points = kills.mlflow_points(folder)
     assert runs == ["FINISHED"]
