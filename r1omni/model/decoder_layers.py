@@ -30,7 +30,7 @@ def run_layer(layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], attend:
 
     `rotary`: cosine and sine, (B, M, d) or broadcast to it.
     Raises ValueError if the decoder attends by another function, which would ignore `attend`, or if
-    its attention has a sliding window or a scale other than 1/sqrt(d).
+    its attention has a sliding window, dropout or a scale other than 1/sqrt(d).
     """
     attention = layer.self_attn
     if attention.config._attn_implementation != ATTENTION:
@@ -48,6 +48,7 @@ def _attention(
     attention_mask: Tensor | None,
     *,
     attend: Attend | None = None,
+    dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **kwargs: Any,
@@ -55,12 +56,14 @@ def _attention(
     """`attend`'s result, or without it that of transformers' sdpa."""
     if attend is None:
         inputs = (query, key, value, attention_mask)
-        attended, _ = sdpa_attention_forward(module, *inputs, scaling=scaling, **kwargs)
+        attended, _ = sdpa_attention_forward(
+            module, *inputs, dropout=dropout, scaling=scaling, **kwargs
+        )
         return attended, None
-    if sliding_window is not None or scaling not in (None, query.shape[-1] ** -0.5):
+    if sliding_window is not None or dropout or scaling not in (None, query.shape[-1] ** -0.5):
         raise ValueError(
-            f"{type(module).__name__}: a sliding window ({sliding_window}) or a scale of its own "
-            f"({scaling}) is not supported"
+            f"{type(module).__name__}: a sliding window ({sliding_window}), dropout ({dropout}) or "
+            f"a scale of its own ({scaling}) is not supported"
         )
     return attend(query, key, value), None
 

@@ -18,6 +18,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
     BertModel,
     GenerationConfig,
     GenerationMixin,
@@ -333,5 +334,5 @@ def _is_filled(past_key_values: Any) -> bool:
 
 
 AutoConfig.register(HumanOmniConfig.model_type, HumanOmniConfig, exist_ok=True)
-AutoModel.register(HumanOmniConfig, HumanOmniForConditionalGeneration, exist_ok=True)
-AutoModelForCausalLM.register(HumanOmniConfig, HumanOmniForConditionalGeneration, exist_ok=True)
+for auto in (AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM):
+    auto.register(HumanOmniConfig, HumanOmniForConditionalGeneration, exist_ok=True)

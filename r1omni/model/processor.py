@@ -8,22 +8,29 @@ frames, `L` prompt ids, `I` ids of the instruction.
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
-from transformers import AutoProcessor, BertTokenizerFast, PreTrainedTokenizerFast, Qwen2Tokenizer
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    AutoProcessor,
+    BatchFeature,
+    BertTokenizerFast,
+    PreTrainedTokenizerFast,
+    Qwen2Tokenizer,
+)
 
 from r1omni import prompts
 from r1omni.config import MediaParams
 from r1omni.media import (
     Floats,
     Frames,
-    Media,
     MediaSettings,
     frames_to_pixels,
     waveform_to_mel,
@@ -68,21 +75,59 @@ class HumanOmniProcessor:
         ends = (self.eos_token_id, self.pad_token_id, *own, *more_end_tokens)
         self.eos_token_ids = tuple(dict.fromkeys(ends))
 
-    def __call__(self, instruction: str, media: Media) -> dict[str, torch.Tensor]:
-        """The model's inputs for one clip, as a batch of one.
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        videos: Frames | Sequence[Frames],
+        audio: Floats | Sequence[Floats | None] | None = None,
+        return_tensors: str = "pt",
+    ) -> BatchFeature:
+        """The model's inputs for one clip or several, one instruction each.
 
-        `processor.decode(model.generate(**processor(instruction, media))[0].tolist())` is the
-        answer: generate gives the new tokens alone.
+        `videos` are frames uint8 (F, H, W, 3), `audio` waveforms (S,) at `media.sampling_rate`, or
+        None for silence. Instructions are left-padded: `generate(**inputs)` gives the new tokens
+        alone, and `batch_decode` their texts. Raises ValueError for another number of clips than
+        instructions, for clips with different numbers of frames, and unless `return_tensors` is pt.
         """
-        prompt = self.encode_prompt(instruction)
-        gate_ids, gate_mask = self.encode_gate(instruction)
+        if return_tensors != "pt":
+            raise ValueError(f"return_tensors {return_tensors!r} is not supported; known: pt")
+        texts = [text] if isinstance(text, str) else list(text)
+        clips = [videos] if isinstance(videos, np.ndarray) and videos.ndim == 4 else list(videos)
+        waveforms: list[Floats | None]
+        if audio is None or (isinstance(audio, np.ndarray) and audio.ndim == 1):
+            waveforms = [audio] * len(texts) if audio is None else [audio]
+        else:
+            waveforms = list(audio)
+        if not len(texts) == len(clips) == len(waveforms):
+            raise ValueError(
+                f"{len(texts)} instructions, {len(clips)} videos and {len(waveforms)} waveforms: "
+                "expected one of each a clip"
+            )
+        if len({len(frames) for frames in clips}) > 1:
+            found = [len(frames) for frames in clips]
+            raise ValueError(f"the videos have {found} frames: a batch needs the same number")
+        pixels = np.stack([self.frames_to_pixels(frames) for frames in clips])
+        mel = np.stack([self.waveform_to_mel(waveform) for waveform in waveforms])
+        media = {
+            "pixel_values_videos": torch.from_numpy(pixels),
+            "input_features": torch.from_numpy(mel),
+        }
+        return BatchFeature({**self.encode_instructions(texts), **media})
+
+    def encode_instructions(self, instructions: Sequence[str]) -> dict[str, torch.Tensor]:
+        """What the model reads of P instructions, on the CPU.
+
+        `input_ids` and `attention_mask` (P, L) are left-padded prompts, `gate_input_ids` and
+        `gate_attention_mask` (P, I) right-padded instructions.
+        """
+        asked = [torch.tensor(self.encode_prompt(text)) for text in instructions]
+        gates = [torch.tensor(self.encode_gate(text)[0]) for text in instructions]
+        masks = [[torch.ones_like(row) for row in rows] for rows in (asked, gates)]
         return {
-            "input_ids": torch.tensor([prompt]),
-            "attention_mask": torch.ones(1, len(prompt), dtype=torch.long),
-            "pixel_values_videos": torch.from_numpy(self.frames_to_pixels(media.frames))[None],
-            "input_features": torch.from_numpy(self.waveform_to_mel(media.waveform))[None],
-            "gate_input_ids": torch.tensor([gate_ids]),
-            "gate_attention_mask": torch.tensor([gate_mask]),
+            "input_ids": pad_sequence(asked, True, self.pad_token_id, "left"),
+            "attention_mask": pad_sequence(masks[0], True, 0, "left"),
+            "gate_input_ids": pad_sequence(gates, True, 0),
+            "gate_attention_mask": pad_sequence(masks[1], True, 0),
         }
 
     def frames_to_pixels(self, frames: Frames) -> Floats:
@@ -134,19 +179,36 @@ class HumanOmniProcessor:
         """
         return [*self._spell(text), self.eos_token_id]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(
+        self, ids: Sequence[int] | torch.Tensor, *, skip_special_tokens: bool = False
+    ) -> str:
         """The text of a completion's ids, without the one end token that it ends with.
 
         Other special tokens are part of what the model wrote, and rewards and judges see them.
         """
+        ids = ids.tolist() if isinstance(ids, torch.Tensor) else list(ids)
         ended = bool(ids) and ids[-1] in self.eos_token_ids
         return str(
             self.tokenizer.decode(
-                list(ids[:-1] if ended else ids),
-                skip_special_tokens=False,
+                ids[:-1] if ended else ids,
+                skip_special_tokens=skip_special_tokens,
                 clean_up_tokenization_spaces=False,
             )
         )
+
+    def batch_decode(
+        self,
+        sequences: Iterable[Sequence[int] | torch.Tensor],
+        *,
+        skip_special_tokens: bool = False,
+    ) -> list[str]:
+        """The text of each of `generate`'s completions, up to its first end token."""
+        texts = []
+        for sequence in sequences:
+            ids = sequence.tolist() if isinstance(sequence, torch.Tensor) else list(sequence)
+            end = next((i for i, token in enumerate(ids) if token in self.eos_token_ids), len(ids))
+            texts.append(self.decode(ids[:end], skip_special_tokens=skip_special_tokens))
+        return texts
 
     def save_pretrained(self, save_directory: str | PathLike[str], **_: Any) -> None:
         """Write both tokenizers and processor_config.json, that one last, each by a rename."""

@@ -35,15 +35,9 @@ def encode_prompts(
     device: torch.device,
 ) -> PromptBatch:
     """One prompt per clip, in the clips' order."""
-    prompts = [processor.encode_prompt(text) for text in instructions]
-    gates = [processor.encode_gate(text) for text in instructions]
-    inputs = (
-        *_left_padded(prompts, processor.pad_token_id),
-        *_right_padded([ids for ids, _ in gates]),
-        features.vision,
-        features.audio,
-    )
-    return PromptBatch(*(tensor.to(device) for tensor in inputs))
+    inputs = processor.encode_instructions(instructions)
+    inputs |= {"vision_features": features.vision, "audio_features": features.audio}
+    return PromptBatch(**{name: tensor.to(device) for name, tensor in inputs.items()})
 
 
 def prefill_batch(
@@ -79,17 +73,3 @@ def prefill_prompts(
     device = model.lm_head.weight.device
     prompts = encode_prompts(processor, features, instructions, device)
     return prefill_batch(model, prompts, checkpointing=checkpointing)
-
-
-def _left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    length = max(map(len, rows))
-    ids = torch.tensor([[pad] * (length - len(row)) + list(row) for row in rows])
-    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
-    return ids, mask
-
-
-def _right_padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    length = max(map(len, rows))
-    ids = torch.tensor([list(row) + [0] * (length - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
-    return ids, mask

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoProcessor, DynamicCache
+from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, DynamicCache
 
-from r1omni.media import Media
 from r1omni.model import HumanOmniForConditionalGeneration
 from r1omni.model.processor import HumanOmniProcessor
+from r1omni.model.sampling import decode
+from r1omni.model.shared_prefix import count_positions, prefill
 
 TOKENS = 7
+MEDIA = ("pixel_values_videos", "input_features")
 
 
 @pytest.fixture
@@ -108,19 +110,49 @@ def test_beams_and_several_sequences_are_those_of_the_embedded_prompt(model: Any
         assert len(found[0]) == 3 * how["num_return_sequences"]
 
 
-def test_the_processors_call_goes_straight_into_generate(tiny: Any, tmp_path: Any) -> None:
-    """Loaded by the Auto classes; what comes back is decoded by the processor."""
+def test_a_user_of_transformers_needs_no_method_of_ours(tiny: Any, tmp_path: Any) -> None:
+    """Load, process, generate, decode and save by the Auto classes; instructions are padded."""
     for part in tiny:
-        part.save_pretrained(tmp_path)
-    model, processor = (c.from_pretrained(tmp_path) for c in (AutoModelForCausalLM, AutoProcessor))
-    frames = np.random.default_rng(0).integers(0, 256, (4, 30, 50, 3), dtype=np.uint8)
-    inputs = processor("What is felt?", Media(frames, None))
+        part.save_pretrained(tmp_path / "given")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "given")
+    AutoProcessor.from_pretrained(tmp_path / "given").save_pretrained(tmp_path / "saved")
+    loaded.save_pretrained(tmp_path / "saved")
+    model = AutoModel.from_pretrained(tmp_path / "saved")
+    processor = AutoProcessor.from_pretrained(tmp_path / "saved")
+    assert type(model) is type(loaded) is HumanOmniForConditionalGeneration
+    texts = ["Sad?", "What is felt, and what do you see?", "What is heard?"]
+    rng = np.random.default_rng(0)
+    clips = [rng.integers(0, 256, (4, 30, 50, 3), dtype=np.uint8) for _ in texts]
+    sounds = [None, *rng.normal(size=(2, 9000)).astype(np.float32)]
+    inputs = processor(text=texts, videos=clips, audio=sounds, return_tensors="pt").to("cpu")
+    assert inputs["attention_mask"].sum(dim=1).unique().numel() == 3
     found = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
+
     expected = greedy_by_full_forwards(model, inputs, TOKENS)
-    ends = [i for i, token in enumerate(expected[0].tolist()) if token in processor.eos_token_ids]
-    length = ends[0] + 1 if ends else TOKENS
-    assert found.tolist() == expected[:, :length].tolist()
-    assert isinstance(processor.decode(found[0].tolist()), str)
+    with torch.no_grad():
+        prefix = prefill(model.model, count_positions(*model.embed_prompt(**inputs)))
+    ends = processor.eos_token_ids
+    ours = decode(model, prefix, group_size=1, max_new_tokens=TOKENS, eos_token_id=ends)
+    lengths = ours.mask[:, 0].sum(dim=1).tolist()
+    for row, length in enumerate(lengths):
+        tokens = found[row, :length].tolist()
+        assert tokens == expected[row, :length].tolist() == ours.token_ids[row, 0, :length].tolist()
+        assert set(found[row, length:].tolist()) <= {processor.pad_token_id}
+        assert processor.batch_decode(found)[row] == processor.decode(tokens)
+    one = processor(texts[0], clips[0])
+    assert all(torch.equal(one[name][0], inputs[name][0][-one[name].shape[1] :]) for name in MEDIA)
+    alone = model.generate(**one, max_new_tokens=TOKENS, do_sample=False)
+    assert alone[0].tolist() == found[0, : lengths[0]].tolist()
+
+
+def test_a_processor_refuses_what_does_not_fit_together(tiny: Any) -> None:
+    frames = np.zeros((4, 30, 50, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match="2 instructions, 1 videos and 2 waveforms"):
+        tiny[1](["a", "b"], frames)
+    with pytest.raises(ValueError, match=r"\[4, 2\] frames"):
+        tiny[1](["a", "b"], [frames, frames[:2]])
+    with pytest.raises(ValueError, match="return_tensors 'np'"):
+        tiny[1]("a", frames, return_tensors="np")
 
 
 def test_generate_stops_at_every_end_token(model: Any, tmp_path: Any) -> None:
