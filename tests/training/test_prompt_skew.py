@@ -116,7 +116,7 @@ def test_every_road_asks_a_clip_the_same_question(tiny, params, tmp_path, monkey
     )
     media = tiny[1].media
     clip = decode(write_clip(tmp_path / "b.mp4"), media.num_frames, media.sampling_rate)
-    inputs = tiny[1](question, clip)
+    inputs = tiny[1](question, clip.frames, clip.waveform)
     expected = (tuple(inputs["input_ids"][0].tolist()), tuple(inputs["gate_input_ids"][0].tolist()))
     assert seen == {road.__name__: {expected} for road in ROADS[mode]}
     said = tiny[1].tokenizer.decode([i for i in expected[0] if i >= 0])
