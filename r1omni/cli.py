@@ -250,7 +250,7 @@ def evaluate(
     """Measure one checkpoint on one corpus: ingest, features, predict and score in one command."""
     read = read_params(params)
     os.environ.setdefault("OMP_NUM_THREADS", str(read.machine.threads))
-    from r1omni.evaluation.evaluate import Field, Subject, render_verdict, run_evaluate
+    from r1omni.evaluation.evaluate import Candidate, TestSet, render_result, run_evaluate
     from r1omni.hub import translate_hub_errors
     from r1omni.inference.loading import find_checkpoint
     from r1omni.lineage import caution, read_lineage
@@ -261,19 +261,19 @@ def evaluate(
     name = re.sub(r"[^\w.-]+", "-", model.removeprefix("models:/").rstrip("/").split("/")[-1])
     record = find_corpus(corpus) if known is None else listed_corpus(corpus, known)
     where, number = (known.root, known.fold or 1) if known else (Path(), 1)
-    field = Field(record, root or where, number if fold is None else fold)
+    test_set = TestSet(record, root or where, number if fold is None else fold)
     with translate_hub_errors(model):
         checkpoint = find_checkpoint(model, read.tracking)
         if warning := caution(read_lineage(checkpoint)):
             typer.echo(warning, err=True)
-        subject = Subject(name, checkpoint, mode, tuple(allow or ()))
-        verdict = run_evaluate(
-            subject,
-            field,
+        candidate = Candidate(name, checkpoint, mode, tuple(allow or ()))
+        result = run_evaluate(
+            candidate,
+            test_set,
             out or Path("data/evaluations") / f"{name}-{corpus}",
             params=read,
         )
-    typer.echo(render_verdict(subject, field, verdict))
+    typer.echo(render_result(candidate, test_set, result))
 
 
 @app.command(rich_help_panel=PEOPLE)

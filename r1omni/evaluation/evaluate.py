@@ -25,8 +25,8 @@ from r1omni.prompts import AnswerMode
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is evaluated: `name` is the model's in tables, `mode` None as the checkpoint says.
+class Candidate:
+    """The model to evaluate: `name` is for tables, `mode` None means the checkpoint's own.
 
     `allow` names surplus tensors of the checkpoint that are left out.
     """
@@ -38,8 +38,8 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Field:
-    """What it is evaluated on: the test split of one fold of the corpus at `root`."""
+class TestSet:
+    """The test split of one fold of the corpus at `root`."""
 
     record: Corpus
     root: Path
@@ -52,8 +52,8 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The metrics of one evaluation, how many rows were rejected, and what has to be known."""
+class Result:
+    """The metrics of one evaluation, the number of rejected rows, and notes for the reader."""
 
     metrics: CorpusMetrics
     n_rejected: int
@@ -61,65 +61,69 @@ class Verdict:
 
 
 def run_evaluate(
-    subject: Subject,
-    field: Field,
+    candidate: Candidate,
+    test_set: TestSet,
     out: Path,
     *,
     params: Params,
-) -> Verdict:
-    """Write manifest, rejects, features, predictions and metrics.json below `out`, and say it.
+) -> Result:
+    """The result; writes manifest, rejects, features, predictions and metrics.json below `out`.
 
     Raises ValueError for a corpus without test clips, and where the checkpoint was trained on
     another fold of it; that is checked before anything is decoded.
     """
     machine = params.machine
-    check_fold(field.record, field.fold)
-    if (why := field.record.refusal("test")) is not None:
-        raise ValueError(f"{field.corpus} cannot be evaluated: {why}")
-    divided = {field.corpus} if "train" in field.record.splits and not field.record.folds else set()
-    refuse_training_clips(subject.checkpoint, [_sample_clip(field)], divided)
-    model, processor = load_checkpoint(  # fails before the work
-        subject.checkpoint, subject.mode, subject.allow, machine.device
+    check_fold(test_set.record, test_set.fold)
+    if (why := test_set.record.refusal("test")) is not None:
+        raise ValueError(f"{test_set.corpus} cannot be evaluated: {why}")
+    divided = (
+        {test_set.corpus}
+        if "train" in test_set.record.splits and not test_set.record.folds
+        else set()
     )
-    whole = out / "all" / f"{field.corpus}.parquet"
+    refuse_training_clips(candidate.checkpoint, [_sample_clip(test_set)], divided)
+    model, processor = load_checkpoint(  # fails before the work
+        candidate.checkpoint, candidate.mode, candidate.allow, machine.device
+    )
+    whole = out / "all" / f"{test_set.corpus}.parquet"
     rejects = out / "rejects.parquet"
     run_ingest(
-        field.root,
+        test_set.root,
         whole,
         rejects,
-        corpus=field.record,
-        fold=field.fold,
+        corpus=test_set.record,
+        fold=test_set.fold,
         ingest=params.ingest,
         limits=params.limits,
         workers=machine.workers,
     )
     listed = read_manifest(whole)
-    labels = label_set(field.record, listed) or ()
+    labels = label_set(test_set.record, listed) or ()
     clips = [clip for clip in listed if clip.split == "test"]
     if not clips:
         raise ValueError(
-            f"{field.root}: no test clip of {field.corpus}, fold {field.fold}; {rejects} says why"
+            f"{test_set.root}: no test clip of {test_set.corpus}, fold {test_set.fold}; {rejects} says why"
         )
-    refuse_training_clips(subject.checkpoint, clips, divided)
+    refuse_training_clips(candidate.checkpoint, clips, divided)
     manifest = out / "manifest.parquet"
     origin = read_origin(whole)
     write_manifest(clips, manifest, note=origin_record(origin))
-    folder = out / "features" / f"{subject.name}-{field.corpus}"
+    folder = out / "features" / f"{candidate.name}-{test_set.corpus}"
     run_features(
         manifest,
-        field.root,
-        subject.checkpoint,
+        test_set.root,
+        candidate.checkpoint,
         folder,
         batch_size=machine.features_batch_size,
         workers=machine.workers,
         min_free_gb=machine.min_free_gb,
         limits=params.limits,
         device=machine.device,
-        allow=subject.allow,
+        allow=candidate.allow,
     )
     decoded = without_rejects(clips, [folder])
     rows = predict_clips(
-        subject.name,
+        candidate.name,
         model,
         processor,
         decoded,
@@ -128,14 +132,14 @@ def run_evaluate(
         batch_size=machine.predict_batch_size,
     )
     undecoded = count_undecoded(clips, decoded)
-    lineage = lineage_of(subject.checkpoint)
-    about = TableMetadata({field.corpus: origin}, lineage, undecoded, {field.corpus: labels})
+    lineage = lineage_of(candidate.checkpoint)
+    about = TableMetadata({test_set.corpus: origin}, lineage, undecoded, {test_set.corpus: labels})
     predictions = out / "predictions.parquet"
     write_predictions(rows, predictions, about)
     run_score([predictions], [], out / "metrics.json", out / "plots", score=params.score)
-    metrics = read_metrics(out / "metrics.json")[subject.name][field.corpus]
+    metrics = read_metrics(out / "metrics.json")[candidate.name][test_set.corpus]
     notes = []
-    if trained_on(subject.checkpoint) is None:
+    if trained_on(candidate.checkpoint) is None:
         notes.append(
             "the checkpoint does not record what it was trained on: whether these clips were among "
             "it cannot be told"
@@ -152,7 +156,7 @@ def run_evaluate(
         notes.append(
             f"{metrics.undecoded} clips could not be decoded for features: they are left out of n"
         )
-    return Verdict(metrics, len(read_rejects(rejects)), tuple(notes))
+    return Result(metrics, len(read_rejects(rejects)), tuple(notes))
 
 
 def _sound_notes(
@@ -169,12 +173,12 @@ def _sound_notes(
         yield f"{lossy} clips with packets of sound that could not be decoded: silence in place"
 
 
-def render_verdict(subject: Subject, field: Field, verdict: Verdict) -> str:
+def render_result(candidate: Candidate, test_set: TestSet, result: Result) -> str:
     """The numbers as text, in percent, each with its interval."""
-    metrics = verdict.metrics
+    metrics = result.metrics
     fold = "" if metrics.fold is None else f", fold {metrics.fold}"
     lines = [
-        f"{subject.name} on {field.corpus}{fold}: n {metrics.n}, {verdict.n_rejected} rows "
+        f"{candidate.name} on {test_set.corpus}{fold}: n {metrics.n}, {result.n_rejected} rows "
         f"rejected, answers {metrics.mode}, {metrics.protocol}, "
         f"{100 * metrics.confidence:g} % intervals",
         f"  the clips: {_corpus_words(metrics)}; the checkpoint: {_model_words(metrics)}",
@@ -188,7 +192,7 @@ def render_verdict(subject: Subject, field: Field, verdict: Verdict) -> str:
         f"  format {_percent(metrics.format_rate, (low, high))}, "
         f"finished {100 * metrics.finished_rate:.1f}"
     )
-    return "\n".join(lines + [f"  ({note})" for note in verdict.notes])
+    return "\n".join(lines + [f"  ({note})" for note in result.notes])
 
 
 def _corpus_words(metrics: CorpusMetrics) -> str:
@@ -238,7 +242,7 @@ def _percent(value: float, interval: Interval) -> str:
     return f"{100 * value:5.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _sample_clip(field: Field) -> Clip:
+def _sample_clip(test_set: TestSet) -> Clip:
     """A clip as the corpus's would be, to ask whether it may be evaluated."""
-    fold = field.fold if field.record.folds else None
-    return Clip("", field.corpus, "", None, "test", fold, None, None, 0.0, 0.0, 0, True, "")
+    fold = test_set.fold if test_set.record.folds else None
+    return Clip("", test_set.corpus, "", None, "test", fold, None, None, 0.0, 0.0, 0, True, "")
