@@ -102,7 +102,8 @@ def run_evaluate(
     clips = [clip for clip in listed if clip.split == "test"]
     if not clips:
         raise ValueError(
-            f"{test_set.root}: no test clip of {test_set.corpus}, fold {test_set.fold}; {rejects} says why"
+            f"{test_set.root}: no test clip of {test_set.corpus}, fold {test_set.fold}; {rejects} "
+            "says why"
         )
     refuse_training_clips(candidate.checkpoint, clips, divided)
     manifest = out / "manifest.parquet"
