@@ -13,28 +13,26 @@ import kills
 import psutil
 import pytest
 import toy
+import yaml
 from forked import Ranks, train
 
+from r1omni.cli import main
 from r1omni.machine.launch import is_peer_loss, launch_ranks
 
-LAUNCH = """
-import sys
-from types import SimpleNamespace
-from r1omni.machine.launch import launch_ranks
-machine = SimpleNamespace(processes=int(sys.argv[1]), restarts=int(sys.argv[2]))
-sys.exit(launch_ranks(machine, [sys.executable, "-c", *sys.argv[3:]]))
-"""
+STEPS = 10  # of the stage's command: enough that it is killed between two of them
 
 
-@pytest.fixture(autouse=True)
-def no_rank(monkeypatch):
-    """Earlier tests of this process may have joined a group of one."""
-    monkeypatch.delenv("RANK", raising=False)
+def launch(size: int, restarts: int, code: str, arguments: tuple[str, ...]) -> None:
+    """The launcher's own process, which is no rank."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        del os.environ[name]
+    machine = toy.machine_params(processes=size, restarts=restarts)
+    sys.exit(launch_ranks(machine, [sys.executable, "-c", code, *arguments]))
 
 
-def launched(size: int, code: str, *arguments: str, restarts: int = 0) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", LAUNCH, str(size), str(restarts), code, *arguments]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+def launched(folder: Path, size: int, code: str, *arguments: str, restarts: int = 0) -> Ranks:
+    """A launcher with torch already imported; it writes to said-0."""
+    return Ranks(folder, 1, launch, size, restarts, code, arguments)
 
 
 def until(condition) -> None:
@@ -51,8 +49,8 @@ def test_every_rank_knows_its_place_and_where_to_meet(tmp_path):
         "text = ' '.join(os.environ[n] for n in names); "
         "pathlib.Path(sys.argv[1], os.environ['RANK']).write_text(text)"
     )
-    assert launched(3, code, str(tmp_path)).wait() == 0
-    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert launched(tmp_path / "launcher", 3, code, str(tmp_path)).wait() == [0]
+    found = {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()}
     (meeting,) = {text.split(maxsplit=3)[-1] for text in found.values()}
     assert meeting.startswith("127.0.0.1 ")
     assert {name: text.removesuffix(f" {meeting}") for name, text in found.items()} == {
@@ -62,7 +60,7 @@ def test_every_rank_knows_its_place_and_where_to_meet(tmp_path):
     }
 
 
-def test_one_failed_rank_ends_all_and_is_quoted():
+def test_one_failed_rank_ends_all_and_is_quoted(tmp_path):
     code = (
         "import os, sys, time\n"
         "if os.environ['RANK'] == '1':\n"
@@ -70,25 +68,25 @@ def test_one_failed_rank_ends_all_and_is_quoted():
         "time.sleep(60)"
     )
     began = time.monotonic()
-    process = launched(2, code)
-    _, said = process.communicate()
-    assert process.returncode == 7
+    assert launched(tmp_path, 2, code).wait() == [7]
+    said = (tmp_path / "said-0").read_text()
     assert "rank 1 ended with code 7" in said
     assert "no such clip" in said
     assert time.monotonic() - began < 50
 
 
-def test_a_killed_rank_is_named_and_not_the_one_that_lost_it():
+def test_a_killed_rank_is_named_and_not_the_one_that_lost_it(tmp_path):
     code = (
-        "import os, signal, sys, time\n"
+        "import os, signal, sys\n"
         "if os.environ['RANK'] == '0':\n"
-        "    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"  # it has lost its peer
-        "    time.sleep(60)\n"
+        "    open(sys.argv[1]).read()\n"  # until the other one is dead
+        "    sys.exit(75)\n"  # as a rank does that another one left
+        "pipe = open(sys.argv[1], 'w')\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    process = launched(2, code)
-    _, said = process.communicate()
-    assert process.returncode == 128 + signal.SIGKILL
+    os.mkfifo(tmp_path / "pipe")
+    assert launched(tmp_path, 2, code, str(tmp_path / "pipe")).wait() == [128 + signal.SIGKILL]
+    said = (tmp_path / "said-0").read_text()
     assert said == "rank 1 was killed (SIGKILL: out of memory?)\n"
 
 
@@ -102,10 +100,9 @@ def test_ranks_start_again_as_often_as_params_allow_and_only_after_a_kill(tmp_pa
     )
     for number, (cause, began) in enumerate((("9", 3), ("15", 1), ("0", 1))):
         folder = tmp_path / str(number)
-        folder.mkdir()
-        process = launched(2, code, str(folder), cause, restarts=2)
-        _, said = process.communicate()
-        assert process.returncode == {"9": 137, "15": 143, "0": 7}[cause]
+        process = launched(folder, 2, code, str(folder), cause, restarts=2)
+        assert process.wait() == [{"9": 137, "15": 143, "0": 7}[cause]]
+        said = (folder / "said-0").read_text()
         assert (folder / "1").read_text().split() == ["began"] * began
         assert said.count("going on from the last state") == began - 1
 
@@ -132,13 +129,36 @@ def test_sigterm_reaches_the_ranks_and_their_code_comes_back(tmp_path):
         "pathlib.Path(sys.argv[1], os.environ['RANK']).touch()\n"
         "time.sleep(60)"
     )
-    process = launched(2, code, str(tmp_path))
-    until(lambda: len(list(tmp_path.iterdir())) == 2)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() == 143
+    process = launched(tmp_path / "launcher", 2, code, str(tmp_path))
+    until(lambda: len(list(tmp_path.glob("[01]"))) == 2)
+    process.terminate()
+    assert process.wait() == [143]
+
+
+RANK = """
+import os, pathlib, sys, time
+from r1omni.cli import app
+@app.command()
+def train(folder: pathlib.Path):
+    (folder / os.environ["RANK"]).touch()
+    time.sleep(60)
+app()
+"""
+
+
+def test_a_killed_launcher_leaves_no_rank(tmp_path):
+    """The command line of each rank sees to it."""
+    process = launched(tmp_path / "launcher", 2, RANK, "train", str(tmp_path))
+    until(lambda: len(list(tmp_path.glob("[01]"))) == 2)
+    (launcher,) = process.processes
+    ranks = psutil.Process(launcher.pid).children()
+    assert len(ranks) == 2
+    process.kill()
+    assert psutil.wait_procs(ranks, timeout=30)[1] == []
 
 
 def test_one_process_and_a_launched_rank_train_by_themselves(params, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)  # an earlier test may have joined a group of one
     assert launch_ranks(params.machine.model_copy(update={"processes": 1})) is None
     monkeypatch.setenv("RANK", "0")
     assert launch_ranks(params.machine.model_copy(update={"processes": 4})) is None
@@ -171,30 +191,24 @@ while not (folder / "done").exists():
 """
 
 
-def stage_in(folder: Path, repo: Path, world: Path, **machine: object):
-    """The command that dvc.yaml runs; what it says is in said."""
-    import yaml
-
+def stage_in(folder: Path, repo: Path, world: Path, **machine: object) -> list[str]:
+    """The arguments that dvc.yaml gives to a stage of several steps, and its params.yaml."""
     values = yaml.safe_load((repo / "params.yaml").read_text())
     values["machine"] |= {"device": "cpu", "zero_stage": 2, "save_every": 1, **machine}
-    values["cold_start"] |= {"epochs": 1, "batch_size": 3}
+    values["cold_start"] |= {"epochs": 4, "batch_size": 3}
     values["tracking"] |= {"uri": "sqlite:////proc/none.db", "system_metrics": False}
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
-    command = [sys.executable, "-m", "r1omni.cli", "cold-start", str(world / "parent")]
-    command += ["out/checkpoint", "--set", str(toy.write_set(world, folder / "set.json"))]
-    command += ["--training", "out/training"]
-    environment = {**os.environ, "DVC_ROOT": str(folder), "DS_ACCELERATOR": "cpu"}
-    with (folder / "said").open("w") as said:
-        return subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=said, stderr=subprocess.STDOUT
-        )
+    return [
+        *("cold-start", str(world / "parent"), "out/checkpoint"),
+        *("--set", str(toy.write_set(world, folder / "set.json")), "--training", "out/training"),
+    ]
 
 
 def trained_by_two(folder: Path) -> None:
     """Hold that the stage has ended well and that its state is gone."""
     assert (folder / "out" / "checkpoint" / "model.safetensors").is_file()
     curves = (folder / "out" / "training" / "curves.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in curves] == [1, 2, 3]
+    assert [json.loads(line)["step"] for line in curves] == list(range(1, STEPS + 1))
     left = [path.name for path in (folder / ".state" / "checkpoint").iterdir()]
     assert left == ["times.jsonl"]
 
@@ -231,33 +245,33 @@ def test_ranks_of_another_launcher_train_together(world, tmp_path, launcher):
     assert [row["step"] for row in kills.curves(folder)] == [1, 2, 3]
 
 
-def test_a_killed_stage_leaves_no_rank_and_a_killed_rank_is_named_and_both_go_on(
-    repo, world, tmp_path
-):
+def command_line(arguments: list[str], folder: Path) -> None:
+    """The stage's command as a rank that another launcher started."""
+    os.chdir(folder)
+    os.environ["DVC_ROOT"] = str(folder)
+    sys.argv = ["r1omni", *arguments]
+    main()
+
+
+def test_a_killed_rank_of_the_stages_command_is_named_and_both_go_on(repo, world, tmp_path):
+    arguments = stage_in(tmp_path, repo, world, processes=2, restarts=0)
+    environment = {**os.environ, "DVC_ROOT": str(tmp_path), "DS_ACCELERATOR": "cpu"}
+    environment.pop("RANK", None)
+    command = [sys.executable, "-m", "r1omni.cli", *arguments]
+    with (tmp_path / "said").open("w") as file:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=file, stderr=subprocess.STDOUT
+        )
     state = tmp_path / ".state" / "checkpoint"
-    process = stage_in(tmp_path, repo, world, processes=2)
     until(lambda: process.poll() is not None or ranks_in(state))
     assert ranks_in(state) == 2, (tmp_path / "said").read_text()
-    ranks = psutil.Process(process.pid).children()
-    assert len(ranks) == 2
-    process.kill()
-    assert psutil.wait_procs(ranks, timeout=30)[1] == []
-    process.wait()
-    process = stage_in(tmp_path, repo, world, processes=2)
-    until(lambda: process.poll() is not None or len(trainers(process)) == 2)
-    for rank in trainers(process):
-        if rank.environ()["RANK"] == "1":
-            rank.kill()
-    assert process.wait(timeout=180) == 0, (tmp_path / "said").read_text()[-3000:]
+    (last,) = [p for p in psutil.Process(process.pid).children() if p.environ()["RANK"] == "1"]
+    last.kill()
+    assert process.wait(timeout=180) == 128 + signal.SIGKILL
     said = (tmp_path / "said").read_text()
     assert "rank 1 was killed (SIGKILL: out of memory?)" in said
-    assert "going on from the last state (machine.restarts: 1 left)" in said
     assert "by peer" not in said
+    assert not (tmp_path / "out" / "checkpoint").exists()
+    ranks = Ranks(tmp_path / "again", 2, command_line, arguments, tmp_path)
+    assert ranks.wait() == [0, 0], (tmp_path / "again" / "said-1").read_text()[-3000:]
     trained_by_two(tmp_path)
-
-
-def trainers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The ranks of a stage that have begun."""
-    with suppress(psutil.NoSuchProcess):
-        return [p for p in psutil.Process(process.pid).children() if "RANK" in p.environ()]
-    return []
