@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: where things are, and a tiny random model."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -10,6 +11,14 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 REPO = Path(__file__).resolve().parents[1]
+gc.set_threshold(50_000, 20, 20)  # imports alone make a million objects
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_garbage_collection():
+    """What earlier files imported is not looked at again: DeepSpeed collects garbage often."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -39,14 +48,20 @@ def tiny(params):
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete MLflow database without runs, to copy: made once for all xdist workers."""
-    from r1omni.tracking.store import ensure_store
-
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what is made once for all xdist workers."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # each worker has a folder of its own in it
-    path = folder / "empty-store" / "mlflow.db"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(shared_folder: Path) -> Path:
+    """A complete MLflow database without runs, to copy."""
+    from r1omni.tracking.store import ensure_store
+
+    path = shared_folder / "empty-store" / "mlflow.db"
     ensure_store(f"sqlite:///{path}")  # one process at a time makes it, the others wait
     return path
 
@@ -55,9 +70,12 @@ LONGEST = (  # minutes: begun first, or one worker would be left with them
     "test_pipeline.py",
     "test_survival.py",
     "test_engine_ranks.py",
-    "test_engine_launch.py",
     "test_several_machines.py",
+    "test_engine_launch.py",
     "test_grpo_pipeline.py",
+    "test_pretended_gpu.py",
+    "test_registry.py",
+    "test_micro_batches.py",
 )
 
 

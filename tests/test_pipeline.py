@@ -122,7 +122,7 @@ def files_of(repo: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, repo) -> Path:
-    """A copy of the project whose pipeline was killed three times and then ran to its end."""
+    """A copy of the project whose pipeline was killed twice and then ran to its end."""
     folder = tmp_path_factory.mktemp("pipeline") / "the lab's project"
     for name in files_of(repo):
         if (repo / name).is_file() and name != "dvc.lock":
@@ -135,7 +135,6 @@ def project(tmp_path_factory, repo) -> Path:
     state = folder / ".state"
     kill_when(folder, lambda: (folder / "data/manifests/dfew.parquet").exists())
     kill_when(folder, lambda: any(state.glob("base/*/towers.safetensors")))
-    kill_when(folder, lambda: sum(map(lines_in, state.glob("grpo/*/curves.jsonl"))) >= 4)
     done = run(folder, str(BIN / "r1omni"), "repro")
     (folder / "repro.log").write_text(done.stdout)
     assert done.returncode == 0, done.stdout[-6000:]

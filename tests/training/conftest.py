@@ -1,11 +1,21 @@
 """A toy world that is built once, for tests that run whole stages in processes of their own."""
 
+import fcntl
+
 import pytest
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    """A checkpoint, a manifest and features of a few clips."""
+def world(shared_folder):
+    """A checkpoint, a manifest and features of a few clips: tests must not change them."""
     import toy
 
-    return toy.build_world(tmp_path_factory.mktemp("world"))
+    root = shared_folder / "world"
+    root.mkdir(exist_ok=True)
+    built = root / "built"
+    with (root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one worker builds it, the others wait
+        if not built.exists():
+            toy.build_world(root)
+            built.touch()
+    return root

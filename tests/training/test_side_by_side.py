@@ -1,6 +1,7 @@
 """What ranks divide among them outside of gradients: towers, connector, held-out clips."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,7 @@ def test_two_ranks_make_the_base_that_one_makes(world, tmp_path):
         }
         for i in range(6)
     ]
+    world = shutil.copytree(world, tmp_path / "world")
     (world / "generic").mkdir()
     (world / "generic" / "annotations.json").write_text(json.dumps(entries))
     one, two = (run(whole_base, size, world, tmp_path / str(size)) for size in (1, 2))
