@@ -35,7 +35,7 @@ def kill_until_done(
 ) -> Killed:
     """Start the stage, kill it `kills` times at moments drawn from `seed`, then let it end.
 
-    A third of the kills come as soon as a state is seen half written, the others some moments
+    Every second kill comes as soon as a state is seen half written, the others some moments
     after the next 0 to 5 steps have been logged (0: while the process is still starting).
     """
     draw = random.Random(seed)
@@ -45,7 +45,7 @@ def kill_until_done(
     while told.kills < kills:
         before = _half_written(folder)
         ranks = Ranks(folder, size, stage, kind, world, folder, machine, params)
-        if told.kills % 3 == 2:
+        if told.kills % 2 == 1:
             _wait_for(ranks, lambda: any(toy.state_in(folder).glob(".partial-*/state/*")))
         else:
             _wait_for(ranks, _moment(folder, draw))

@@ -28,10 +28,10 @@ from r1omni.training.held_out import Watch
 
 @pytest.mark.parametrize(
     ("kind", "n", "seed", "machine", "params"),
-    [  # seeds whose kills come after 1 1 - 1 0, 4 0 - and 1 2 - steps; "-": in the next write
-        ("grpo", 5, 4, {}, {"steps": 14, "held_out": 2}),
-        ("sft", 3, 6, {}, {"epochs": 5}),
-        ("grpo", 3, 1, {"processes": 2, "zero_stage": 2}, {"steps": 10, "held_out": 2}),
+    [  # seeds whose kills come after 4 - 0 -, 2 - and 1 - steps; "-": in the next write
+        ("grpo", 4, 6, {}, {"steps": 12, "held_out": 2}),
+        ("sft", 2, 7, {}, {"epochs": 4}),
+        ("grpo", 2, 1, {"processes": 2, "zero_stage": 2}, {"steps": 8, "held_out": 2}),
     ],
     ids=["grpo", "sft", "grpo-two-processes-zero-2"],
 )
