@@ -158,10 +158,10 @@ def predict(
             checkpoint = find_checkpoint(model, options.tracking)
             if warning := caution(read_lineage(checkpoint)):
                 typer.echo(warning, err=True)
-            loaded = load_checkpoint(checkpoint, mode, allow or (), options.device)
+            backbone = load_checkpoint(checkpoint, mode, allow or (), options.device)
         batches = answer_batches(
             found.items,
-            *loaded,
+            backbone,
             labels=asked,
             batch_size=options.batch_size,
             max_new_tokens=options.max_new_tokens,

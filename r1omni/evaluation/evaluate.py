@@ -17,7 +17,7 @@ from r1omni.evaluation.score import run_score
 from r1omni.evaluation.seen_clips import refuse_training_clips, trained_on
 from r1omni.inference.loading import lineage_of, load_checkpoint
 from r1omni.lineage import DATA_TEXT, origin_record, size_text
-from r1omni.media import MediaSettings
+from r1omni.media import Preparation
 from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import FeatureStore
 from r1omni.model.features import run_features
@@ -82,7 +82,7 @@ def run_evaluate(
         else set()
     )
     refuse_training_clips(candidate.checkpoint, [_sample_clip(test_set)], divided)
-    model, processor = load_checkpoint(  # fails before the work
+    backbone = load_checkpoint(  # fails before the work
         candidate.checkpoint, candidate.mode, candidate.allow, machine.device
     )
     whole = out / "all" / f"{test_set.corpus}.parquet"
@@ -125,8 +125,7 @@ def run_evaluate(
     decoded = without_rejects(clips, [folder])
     rows = predict_clips(
         candidate.name,
-        model,
-        processor,
+        backbone,
         decoded,
         FeatureStore([folder]),
         predict=params.predict,
@@ -152,7 +151,7 @@ def run_evaluate(
         )
     if metrics.format_rate == 0:
         notes.append(f"no answer has the form of mode {metrics.mode}, so none can be right")
-    notes += _sound_notes(metrics, clips, processor.media)
+    notes += _sound_notes(metrics, clips, backbone.preparation)
     if metrics.undecoded:
         notes.append(
             f"{metrics.undecoded} clips could not be decoded for features: they are left out of n"
@@ -161,14 +160,14 @@ def run_evaluate(
 
 
 def _sound_notes(
-    metrics: CorpusMetrics, clips: Sequence[Clip], media: MediaSettings
+    metrics: CorpusMetrics, clips: Sequence[Clip], preparation: Preparation
 ) -> Iterator[str]:
     if metrics.silent:
         yield f"{metrics.silent} clips without audio: the model heard silence"
     if metrics.digital_silence:
         yield f"{metrics.digital_silence} clips whose sound is digital silence"
     if metrics.cut:
-        heard = f"the model heard the first {media.audio_seconds:g} s of sound"
+        heard = f"the model heard the first {preparation.audio_seconds:g} s of sound"
         yield f"{metrics.cut} clips cut: {heard}"
     if lossy := sum(clip.lost_packets > 0 for clip in clips):
         yield f"{lossy} clips with packets of sound that could not be decoded: silence in place"

@@ -12,10 +12,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from r1omni.model.checksums import sha256_of
-from r1omni.model.feature_store import Shard, read_shard, write_shard
+from r1omni.model.feature_store import Features, join_rows, read_shard, write_shard
 
 _log = logging.getLogger(__name__)
 
@@ -81,23 +79,18 @@ class KeptShards:
         for path in self._folder.glob("*.rejects.json"):
             path.unlink(missing_ok=True)
 
-    def add(self, keys: Sequence[str], new: Shard | None) -> None:
+    def add(self, keys: Sequence[str], new: Mapping[str, Features]) -> None:
         """Keep the shard of these rows: those in `new`, and the others from earlier shards."""
-        computed = {} if new is None else {key: (new, row) for row, key in enumerate(new.keys)}
-        earlier = {self._places[key][0] for key in keys if key not in computed}
+        earlier = {self._places[key][0] for key in keys if key not in new}
         sources = {path: read_shard(path) for path in earlier}
-        rows = [
-            computed[key]
-            if key in computed
-            else (sources[self._places[key][0]], self._places[key][1])
-            for key in keys
-        ]
-        shard = Shard(
-            tuple(keys),
-            torch.stack([source.vision[row] for source, row in rows]),
-            torch.stack([source.audio[row] for source, row in rows]),
-            torch.stack([source.has_audio[row] for source, row in rows]),
-        )
+        rows = []
+        for key in keys:
+            if key in new:
+                rows.append(new[key])
+            else:
+                path, row = self._places[key]
+                rows.append(sources[path].row(row))
+        shard = join_rows(keys, rows)
         sums = _checksum_file(self.path(keys))
         write_shard(shard, self.path(keys), lambda checksum: _write_line(sums, checksum))
         self._remember(self.path(keys), keys)

@@ -15,7 +15,7 @@ from benchmarks.original_layout import write_original
 from r1omni.base_model.stage import run_base
 from r1omni.machine.state_folders import TrainingPaths
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
-from r1omni.model.conversion import read_checkpoint
+from r1omni.model.humanomni.conversion import read_checkpoint
 
 NORM = "model.norm.weight"
 

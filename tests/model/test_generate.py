@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, DynamicCache
 
 from r1omni.model import HumanOmniForConditionalGeneration
-from r1omni.model.processor import HumanOmniProcessor
+from r1omni.model.humanomni.processor import HumanOmniProcessor
 from r1omni.model.sampling import decode
 from r1omni.model.shared_prefix import count_positions, prefill
 

@@ -15,7 +15,7 @@ from transformers import AutoProcessor
 from r1omni import completions, prompts
 from r1omni.judging import Judgement, judge
 from r1omni.media import MediaSettings
-from r1omni.model.processor import (
+from r1omni.model.humanomni.processor import (
     HumanOmniProcessor,
     build_processor,
     read_original_media,

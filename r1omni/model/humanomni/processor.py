@@ -35,8 +35,8 @@ from r1omni.media import (
     frames_to_pixels,
     waveform_to_mel,
 )
-from r1omni.model.configuration import HumanOmniConfig
-from r1omni.model.original_layout import tower_directory
+from r1omni.model.humanomni.configuration import HumanOmniConfig
+from r1omni.model.humanomni.original_layout import tower_directory
 from r1omni.model.tokenizers import train_gate_tokenizer, train_tokenizer
 from r1omni.model.weights import find_directory, read_end_tokens, read_json
 
