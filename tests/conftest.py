@@ -37,7 +37,7 @@ def params():
 
 @pytest.fixture(scope="session")
 def tiny(params):
-    """A random HumanOmni of the default's size with its processor; tests must not change it."""
+    """A random HumanOmni backbone of the default's size; tests must not change it."""
     import torch
 
     from r1omni.base_model.stage import build_untrained

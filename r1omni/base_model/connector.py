@@ -80,9 +80,9 @@ def train_connector(
             losses = {name: heads[name](tokens(name, features), targets) for name in own}
             optimizer.zero_grad()
             torch.autograd.backward(list(losses.values()))
-            told = gather_dict({n: (losses[n].item(), _squared_norm(trained[n])) for n in own})
-            loss = sum(part for part, _ in told.values())
-            norm = torch.tensor(sum(square for _, square in told.values())).sqrt()
+            shared = gather_dict({n: (losses[n].item(), _squared_norm(trained[n])) for n in own})
+            loss = sum(part for part, _ in shared.values())
+            norm = torch.tensor(sum(square for _, square in shared.values())).sqrt()
             nn.utils.clip_grads_with_norm_(chain(*trained.values()), base.align.max_grad_norm, norm)
             optimizer.step()
             schedule.step()

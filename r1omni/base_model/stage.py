@@ -123,7 +123,7 @@ def run_base(
 def _convert(source: Path, paths: TrainingPaths, *, base: BaseParams, sampling: Sampling) -> None:
     """Convert, say what became of the tensors, and keep the whole account beside the curves.
 
-    How frames are sampled is the one media setting that no original checkpoint tells.
+    How frames are sampled is the one media setting that no original checkpoint records.
     """
     paths = open_state(paths, fingerprint([base], []))
     if not is_first():

@@ -25,7 +25,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said of one file, and what that means.
+    """The model's answer to one file, parsed and judged.
 
     `probabilities` of the asked labels sum to 1; None where the completion is not well formed.
     `notes`: what was missing, cut or repeated on the way.
@@ -47,8 +47,8 @@ class Answer:
         return "\n".join(lines + [f"  ({note})" for note in self.notes])
 
     def _unknown(self) -> str:
-        said = " ".join((self.judged.answer or "").split())
-        return f'no known emotion ("{said}")' if said else "no known emotion"
+        word = " ".join((self.judged.answer or "").split())
+        return f'no known emotion ("{word}")' if word else "no known emotion"
 
     def as_json(self) -> str:
         """The answer as one line of JSON."""
@@ -141,18 +141,18 @@ def _answers(
     return [
         Answer(
             file.path,
-            said.completion,
-            judge(said.completion, backbone.answer_mode),
+            answer.completion,
+            judge(answer.completion, backbone.answer_mode),
             chances,
-            (*file.notes, *_remarks(said, chances)),
+            (*file.notes, *_remarks(answer, chances)),
         )
-        for file, said, chances in zip(files, answered, probabilities, strict=True)
+        for file, answer, chances in zip(files, answered, probabilities, strict=True)
     ]
 
 
-def _remarks(said: Answered, probabilities: dict[str, float] | None) -> Iterator[str]:
-    if not said.finished:
-        yield f"cut: the answer was stopped after {said.n_tokens} tokens"
+def _remarks(answer: Answered, probabilities: dict[str, float] | None) -> Iterator[str]:
+    if not answer.finished:
+        yield f"cut: the answer was stopped after {answer.n_tokens} tokens"
     if probabilities is None:
         yield "not well formed: without an answer's place, labels have no probability"
 

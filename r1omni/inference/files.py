@@ -1,4 +1,4 @@
-"""Any media file as the towers take it, and what has to be said about it.
+"""Any media file as the towers take it, with notes on what was missing or cut.
 
 The preprocessing is r1omni.media's, the same as in training. What training never meets is sound
 without a picture: the model sees black frames.

@@ -23,7 +23,7 @@ def find_checkpoint(model: str, tracking: TrackingParams | None) -> Path:
     if model.startswith("models:/"):
         if tracking is None:
             raise ValueError(
-                f"{model}: no params.yaml here says where MLflow's registry is; run this in the "
+                f"{model}: there is no params.yaml here to name MLflow's registry; run this in the "
                 "project's folder, pass --params FILE, or pass the checkpoint's folder as --model"
             )
         from r1omni.tracking.registry import model_directory
@@ -47,7 +47,7 @@ def load_checkpoint(
     """The checkpoint's backbone on `device`.
 
     `mode` None: as the checkpoint records it. `allow` names surplus tensors that are left out. What
-    became of an original checkpoint's tensors is said on standard error. Raises ValueError for a
+    became of an original checkpoint's tensors is printed on standard error. Raises ValueError for a
     checkpoint whose tensors are not the model's, for an original one without a `mode` (its
     config.json does not say how it was taught to answer), and for cuda where there is none.
     """
@@ -59,10 +59,10 @@ def load_checkpoint(
         )
     backbone = load_backbone(directory, allow)
     if backbone.conversion is not None:
-        _say(f"{directory}: {backbone.conversion}")
+        _print(f"{directory}: {backbone.conversion}")
     if mode is not None:
         if recorded not in (None, mode):
-            _say(
+            _print(
                 f"WARNING: {directory} records that it answers {recorded}, and is asked {mode}: it "
                 "was not taught that form, so a low accuracy may say nothing of what it recognises"
             )
@@ -84,5 +84,5 @@ def lineage_of(directory: Path) -> Lineage:
     return replace(known, mode=recorded_mode(directory))
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)

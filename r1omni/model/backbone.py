@@ -1,4 +1,4 @@
-"""What the recipe knows of a model: the protocol `Backbone`, and a prompt's road to its prefix.
+"""What the recipe knows of a model: the protocol `Backbone`, and how a prompt becomes its prefix.
 
 Two backbones differ in `encode`, `ask` and `embed`; everything behind them is shared. Shapes: `P`
 prompts, `L` prompt ids, `L'` positions of the expanded prompt, `D` width.

@@ -32,7 +32,7 @@ Features = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Shard:
-    """One file's rows: `keys` says what each of the K rows is."""
+    """One file's rows: `keys` names each of the K rows."""
 
     keys: tuple[str, ...]
     tensors: Mapping[str, Tensor]  # by name, all rows end to end

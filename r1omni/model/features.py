@@ -69,7 +69,7 @@ def run_features(
     A clip that does not decode within `limits` stands in the folder's table of rejects, with its
     reason. Raises ValueError naming manifest and file for a clip that is gone or leads out of
     `root`, where more than a tenth of the clips do not decode, and before the disk is full:
-    `free_bytes` tells how much a folder's disk can take.
+    `free_bytes` returns how much a folder's disk can take.
     """
     clips = sorted(read_manifest(manifest), key=lambda clip: clip.clip_id)
     backbone = load_backbone(checkpoint, allow)
@@ -111,10 +111,10 @@ def run_features(
         reasons = {key: why for group in groups for key, why in kept.rejected(group).items()}
         rejects = _rejects(manifest, clips, keys, reasons, kept)
         left = [[key for key in group if key not in reasons] for group in groups]
-        _hand_out(clips, keys, [group for group in left if group], kept, out, towers, rejects)
+        _link_out(clips, keys, [group for group in left if group], kept, out, towers, rejects)
 
 
-def _hand_out(
+def _link_out(
     clips: Sequence[Clip],
     keys: Sequence[str],
     groups: Sequence[Sequence[str]],
@@ -139,7 +139,7 @@ def _hand_out(
 def _decoded(
     keys: Sequence[str], outcomes: Iterator[TowerInputs | Undecoded], reasons: dict[str, str]
 ) -> Iterator[tuple[str, TowerInputs]]:
-    """The inputs of the clips that decode, by key; of the others, `reasons` says why not."""
+    """The inputs of the clips that decode, by key; `reasons` receives why the others do not."""
     for key, outcome in zip(keys, islice(outcomes, len(keys)), strict=True):
         if isinstance(outcome, Undecoded):
             reasons[key] = outcome.reason
@@ -162,12 +162,12 @@ def _rejects(
     ]
     if not rejects:
         return []
-    told = f"{len(rejects)} of {len(clips)} clips do not decode; the first, {rejects[0].path}: "
-    told += rejects[0].reason
+    found = f"{len(rejects)} of {len(clips)} clips do not decode; the first, {rejects[0].path}: "
+    found += rejects[0].reason
     if len(clips) - len(rejects) < COMPLETE * len(clips):
         kept.forget_rejects()
-        raise ValueError(f"{manifest}: {told}; restore the files, or ingest the corpus again")
-    _log.warning("%s: %s; they have no features and are left out", manifest, told)
+        raise ValueError(f"{manifest}: {found}; restore the files, or ingest the corpus again")
+    _log.warning("%s: %s; they have no features and are left out", manifest, found)
     return rejects
 
 

@@ -17,7 +17,7 @@ from r1omni.model.feature_store import Features, join_rows, read_shard, write_sh
 
 _log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.2  # how often the first process looks for the shards of the others
+_POLL_SECONDS = 0.2  # how often rank 0 checks for the other ranks' shards
 
 
 class KeptShards:
@@ -49,7 +49,7 @@ class KeptShards:
         return self._folder / f"{name}.safetensors"
 
     def holds(self, keys: Sequence[str]) -> bool:
-        """Whether these rows are done: sound in their shard, or told what could not be decoded."""
+        """Whether these rows are done: sound in their shard, or listed as rejects."""
         if self._has_shard(keys):
             return True
         rejected = self.rejected(keys)
@@ -96,9 +96,9 @@ class KeptShards:
         self._remember(self.path(keys), keys)
 
     def wait_for(self, groups: Sequence[Sequence[str]]) -> None:
-        """Return when every group's shard is there; other processes may be making them."""
+        """Return when every group's shard exists; other ranks may still be making some."""
         while not all(map(self.holds, groups)):
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def drop_all_but(self, paths: Iterable[Path]) -> None:
         """Remove the other shards, and what killed runs left half written."""

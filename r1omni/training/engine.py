@@ -95,12 +95,12 @@ class Engine:
         groups = _groups(self._trained) if machine.zero_stage else self._trained
         optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
         self._engine, *_ = deepspeed.initialize(
-            model=model.to(self.device),
+            model=_Weights(model.to(self.device)),
             optimizer=optimizer,
             lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, schedule),
             config=_config(machine.zero_stage, dtype, max_grad_norm),
         )
-        self.model: nn.Module = self._engine.module
+        self.model = model
         self.step_count = 0
         self.newest_state: Path | None = None
         self._machine, self._dtype = machine, dtype
@@ -109,8 +109,6 @@ class Engine:
         self._loss = 0.0  # the sum over those items
         self._bad: list[tuple[str, list[str]]] = []  # what is non-finite, and its clips
         self._whole = ExitStack()
-        if machine.zero_stage == 3:
-            self._engine.optimizer.parameter_offload._remove_module_hooks()
         self._gather_weights()
 
     def shares(self, n: int) -> list[range]:
@@ -259,6 +257,19 @@ class Engine:
             f"step {self.step_count}: {'; '.join(found)}; the weights were not updated. "
             f"Last good state: {left}"
         )
+
+
+class _Weights(nn.Module):
+    """A model's weights without its modules: all that DeepSpeed is to train, divide and save.
+
+    Under ZeRO-3 DeepSpeed hangs hooks on every module, which gather its weights for each call. Our
+    weights are gathered once per step, and ranks call modules in different numbers.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        for name, parameter in model.named_parameters():
+            self.register_parameter(name.replace(".", "/"), parameter)
 
 
 class _Handover(torch.autograd.Function):

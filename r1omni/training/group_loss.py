@@ -51,7 +51,7 @@ def group_loss(
     Groups without a variance of rewards have advantages of 0, so their policy term and its gradient
     are exactly 0. With `kl_coef` > 0 they are scored like all others, since their KL counts. With
     `kl_coef` = 0 they pass through neither model: exact for the loss and every gradient; KL,
-    entropy and logprob gap then tell of the other groups only. Where none is left the loss is 0
+    entropy and logprob gap then cover the other groups only. Where none is left the loss is 0
     without a graph, as Engine.backward takes it. With `checkpointing` the backward pass makes inner
     states again.
 

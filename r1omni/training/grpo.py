@@ -30,7 +30,7 @@ from r1omni.training.batches import balanced_shares, batch_at
 from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
 from r1omni.training.engine import Engine, linear_decay, step_generator
 from r1omni.training.group_loss import Compared, group_loss
-from r1omni.training.held_out import Watch, set_aside
+from r1omni.training.held_out import HeldOutSet, set_aside
 from r1omni.training.joint import Part, joint_metrics
 from r1omni.training.losses import group_advantages
 from r1omni.training.recipe import fingerprint
@@ -79,7 +79,7 @@ def run_grpo(
     clips = [clip for clip in rest if clip.split == "train" and clip.label is not None]
     shares = balanced_shares([clip.label for clip in clips], grpo.balance)
     store = FeatureStore(list(features))
-    watch = Watch(watched, store, "reasoned", grpo.max_new_tokens, held_out.every)
+    held_out_set = HeldOutSet(watched, store, "reasoned", grpo.max_new_tokens, held_out.every)
     inputs = [cold_start, *manifests, *(folder / INDEX for folder in features)]
     recipe = fingerprint([grpo, held_out, engine], inputs)
     paths = open_state(paths, recipe)
@@ -118,8 +118,8 @@ def run_grpo(
             seconds["time/step"] = time.perf_counter() - began
             everyones = gather(own)
             metrics = {**joint_metrics(everyones), **optimised, **seconds}
-            seen = watch.after(step, grpo.steps, policy)
-            curves.log(step, {**metrics, **seen})
+            held_out_metrics = held_out_set.evaluate_if_due(step, grpo.steps, policy)
+            curves.log(step, {**metrics, **held_out_metrics})
             table.add(row for parts in everyones for part in parts for row in part.rows)
             stop = any_rank(stopping())
             if step < grpo.steps and (stop or step % machine.save_every == 0):
@@ -150,7 +150,7 @@ def learn_share(
     grpo: GRPOParams,
     step: int,
 ) -> list[Part]:
-    """What this rank's micro-batches of the global batch tell; their gradients are in `trainer`."""
+    """The records of this rank's micro-batches; their gradients are in `trainer`."""
     parts = []
     for rolled in _rollouts(models, store, batch, trainer.shares(len(batch)), grpo, step):
         compared = learn(models, rolled, grpo)

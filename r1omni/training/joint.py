@@ -18,7 +18,7 @@ class MeanWeights:
 
 @dataclass(frozen=True)
 class Part:
-    """What one micro-batch tells of a step; plain values, so that ranks can exchange it."""
+    """The record of one micro-batch of a step; plain values, so that ranks can exchange it."""
 
     metrics: dict[str, float]  # means over its completions (SCORED…: those scored), or seconds
     completions: int

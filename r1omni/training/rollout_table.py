@@ -10,7 +10,7 @@ from r1omni.machine.environment import is_first
 from r1omni.training.joint import Row
 from r1omni.training.rollouts import Rollouts
 
-CLIPS_KEPT = 4  # clips of each step whose groups are kept: enough to look at, small on disk
+CLIPS_KEPT = 4  # clips of each step whose groups are kept: enough to read, small on disk
 
 
 def rollout_rows(step: int, rollouts: Rollouts) -> list[Row]:

@@ -26,7 +26,7 @@ from r1omni.model.sampling import score_completions
 from r1omni.training.batches import balanced_shares, batch_at
 from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
 from r1omni.training.engine import Engine, cosine_decay
-from r1omni.training.held_out import Watch, set_aside
+from r1omni.training.held_out import HeldOutSet, set_aside
 from r1omni.training.losses import sft_loss
 from r1omni.training.recipe import fingerprint
 
@@ -99,9 +99,9 @@ def run_sft(
         machine=machine,
         log=log,
         recipe=recipe,
-        watch=None
+        held_out_set=None
         if held_out is None
-        else Watch(watched, store, mode, _longest(backbone, examples), held_out.every),
+        else HeldOutSet(watched, store, mode, _longest(backbone, examples), held_out.every),
     )
     save_checkpoint(
         backbone,
@@ -126,7 +126,7 @@ def train_supervised(
     machine: MachineParams,
     log: Log,
     recipe: str,
-    watch: Watch | None = None,
+    held_out_set: HeldOutSet | None = None,
 ) -> None:
     """Train in place on `examples`, continuing from the newest state of the same recipe.
 
@@ -160,8 +160,10 @@ def train_supervised(
                     )
                     trainer.backward(loss, tokens, [example.clip_id for example in part], broken)
                 metrics = trainer.update()
-            seen = {} if watch is None else watch.after(step, steps, backbone)
-            curves.log(step, {**metrics, **seconds, **seen})
+            evaluated: dict[str, float] = {}
+            if held_out_set is not None:
+                evaluated = held_out_set.evaluate_if_due(step, steps, backbone)
+            curves.log(step, {**metrics, **seconds, **evaluated})
             stop = any_rank(stopping())
             if step < steps and (stop or step % machine.save_every == 0):
                 trainer.save(paths.state, recipe)
