@@ -31,7 +31,7 @@ from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
 from r1omni.training.engine import Engine, linear_decay, step_generator
 from r1omni.training.group_loss import Compared, group_loss
 from r1omni.training.held_out import HeldOutSet, set_aside
-from r1omni.training.joint import Part, joint_metrics
+from r1omni.training.joint import Part, Row, joint_metrics
 from r1omni.training.losses import group_advantages
 from r1omni.training.recipe import fingerprint
 from r1omni.training.reference import CopiedReference, Reference
@@ -85,13 +85,8 @@ def run_grpo(
     paths = open_state(paths, recipe)
     policy = load_parent(cold_start)
     reference = CopiedReference(policy)
-    models = Models(
-        policy,
-        reference,
-        SharedPrefixSampler(policy),
-        machine.prefix,
-        machine.gradient_checkpointing,
-    )
+    sampler = SharedPrefixSampler(policy)
+    models = Models(policy, reference, sampler, machine.prefix, machine.gradient_checkpointing)
     trainer = Engine(
         policy.module,
         machine,
@@ -110,17 +105,10 @@ def run_grpo(
         task = progress.add_task("grpo", total=grpo.steps)
         for step in range(first, grpo.steps + 1):
             batch = batch_at(clips, step, grpo.clips_per_step, grpo.seed, shares)
-            began = time.perf_counter()
-            own = learn_share(models, trainer, store, batch, grpo, step)
-            seconds: dict[str, float] = {}
-            with timed(seconds, "time/update"):
-                optimised = trainer.update()
-            seconds["time/step"] = time.perf_counter() - began
-            everyones = gather(own)
-            metrics = {**joint_metrics(everyones), **optimised, **seconds}
+            metrics, rows = take_step(models, trainer, store, batch, grpo, step)
             held_out_metrics = held_out_set.evaluate_if_due(step, grpo.steps, policy)
             curves.log(step, {**metrics, **held_out_metrics})
-            table.add(row for parts in everyones for part in parts for row in part.rows)
+            table.add(rows)
             stop = any_rank(stopping())
             if step < grpo.steps and (stop or step % machine.save_every == 0):
                 table.save(step)
@@ -140,6 +128,26 @@ def run_grpo(
         data=read_origins(manifests, "train"),
         further=[held_out, engine],
     )
+
+
+def take_step(
+    models: Models,
+    trainer: Engine,
+    store: FeatureStore,
+    batch: Sequence[Clip],
+    grpo: GRPOParams,
+    step: int,
+) -> tuple[dict[str, float], list[Row]]:
+    """One update from a global batch: the metrics and the rollouts of all ranks, on every rank."""
+    began = time.perf_counter()
+    own = learn_share(models, trainer, store, batch, grpo, step)
+    seconds: dict[str, float] = {}
+    with timed(seconds, "time/update"):
+        optimised = trainer.update()
+    seconds["time/step"] = time.perf_counter() - began
+    ranks = gather(own)
+    rows = [row for parts in ranks for part in parts for row in part.rows]
+    return {**joint_metrics(ranks), **optimised, **seconds}, rows
 
 
 def learn_share(
