@@ -3,17 +3,21 @@ import base64
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import closing
 from email.message import Message
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from conftest import REPOSITORY, WRITE_POLICY, PrefectServer, enter_copy
+from made_up_model import write_model
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
@@ -27,6 +31,17 @@ from websockets.sync.client import connect
 from flows.access import write_profile
 from flows.grpo_pipeline import StageFailed, grpo_pipeline, reproduce
 from flows.serve import POOL_TEMPLATE
+from r1omni.config import Params
+from r1omni.tracking.registry import run_register
+
+REGISTER = """
+  register:
+    foreach: [grpo]
+    do:
+      cmd: python -c "import shutil; shutil.copy('receipt.json', 'data/registry/${item}.json')"
+      deps: [data/reports/table1.md, receipt.json]
+      outs: ["data/registry/${item}.json"]
+"""
 
 
 def task_states(state: Any) -> list[tuple[str, str]]:
@@ -94,10 +109,50 @@ def test_a_stage_waits_while_dvc_is_busy(toy: Path, connected: None) -> None:
 
 
 @pytest.mark.slow
+def test_the_deployment_runs_what_changed_shows_the_rest_as_cached_and_applies_the_gate(
+    prefect_server: PrefectServer,
+    template: Path,
+    empty_store: Path,
+    params: Params,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`python -m flows.serve --run`: its worker runs the flow from the folder that it serves."""
+    root = enter_copy(template, prefect_server.root, monkeypatch)
+    shutil.copy(REPOSITORY / "params.yaml", root)
+    shutil.copy(empty_store, root / "mlflow.db")
+    paths = write_model(root, "grpo", war=0.625)
+    run_register(**paths, name="grpo", tracking=params.tracking)
+    paths["receipt"].rename(root / "receipt.json")
+    with (root / "dvc.yaml").open("a") as pipeline:
+        pipeline.write(REGISTER)
+    subprocess.run(["dvc", "repro", "--quiet"], cwd=root, check=True)
+    (root / "train.py").write_text(f"{WRITE_POLICY}# edited: writes the same")
+    command = [sys.executable, "-m", "flows.serve", "--run", "--port", str(prefect_server.port)]
+    command += ["--param", 'targets=["register"]']
+    deployed = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=420)
+    assert deployed.returncode == 0, deployed.stdout[-3000:] + deployed.stderr[-3000:]
+    assert "Cached" in deployed.stdout
+    with closing(sqlite3.connect(root / ".prefect/prefect.db")) as database:
+        tasks = database.execute(
+            "select task_run.name, task_run.state_name from task_run "
+            "join flow_run on flow_run.id = flow_run_id where deployment_id is not null"
+        ).fetchall()
+        artifacts = dict(database.execute("select key, data from artifact").fetchall())
+        query = "select base_job_template from work_pool where name = 'local'"
+        (job,) = database.execute(query).fetchone()
+    stages = ("ingest@dfew", "ingest@mafw", "validate", "grpo", "report", "register@grpo")
+    states = {name: state for name, state in tasks if name in {*stages, "aside"}}
+    assert states == dict.fromkeys(stages, "Cached") | {"grpo": "Completed"}
+    assert json.loads(artifacts["table-1"]) == "# Table 1"
+    assert "r1-omni 1 (grpo) is now champion, eval/ravdess/war 0.6250" in artifacts["champion"]
+    assert json.loads(job) == json.loads(POOL_TEMPLATE.read_text())
+
+
+@pytest.mark.slow
 def test_in_a_fresh_terminal_a_flows_name_is_enough_if_it_has_one_deployment(
     prefect_server: Any, connected: None, tmp_path: Path
 ) -> None:
-    """`prefect deployment run NAME` as README says. The run itself is in tests/test_pipeline.py."""
+    """`prefect deployment run NAME` as README says. The run itself is in the test above."""
     shutil.copy(Path(__file__).parents[2] / "prefect.toml", tmp_path)
     profile = write_profile(prefect_server.environment)
     (tmp_path / ".prefect").mkdir()
