@@ -55,7 +55,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "DO_NOT_TRACK": "true"}
 
 
-def run(folder: Path, *command: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *command: str, timeout: float = 1800) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
         cwd=folder,
@@ -78,7 +78,7 @@ def kill_when(folder: Path, happened) -> None:
             stdout=log,
             stderr=log,
         )
-        deadline = time.monotonic() + 900
+        deadline = time.monotonic() + 1800
         while not happened():
             assert process.poll() is None, (folder / "killed.log").read_text()[-3000:]
             assert time.monotonic() < deadline, (folder / "killed.log").read_text()[-3000:]
@@ -86,7 +86,7 @@ def kill_when(folder: Path, happened) -> None:
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert alive == []
 
 
