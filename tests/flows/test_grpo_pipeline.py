@@ -35,6 +35,7 @@ from r1omni.config import Params
 from r1omni.tracking.registry import run_register
 
 TASK_RUNS = "select id, name, state_name from task_run"
+SERVED_POOL = "select base_job_template from work_pool where name not like 'pool-%'"
 REGISTER = """
   register:
     foreach: [grpo]
@@ -143,7 +144,7 @@ def test_the_deployment_runs_what_changed_shows_the_rest_as_cached_and_applies_t
     assert "Cached" in deployed.stdout
     runs = rows_of(database, TASK_RUNS)
     artifacts = dict(rows_of(database, "select key, data from artifact"))
-    ((job,),) = rows_of(database, "select base_job_template from work_pool where name = 'local'")
+    ((job,),) = rows_of(database, SERVED_POOL)
     stages = ("ingest@dfew", "ingest@mafw", "validate", "grpo", "report", "register@grpo")
     states = {
         name: state
