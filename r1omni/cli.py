@@ -28,6 +28,7 @@ from r1omni.inference.options import (
     Timeout,
     choose_options,
 )
+from r1omni.machine.imports import quick_imports
 from r1omni.machine.lifeline import die_with_parent, die_with_shell_parent
 from r1omni.params_file import read_params
 from r1omni.stages import PARAMS, ParamsFile, stages
@@ -142,12 +143,13 @@ def predict(
     from r1omni.media.pool import start_forkserver
 
     start_forkserver()  # it imports while the model is loaded: the first answer need not wait
-    from r1omni.hub import translate_hub_errors
-    from r1omni.inference.answer import Answer, answer_batches
-    from r1omni.inference.files import Refusal
-    from r1omni.inference.finding import find_files
-    from r1omni.inference.loading import find_checkpoint, load_checkpoint
-    from r1omni.lineage import caution, read_lineage
+    with quick_imports():
+        from r1omni.hub import translate_hub_errors
+        from r1omni.inference.answer import Answer, answer_batches
+        from r1omni.inference.files import Refusal
+        from r1omni.inference.finding import find_files
+        from r1omni.inference.loading import find_checkpoint, load_checkpoint
+        from r1omni.lineage import caution, read_lineage
 
     found = find_files(files)
     if account := found.account():
@@ -250,10 +252,11 @@ def evaluate(
     """Measure one checkpoint on one corpus: ingest, features, predict and score in one command."""
     read = read_params(params)
     os.environ.setdefault("OMP_NUM_THREADS", str(read.machine.threads))
-    from r1omni.evaluation.evaluate import Candidate, TestSet, render_result, run_evaluate
-    from r1omni.hub import translate_hub_errors
-    from r1omni.inference.loading import find_checkpoint
-    from r1omni.lineage import caution, read_lineage
+    with quick_imports():
+        from r1omni.evaluation.evaluate import Candidate, TestSet, render_result, run_evaluate
+        from r1omni.hub import translate_hub_errors
+        from r1omni.inference.loading import find_checkpoint
+        from r1omni.lineage import caution, read_lineage
 
     known = read.corpora.get(corpus)
     if root is None and known is None:

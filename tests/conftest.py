@@ -68,11 +68,11 @@ def empty_store(shared_folder: Path) -> Path:
 
 LONGEST = (  # minutes: begun first, or one worker would be left with them
     "test_pipeline.py",
+    "test_grpo_pipeline.py",
     "test_survival.py",
     "test_engine_ranks.py",
-    "test_several_machines.py",
     "test_engine_launch.py",
-    "test_grpo_pipeline.py",
+    "test_several_machines.py",
     "test_pretended_gpu.py",
     "test_registry.py",
     "test_micro_batches.py",

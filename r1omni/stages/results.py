@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from r1omni.machine.imports import quick_imports
 from r1omni.params_file import read_params
 from r1omni.stages.command import (
     PARAMS,
@@ -25,8 +26,9 @@ def predict_corpora(
 ) -> None:
     """Answer every test clip by greedy decoding and keep the raw completions."""
     read = read_and_set_threads(params)
-    from r1omni.corpora.sets import read_set
-    from r1omni.evaluation.predict import run_predict
+    with quick_imports():
+        from r1omni.corpora.sets import read_set
+        from r1omni.evaluation.predict import run_predict
 
     run_predict(
         checkpoint,
@@ -76,7 +78,8 @@ def report(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Draw the report: Table 1 beside the paper's, curves, confusion, example clips."""
-    from r1omni.evaluation.report.report import run_report
+    with quick_imports():
+        from r1omni.evaluation.report.report import run_report
 
     run_report(
         metrics,
@@ -99,7 +102,8 @@ def register(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Register a checkpoint in MLflow, once per content hash, by reference to its files."""
-    from r1omni.tracking.registry import run_register
+    with quick_imports():
+        from r1omni.tracking.registry import run_register
 
     run_register(
         checkpoint,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from r1omni.config import MachineParams
 from r1omni.machine.environment import world_size
+from r1omni.machine.imports import quick_imports
 from r1omni.machine.ranks import gather, join_ranks, shares, sum_over_ranks
 from r1omni.machine.states import WHOLE, newest_state, write_state
 
@@ -329,7 +330,8 @@ def _import_deepspeed() -> Any:
 
     Nor does it probe, in every process, which of its other kernels could be compiled.
     """
-    import deepspeed
+    with quick_imports():
+        import deepspeed
 
     deepspeed.ops.__compatible_ops__ = {}
     return deepspeed

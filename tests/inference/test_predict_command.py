@@ -109,7 +109,7 @@ def test_ctrl_c_leaves_what_was_answered_no_process_and_code_130(checkpoint, man
     first = json.loads(process.stdout.readline())
     children = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
-    rest, said = process.communicate(timeout=120)
+    rest, said = process.communicate(timeout=600)
     assert process.returncode == 130
     answered = [first, *map(json.loads, rest.splitlines())]
     assert [Path(a["file"]).name for a in answered] == [f"{i:03}.mp4" for i in range(len(answered))]
@@ -117,7 +117,7 @@ def test_ctrl_c_leaves_what_was_answered_no_process_and_code_130(checkpoint, man
     assert said.splitlines()[-1] == f"stopped: {len(answered)} of {N_FILES} answered"
     assert "Traceback" not in said
     assert children
-    _, alive = psutil.wait_procs(children, timeout=30)
+    _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive
 
 

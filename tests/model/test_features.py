@@ -583,7 +583,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(checkpoint, tmp_path, monkeypatc
     assert 1 <= len(finished) < 20
     assert not (killed / "out/dfew").exists()
     assert len(children) >= 2
-    _, alive = psutil.wait_procs(children, timeout=30)
+    _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive  # the decoding processes end with their parent
 
     monkeypatch.setattr(features, "SHARD_CLIPS", 4)

@@ -93,7 +93,7 @@ def test_a_killed_run_goes_on_where_it_was_and_leaves_nothing(tmp_path):
     script.write_text(SCRIPT)
     command = [sys.executable, str(script), str(Path(__file__).parent), str(home)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(done := sorted(home.glob(".dfew.partial/*/root/Clip/original/*.mp4"))) < 20:
         assert process.poll() is None, "ended before it could be killed"
         assert time.monotonic() < deadline
@@ -101,7 +101,7 @@ def test_a_killed_run_goes_on_where_it_was_and_leaves_nothing(tmp_path):
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    _, alive = psutil.wait_procs(workers, timeout=20)
+    _, alive = psutil.wait_procs(workers, timeout=120)
     assert not alive
     assert not (home / "dfew").exists()
     kept = {path.name: path.stat().st_mtime_ns for path in done}
