@@ -30,10 +30,13 @@ from flows.serve import POOL_TEMPLATE
 
 
 def task_states(state: Any) -> list[tuple[str, str]]:
-    """(stage, state) of a flow run's stages in the order in which they started."""
+    """(stage, state) of a flow run's stages, in all its phases, in the order of their start."""
     with get_client(sync_client=True) as client:
         runs = client.read_task_runs()
-    mine = [run for run in runs if str(run.flow_run_id) == str(state.state_details.flow_run_id)]
+    parent = str(state.state_details.flow_run_id)
+    phases = [run for run in runs if str(run.flow_run_id) == parent]
+    flows = {str(run.state.state_details.child_flow_run_id) for run in phases}
+    mine = [run for run in runs if str(run.flow_run_id) in flows]
     mine.sort(key=lambda run: run.expected_start_time)
     return [(run.name, run.state.name) for run in mine if run.tags]
 
