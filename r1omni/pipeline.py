@@ -78,7 +78,7 @@ def _sigterm_to_stage(dvc: subprocess.Popen[bytes]) -> Iterator[Callable[[], boo
 
     def pass_on(number: int, _: object) -> None:
         came.append(number)
-        stages = list(_stages_behind_shells(psutil.Process(dvc.pid)))
+        stages = list(stages_behind_shells(psutil.Process(dvc.pid)))
         for stage in stages or [dvc]:
             with suppress(psutil.NoSuchProcess):
                 stage.terminate()
@@ -90,11 +90,11 @@ def _sigterm_to_stage(dvc: subprocess.Popen[bytes]) -> Iterator[Callable[[], boo
         signal.signal(signal.SIGTERM, before)
 
 
-def _stages_behind_shells(process: psutil.Process) -> Iterator[psutil.Process]:
+def stages_behind_shells(process: psutil.Process) -> Iterator[psutil.Process]:
     """The process's children; a shell is replaced by its children, which would outlive it."""
     with suppress(psutil.NoSuchProcess):
         for child in process.children():
             if child.name() in SHELLS:
-                yield from _stages_behind_shells(child)
+                yield from stages_behind_shells(child)
             else:
                 yield child

@@ -2,6 +2,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -47,10 +48,13 @@ REGISTER = """
 
 
 def task_states(state: Any) -> list[tuple[str, str]]:
-    """(stage, state) of a flow run's stages in the order in which they started."""
+    """(stage, state) of a flow run's stages, in all its phases, in the order of their start."""
     with get_client(sync_client=True) as client:
         runs = client.read_task_runs()
-    mine = [run for run in runs if str(run.flow_run_id) == str(state.state_details.flow_run_id)]
+    parent = str(state.state_details.flow_run_id)
+    phases = [run for run in runs if str(run.flow_run_id) == parent]
+    flows = {str(run.state.state_details.child_flow_run_id) for run in phases}
+    mine = [run for run in runs if str(run.flow_run_id) in flows]
     mine.sort(key=lambda run: run.expected_start_time)
     return [(run.name, run.state.name) for run in mine if run.tags]
 
@@ -260,3 +264,57 @@ def test_a_schedule_makes_runs(connected: None) -> None:
         client.delete_deployment(deployment)
     assert {run.state_name for run in runs} == {"Scheduled"}
     assert all(run.auto_scheduled for run in runs)
+
+
+@pytest.mark.slow
+def test_changed_params_are_an_experiment_of_their_own(toy: Path, connected: None) -> None:
+    (toy / "params.yaml").write_text("grpo:\n  kl_coef: 0.04\n")
+    stage = (
+        "stages:\n  grpo:\n    cmd: cp params.yaml policy\n    params: [grpo.kl_coef]\n"
+        "    outs: [policy]\n"
+    )
+    (toy / "dvc.yaml").write_text(stage)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(toy)]
+    subprocess.run([*git, "add", "-A"], check=True)
+    subprocess.run([*git, "commit", "-qm", "start"], check=True)
+    state = grpo_pipeline(set=["grpo.kl_coef=0.1"], return_state=True)
+    assert state.is_completed(), state.message
+    listed = subprocess.run(["dvc", "exp", "list", "--name-only"], capture_output=True, text=True)
+    (name,) = listed.stdout.split()
+    assert name.startswith("grpo-kl_coef-0-1-")
+    tried = subprocess.run(["git", "show", f"{_ref(toy, name)}:params.yaml"], capture_output=True)
+    assert b"kl_coef: 0.1" in tried.stdout
+    assert "0.04" in (toy / "params.yaml").read_text()
+    assert not (toy / "policy").exists()
+
+
+def _ref(repository: Path, name: str) -> str:
+    shown = ["git", "-C", str(repository), "for-each-ref", "--format=%(refname)", "refs/exps"]
+    refs = subprocess.run(shown, capture_output=True, text=True, check=True).stdout.split()
+    return next(ref for ref in refs if ref.endswith(f"/{name}"))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"targets": ["gpro"]}, "|label_sft|grpo|"),
+        ({"set": ["grpo.kl_coef"]}, "set.0: String should match pattern"),
+        ({"set": ["grpo.kl_coeff=0.1"]}, "params.yaml has no 'kl_coeff' there; known: steps"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_before_anything_runs(
+    toy: Path, connected: None, parameters: dict[str, Any], reason: str
+) -> None:
+    (toy / "params.yaml").write_text("grpo:\n  steps: 3\n")
+    failed = grpo_pipeline(**parameters, return_state=True)
+    assert failed.is_failed()
+    assert reason in str(failed.message)
+    assert not (toy / "policy").exists()
+
+
+def test_the_deployments_schema_names_the_known_stages() -> None:
+    """So `prefect deployment run --param targets='["gpro"]'` prints them and starts nothing."""
+    items = grpo_pipeline.parameters.properties["targets"]["anyOf"][0]["items"]
+    assert "|grpo|" in items["pattern"]
+    assert re.match(items["pattern"], "predict@grpo")
+    assert not re.match(items["pattern"], "gpro")
