@@ -94,9 +94,9 @@ def publish_summary(rows: Sequence[SummaryRow]) -> None:
 
 
 @task(name="gate: champion", cache_policy=NO_CACHE)
-def promote(receipt: Path, timeout_seconds: float) -> None:
-    """Move the alias `champion` to the new version if it is better out of distribution."""
-    result = _run([sys.executable, "-m", "r1omni.cli", "promote", str(receipt)], timeout_seconds)
+def promote(timeout_seconds: float) -> None:
+    """Move the alias `champion` to the new version if it is better on the held-out clips."""
+    result = _run([sys.executable, "-m", "r1omni.cli", "promote"], timeout_seconds)
     text = "\n".join(result.lines)
     if result.code != 0:
         raise StageFailed(f"gate: failed\n{text}")
@@ -139,7 +139,7 @@ def grpo_pipeline(
     if "report" in states and TABLE.is_file():
         publish_table(TABLE)
     if "register@grpo" in states and CANDIDATE.is_file():
-        promote(CANDIDATE, 600.0)
+        promote(600.0)
 
 
 def _run(command: Sequence[str], timeout_seconds: float) -> CommandResult:

@@ -133,4 +133,5 @@ def _is_higher(found: Difference, promotion: PromotionParams) -> bool:
 def _sign_test(gained: int, lost: int) -> float:
     """The chance of at least `gained` heads in `gained + lost` throws of a fair coin."""
     throws = gained + lost
-    return sum(math.comb(throws, k) for k in range(gained, throws + 1)) / 2**throws
+    ways = sum(math.comb(throws, k) for k in range(gained, throws + 1))
+    return float(ways / 2**throws)
