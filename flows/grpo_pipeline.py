@@ -159,7 +159,7 @@ def _run_phase(
     if "report" in names and TABLE.is_file():
         publish_table(TABLE)
     if "register@grpo" in names and CANDIDATE.is_file():
-        promote(CANDIDATE, 600.0)
+        promote(600.0)
 
 
 def _run_stages(stages: Sequence[Stage], force: bool, timeout_seconds: float) -> None:

@@ -94,9 +94,9 @@ def publish_summary(rows: Sequence[SummaryRow]) -> None:
 
 
 @task(name="gate: champion", cache_policy=NO_CACHE)
-def promote(receipt: Path, timeout_seconds: float) -> None:
-    """Move the alias `champion` to the new version if it is better out of distribution."""
-    command = [sys.executable, "-m", "r1omni.cli", "promote", str(receipt)]
+def promote(timeout_seconds: float) -> None:
+    """Move the alias `champion` to the new version if it is better on the held-out clips."""
+    command = [sys.executable, "-m", "r1omni.cli", "promote"]
     text = "\n".join(_run("gate", command, timeout_seconds).lines)
     create_markdown_artifact(text, key="champion", description="What the gate decided")
 

@@ -92,13 +92,21 @@ def repro(
     targets: Annotated[list[str] | None, typer.Argument(help="DVC stages; none: all")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Run the whole pipeline (dvc repro) and print Table 1; a second run does nothing."""
-    from r1omni.pipeline import run_pipeline
+    """Run the whole pipeline (dvc repro), print Table 1, apply the gate; a second run does nothing.
 
-    for key, entry in read_params(params).corpora.items():  # clearer here than from inside DVC
+    The exit code is DVC's: a model that the gate does not promote is no failure.
+    """
+    from r1omni.pipeline import registers, run_gate, run_pipeline
+
+    read = read_params(params)
+    for key, entry in read.corpora.items():  # clearer here than from inside DVC
         if entry.adapter == TABLE:
             check_table(entry.root, key, entry.roles)
-    raise typer.Exit(run_pipeline(targets or []))
+    code = run_pipeline(targets or [])
+    if code == 0 and registers(targets or []):
+        for decision in run_gate(read):
+            typer.echo(decision.reason)
+    raise typer.Exit(code)
 
 
 @app.command(rich_help_panel=PEOPLE)
@@ -309,19 +317,39 @@ def ui(
 
 @app.command(rich_help_panel=PEOPLE)
 def promote(
-    receipt: Annotated[Path, typer.Argument(help="a register stage's receipt")],
+    target: Annotated[
+        str | None,
+        typer.Argument(help="a version's number, an alias or a receipt; none: the pipeline's grpo"),
+    ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Move the alias `champion` to a registered version if it is better out of distribution.
+    """Make a registered version `champion` if it is better on the held-out clips.
 
-    That is measured on the first corpus of params that has the role test and not the role train.
+    Better, by a paired bootstrap against the present champion: a higher WAR, or one that is not
+    much lower with a higher format rate (section `promotion` of params). Without a champion, no
+    version that was measured on the same clips may be better. Exit code: 0 if the two could be
+    compared, whoever is champion then, 1 if not.
     """
-    from r1omni.corpora.roles import out_of_distribution
-    from r1omni.tracking.promotion import run_promote
-
     read = read_params(params)
-    corpus = out_of_distribution(read.corpora)
-    typer.echo(run_promote(receipt, tracking=read.tracking, corpus=corpus).reason)
+    if target is None:
+        from r1omni.pipeline import run_gate
+
+        decisions = run_gate(read)
+    else:
+        from r1omni.evaluation.promotion import run_promote
+
+        decisions = [run_promote(target, promotion=read.promotion, tracking=read.tracking)]
+    for decision in decisions:
+        typer.echo(decision.reason)
+    raise typer.Exit(int(decisions[-1].outcome == "refused"))
+
+
+@app.command(rich_help_panel=PEOPLE)
+def rollback(params: ParamsFile = PARAMS) -> None:
+    """Return `champion` to the version that held it before."""
+    from r1omni.tracking.champion import run_rollback
+
+    typer.echo(run_rollback(tracking=read_params(params).tracking))
 
 
 def main() -> None:

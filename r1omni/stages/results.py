@@ -1,4 +1,4 @@
-"""Stages from checkpoints to numbers: predict-corpora, score, report, register."""
+"""Stages from checkpoints to numbers: predictions, score, report, register."""
 
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +34,29 @@ def predict_corpora(
         checkpoint,
         read_set(tested),
         out,
+        predict=read.predict,
+        batch_size=read.machine.predict_batch_size,
+        device=read.machine.device,
+    )
+
+
+@stages.command("predict-held-out", rich_help_panel=STAGES)
+def predict_held_out(
+    checkpoint: Annotated[Path, typer.Argument(help="the model to ask")],
+    out: Annotated[Path, typer.Argument(help="parquet file to write: one held-out clip a row")],
+    learned: SetFile,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Answer the held-out training clips, by which the gate compares models."""
+    read = read_and_set_threads(params)
+    from r1omni.corpora.sets import read_set
+    from r1omni.evaluation.predict_held_out import run_predict_held_out
+
+    run_predict_held_out(
+        checkpoint,
+        read_set(learned),
+        out,
+        held_out=read.held_out,
         predict=read.predict,
         batch_size=read.machine.predict_batch_size,
         device=read.machine.device,
@@ -98,6 +121,7 @@ def register(
     metrics: Annotated[Path, typer.Option(help="metrics.json")],
     training: Annotated[Path, typer.Option(help="the stage's curves and rollouts")],
     predictions: Annotated[Path, typer.Option(help="the model's predictions")],
+    held_out: Annotated[Path, typer.Option(help="its predictions for the held-out clips")],
     receipt: Annotated[Path, typer.Option(help="JSON file to write")],
     params: ParamsFile = PARAMS,
 ) -> None:
@@ -110,6 +134,7 @@ def register(
         metrics,
         training,
         predictions,
+        held_out,
         receipt,
         name=name,
         tracking=read_params(params).tracking,
