@@ -56,7 +56,7 @@ def registers(targets: Sequence[str]) -> bool:
 
 
 def run_gate(params: "Params") -> "list[Decision]":
-    """Gate the pipeline's models. The last decision says which version is champion now.
+    """Gate the models that have a receipt. The last decision names the champion.
 
     A model whose receipt came by `dvc pull` or from DVC's cache is registered here first. Raises
     ValueError if there are no receipts; StoreUnreachable.
@@ -64,12 +64,15 @@ def run_gate(params: "Params") -> "list[Decision]":
     from r1omni.evaluation.promotion import promote_first_of
     from r1omni.tracking.champion import open_champion
 
+    receipts = [receipt for receipt in RECEIPTS if receipt.is_file()]
+    if not receipts:
+        raise ValueError(f"{RECEIPTS[0]}: does not exist; `r1omni repro` registers the models")
     with open_champion(params.tracking) as champion:
-        missing = [receipt for receipt in RECEIPTS if not champion.has(receipt)]
+        missing = [receipt for receipt in receipts if not champion.has(receipt)]
     for receipt in missing:
         command = [*DVC, "repro", "--force", "--single-item", f"register@{receipt.stem}"]
         subprocess.run(command, preexec_fn=die_with_parent, check=False)
-    targets = [str(receipt) for receipt in RECEIPTS]
+    targets = [str(receipt) for receipt in receipts]
     return promote_first_of(targets, promotion=params.promotion, tracking=params.tracking)
 
 
