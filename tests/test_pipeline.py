@@ -354,10 +354,11 @@ def test_a_killed_base_is_what_an_undisturbed_one_is(project):
     assert outs(before, "base", base) == outs(lock(project), "base", base)
 
 
-def test_the_flow_runs_the_same_graph(project):
+def test_the_flow_runs_the_same_graph(project, monkeypatch):
     """As the deployment does, on a small graph, in tests/flows/test_grpo_pipeline.py."""
     from flows.stages import read_stages
 
+    monkeypatch.chdir(project)
     others = {f"register@{name}" for name in ("base", "cold_start", "label_sft")}
     stages = read_stages(project, ["report", "register@grpo"])
     assert {stage.name for stage in stages} == set(lock(project)) - others

@@ -220,7 +220,7 @@ def assert_equal(ours, theirs, tolerance):
         assert difference <= allowed, (name, difference, float(gradient.norm()))
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     text_lengths=st.lists(st.integers(3, 9), min_size=1, max_size=4),
     silent=st.sets(st.integers(0, 3)),
