@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -160,7 +161,9 @@ def test_two_ranks_train_towers_and_connector_as_one_does(world, tmp_path):
     assert {"towers/vision_loss", "towers/audio_accuracy"} <= curves[0][0].keys()
 
 
-def test_two_ranks_make_the_base_that_one_makes(world, tmp_path):
+@pytest.fixture(scope="module")
+def generic_world(world, tmp_path_factory):
+    """The toy world with a generic corpus of six clips."""
     entries = [
         {
             "video": f"{i}.mp4",
@@ -171,16 +174,48 @@ def test_two_ranks_make_the_base_that_one_makes(world, tmp_path):
         }
         for i in range(6)
     ]
-    world = shutil.copytree(world, tmp_path / "world")
-    (world / "generic").mkdir()
-    (world / "generic" / "annotations.json").write_text(json.dumps(entries))
-    one, two = (run(whole_base, size, world, tmp_path / str(size)) for size in (1, 2))
+    copy = shutil.copytree(world, tmp_path_factory.mktemp("generic") / "world")
+    (copy / "generic").mkdir()
+    (copy / "generic" / "annotations.json").write_text(json.dumps(entries))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def undisturbed_base(generic_world, tmp_path_factory):
+    """The base stage's folder of one process that nothing disturbed."""
+    return run(whole_base, 1, generic_world, tmp_path_factory.mktemp("base"))
+
+
+def test_two_ranks_make_the_base_that_one_makes(generic_world, undisturbed_base, tmp_path):
+    two = run(whole_base, 2, generic_world, tmp_path)
     shares = [json.loads((two / f"decoded-{rank}.json").read_text()) for rank in range(2)]
     assert shares == [["0", "1", "2"], ["3", "4", "5"]]
-    ours, theirs = (load_file(f / "checkpoint" / "model.safetensors") for f in (two, one))
+    ours, theirs = (
+        load_file(f / "checkpoint" / "model.safetensors") for f in (two, undisturbed_base)
+    )
     assert ours.keys() == theirs.keys()
     for name in theirs:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_killed_base_is_what_an_undisturbed_one_is(generic_world, undisturbed_base, tmp_path):
+    """Killed once its towers are kept; the next run trains the rest, and the same files come out.
+
+    Label SFT's and GRPO's kills: test_survival.py.
+    """
+    ranks = Ranks(tmp_path, 1, whole_base, generic_world, tmp_path)
+    while ranks.alive and not list(tmp_path.glob(".state/toy/*/towers.safetensors")):
+        time.sleep(0.001)
+    ranks.kill()
+    (towers,) = tmp_path.glob(".state/toy/*/towers.safetensors")
+    made = towers.stat().st_mtime_ns
+    assert not (tmp_path / "checkpoint").exists()
+    run(whole_base, 1, generic_world, tmp_path)
+    assert towers.stat().st_mtime_ns == made
+    files = sorted(p for p in (undisturbed_base / "checkpoint").rglob("*") if p.is_file())
+    assert len(files) > 3
+    for file in files:
+        assert (tmp_path / file.relative_to(undisturbed_base)).read_bytes() == file.read_bytes()
 
 
 def test_ranks_share_the_held_out_clips_and_are_told_the_same(world, tmp_path):
