@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.workload import as_batch, build_workload, moved, real_config
+from benchmarks.workload import as_backbone, as_batch, build_workload, moved, real_config
 from r1omni.model import HumanOmniConfig
-from r1omni.model.prompting import prefill_batch
+from r1omni.model.backbone import prefill_asked
 from r1omni.model.sampling import score_completions
 from r1omni.params_file import read_params
 
@@ -66,7 +66,7 @@ def saved(
     ids = torch.randint(3, config.text_config.vocab_size, (1, group, new))
     counter = Counter(policy)
     with torch.autograd.graph.saved_tensors_hooks(counter.keep, lambda tensor: tensor):
-        prefix = prefill_batch(policy, clip, checkpointing=checkpointing)
+        prefix = prefill_asked(as_backbone(policy), clip, checkpointing=checkpointing)
         of_prompt = counter.bytes
         kept = score_completions(
             policy, prefix, ids, torch.ones_like(ids), checkpointing=checkpointing

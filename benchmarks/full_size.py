@@ -86,8 +86,12 @@ def write(folder: Path) -> dict[str, object]:
 
     from benchmarks.original_layout import write_original
     from r1omni.model import HumanOmniForConditionalGeneration
-    from r1omni.model.configuration import build_config
-    from r1omni.model.processor import build_processor, train_gate_tokenizer, train_tokenizer
+    from r1omni.model.humanomni.configuration import build_config
+    from r1omni.model.humanomni.processor import (
+        build_processor,
+        train_gate_tokenizer,
+        train_tokenizer,
+    )
     from r1omni.params_file import read_params
 
     params = read_params(ROOT / "params/paper.yaml")
@@ -201,7 +205,7 @@ def write_clips(folder: Path) -> None:
     from r1omni.corpora.clip import write_manifest
     from r1omni.model import HumanOmniConfig
     from r1omni.model.checksums import write_sums
-    from r1omni.model.feature_store import INDEX, Shard, write_shard
+    from r1omni.model.feature_store import INDEX, join_rows, write_shard
 
     config = HumanOmniConfig.from_pretrained(folder / "base")
     n, names = TRAINED_CLIPS, [f"clip-{i}" for i in range(TRAINED_CLIPS)]
@@ -209,11 +213,9 @@ def write_clips(folder: Path) -> None:
         n, config.num_frames, config.patch_grid**2, config.vision_config.hidden_size
     )
     audio = torch.randn(n, config.audio_tokens, config.audio_config.d_model)
-    heard = torch.ones(n, dtype=torch.bool)
+    rows = [{"vision": v, "audio": a} for v, a in zip(vision.half(), audio.half(), strict=True)]
     (folder / "features").mkdir()
-    checksum = write_shard(
-        Shard(tuple(names), vision.half(), audio.half(), heard), folder / "features/0.safetensors"
-    )
+    checksum = write_shard(join_rows(names, rows), folder / "features/0.safetensors")
     table = {"clip_id": names, "key": names, "shard": "0.safetensors", "row": range(n),
              "has_audio": True, "towers": "noise", "sha256": checksum}  # fmt: skip
     pd.DataFrame(table).to_parquet(folder / "features" / INDEX)

@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from benchmarks.workload import (
     TEXT_TOKENS,
     Workload,
     advantages_of,
+    as_backbone,
     as_batch,
     build_workload,
     default_config,
@@ -34,10 +36,11 @@ from benchmarks.workload import (
     text_only,
 )
 from r1omni.model import HumanOmniConfig
-from r1omni.model.prompting import PromptBatch
-from r1omni.model.sampling import decode, uniform_draws
-from r1omni.model.shared_prefix import Prefix, count_positions, prefill
-from r1omni.training.group_loss import Sampled, group_loss
+from r1omni.model.backbone import PromptBatch
+from r1omni.model.sampling import Decoded, decode, uniform_draws
+from r1omni.model.shared_prefix import Prefix, prefill
+from r1omni.training.group_loss import group_loss
+from r1omni.training.rollouts import Rollouts
 
 Step = Callable[[Clock], float]
 NO_END = -1  # no token is the end token
@@ -193,28 +196,27 @@ class How:
     checkpointing: bool
 
 
+def without_end(ids: torch.Tensor) -> Decoded:
+    """Completions (P, G, T) as if sampled: none has ended, each token was certain."""
+    finished = torch.zeros(ids.shape[:2], dtype=torch.bool, device=ids.device)
+    certain = torch.zeros(ids.shape, device=ids.device)
+    return Decoded(ids, certain, torch.ones_like(ids), finished)
+
+
 def fast_step(workload: Workload, group_size: int, new_tokens: int, how: How) -> Step:
     """The step of the `grpo` stage for a batch of clips (training/grpo.py: learn_share)."""
     policy, P, size = workload.policy, len(workload.clips), how.micro_batch_size
     vocab = policy.config.text_config.vocab_size
     all_ids = completions_of(vocab, P, group_size, new_tokens).to(policy.device)
+    learner, reference = as_backbone(policy), nullcontext(as_backbone(workload.reference))
 
     def rolled(clock: Clock, clips: list[textbook.Prompt]) -> tuple[PromptBatch, Prefix]:
         with clock.part("towers"):
             prompts = as_batch(policy, clips)
         with clock.part("connector"):
-            embeds, mask = policy.embed_prompt(
-                prompts.input_ids,
-                prompts.attention_mask,
-                vision_features=prompts.vision_features,
-                audio_features=prompts.audio_features,
-                gate_input_ids=prompts.gate_input_ids,
-                gate_attention_mask=prompts.gate_attention_mask,
-            )
+            embedded = learner.embed(prompts)
         with clock.part("prefill"):
-            prefix = prefill(
-                policy.model, count_positions(embeds, mask), checkpointing=how.checkpointing
-            )
+            prefix = prefill(policy.model, embedded, checkpointing=how.checkpointing)
         with clock.part("decode"):
             sample(workload, prefix, group_size, new_tokens, temperature=1.0)
         return prompts, prefix
@@ -227,22 +229,21 @@ def fast_step(workload: Workload, group_size: int, new_tokens: int, how: How) ->
         with torch.no_grad():
             prompts, _ = rolled(clock, workload.clips)
         for part in parts:
-            yield prompts.select(torch.tensor(part, device=policy.device)), None
+            yield prompts.select(part), None
 
     def run(clock: Clock) -> float:
         total, done = 0.0, 0
         for prompts, prefix in micro_batches(clock):
-            n = len(prompts.input_ids)
+            n = len(prompts)
             ids, done = all_ids[done : done + n], done + n
             with clock.part("policy and reference forward"):
                 compared = group_loss(
-                    policy,
-                    workload.reference,
-                    Sampled(
+                    learner,
+                    reference,
+                    Rollouts(
                         prompts,
                         prefix,
-                        ids,
-                        torch.ones_like(ids),
+                        without_end(ids),
                         advantages_of(n, group_size).to(policy.device),
                     ),
                     temperature=1.0,

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
-from r1omni.model.original_layout import REQUIRED_TEXT_KEYS
+from r1omni.model.humanomni.original_layout import REQUIRED_TEXT_KEYS
 
 TOWERS = {
     "siglip": ("model.vision_tower.vision_tower.", ""),

@@ -22,15 +22,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import Clock, matmul_rate
 from benchmarks.one_step import NO_END
-from benchmarks.workload import as_batch, build_workload, midsize_config
+from benchmarks.workload import as_backbone, as_batch, build_workload, midsize_config
 from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.limits import Limits
 from r1omni.media import MediaSettings
 from r1omni.media.pool import decode_clips
 from r1omni.model import HumanOmniConfig, HumanOmniProcessor
+from r1omni.model.backbone import prefill_asked
 from r1omni.model.features import run_features
-from r1omni.model.processor import train_gate_tokenizer, train_tokenizer
-from r1omni.model.prompting import prefill_batch
+from r1omni.model.humanomni.processor import train_gate_tokenizer, train_tokenizer
 from r1omni.model.sampling import decode
 
 G, T, PROMPT = 8, 128, 999
@@ -64,12 +64,7 @@ def matmul() -> dict[str, object]:
     clip = as_batch(workload.policy, workload.clips)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        workload.policy.embed_prompt(
-            clip.input_ids,
-            vision_features=clip.vision_features,
-            audio_features=clip.audio_features,
-            gate_input_ids=clip.gate_input_ids,
-        )
+        as_backbone(workload.policy).embed(clip)
     many, few = matmul_rate(1000, shapes), matmul_rate(G, shapes)
     head_many, head_few = matmul_rate(1000, head), matmul_rate(G, head)
     attention = attention_rate(width // text.num_attention_heads)
@@ -115,7 +110,7 @@ def predict() -> dict[str, object]:
         for start in range(0, N_CLIPS, size):
             prompts = as_batch(workload.policy, clips[start : start + size])
             with torch.no_grad():
-                prefix = prefill_batch(workload.policy, prompts)
+                prefix = prefill_asked(as_backbone(workload.policy), prompts)
             decode(workload.policy, prefix, group_size=1, max_new_tokens=32, eos_token_id=NO_END)
 
     single, batched = cpu_seconds(lambda: answer(1), 1), cpu_seconds(lambda: answer(N_CLIPS), 1)

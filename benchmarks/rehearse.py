@@ -106,7 +106,7 @@ def write_checkpoint(folder: Path, reasoning: Path) -> None:
     entries = [e for file in reasoning.glob("*.json") for e in json.loads(file.read_text())]
     spoken = [turn["value"] for e in entries for turn in e["conversations"][1:]]
     built = build_untrained(spoken, spoken, model=params.model, media=params.media)
-    write_original(*built, folder, towers_inside=False)
+    write_original(built.model, built.processor, folder, towers_inside=False)
 
 
 if __name__ == "__main__":

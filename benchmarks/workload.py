@@ -7,6 +7,7 @@ prompt has 999 positions: 392 video (8 frames of 49), 500 audio (1500 / 3) and 1
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,8 +16,9 @@ from transformers import BertConfig, Qwen2Config, SiglipVisionConfig, WhisperCon
 from benchmarks.textbook import Prompt
 from r1omni import prompts
 from r1omni.base_model.stage import build_untrained
-from r1omni.model import HumanOmniConfig, HumanOmniForConditionalGeneration
-from r1omni.model.prompting import PromptBatch
+from r1omni.model import HumanOmniConfig, HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.model.backbone import PromptBatch
+from r1omni.model.humanomni.backbone import HumanOmniBackbone
 from r1omni.params_file import read_params
 
 Model = HumanOmniForConditionalGeneration
@@ -95,7 +97,8 @@ def growth_config() -> HumanOmniConfig:
 def default_config(params: Path) -> tuple[HumanOmniConfig, int]:
     """The embedded default's architecture, and the text tokens of its prompt."""
     read = read_params(params)
-    model, processor = build_untrained([], [], model=read.model, media=read.media)
+    built = build_untrained([], [], model=read.model, media=read.media)
+    model, processor = built.model, built.processor
     text = len(processor.encode_prompt(prompts.instruction("reasoned"))) - 2  # two sentinels
     model.config.text_config.vocab_size = read.model.max_vocab_size
     return model.config, text
@@ -183,14 +186,21 @@ def as_batch(model: Model, clips: list[Prompt]) -> PromptBatch:
     like = {"device": ids.device, "dtype": model.dtype}
     blank_vision = torch.zeros(len(clips), 1, 4, config.vision_config.hidden_size, **like)
     blank_audio = torch.zeros(len(clips), 1, config.audio_config.d_model, **like)
-    return PromptBatch(
-        ids,
-        torch.ones_like(ids),
-        gates,
-        torch.ones_like(gates),
-        torch.cat(vision) if vision else blank_vision,
-        torch.cat(audio) if audio else blank_audio,
-    )
+    tensors = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "gate_input_ids": gates,
+        "gate_attention_mask": torch.ones_like(gates),
+    }
+    seen = torch.cat(vision) if vision else blank_vision
+    heard = torch.cat(audio) if audio else blank_audio
+    pairs = zip(seen, heard, strict=True)
+    return PromptBatch(tensors, tuple({"vision": v, "audio": a} for v, a in pairs))
+
+
+def as_backbone(model: Model) -> HumanOmniBackbone:
+    """The model as the recipe takes it; its prompts come from `as_batch`, so it needs no words."""
+    return HumanOmniBackbone(model, cast(HumanOmniProcessor, None))
 
 
 def advantages_of(n_clips: int, group_size: int) -> Tensor:

@@ -1,150 +1,187 @@
-"""The flow `grpo-pipeline`: ingest and validate, cold start, GRPO, evaluation, register.
+"""The flow `grpo-pipeline` and its phases, from ingestion to the registry.
 
-Every DVC stage is one task, so each has its own state, log and retries in Prefect. A stage that DVC
-skips is shown as Cached. `python -m flows.serve` runs the flow as the deployment `default`.
+Every phase is a flow of its own; every DVC stage is one task in it, with its own state, log and
+retries. A stage that DVC skips is shown as Cached. `python -m flows.serve` deploys them all.
 """
 
 import os
-import sys
+import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.states import Completed
-from prefect.tasks import Task
+import yaml
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from pydantic import Field
 
-from flows.processes import CommandResult, run_streaming
-from flows.stages import Stage, read_stages
+from flows.stages import REST, Stage, read_stages
+from flows.tasks import (
+    StageFailed,
+    SummaryRow,
+    promote,
+    publish_summary,
+    publish_table,
+    reproduce,
+    run_experiment,
+)
 from r1omni.machine.lifeline import die_with_parent
 
-LOCKED = ("is busy", "Unable to acquire lock")
-SKIPPED = ("didn't change, skipping", "is cached - skipping run")
-LOCK_RETRIES = 20
-LOCK_PAUSE = 15.0  # seconds
+__all__ = ["StageFailed", "grpo_pipeline", "reproduce"]
+
 TABLE = Path("data/reports/table1.md")
 CANDIDATE = Path("data/registry/grpo.json")
+DVC_FILE = Path(__file__).parents[1] / "dvc.yaml"
+STAGES = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))["stages"]
+
+# Prefect checks parameters against these before a run starts, and prints what does not fit.
+Target = Annotated[str, Field(pattern=f"^({'|'.join(STAGES)})(@.+)?$")]
+Change = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z0-9_]+)*=.+$")]
 
 
-class StageFailed(RuntimeError):
-    """A command failed; the message ends with the last lines of its output."""
+@flow(name="ingest-and-validate")
+def ingest_and_validate(
+    stages: list[str] | None = None, force: bool = False, timeout_minutes: float = 720.0
+) -> None:
+    """Read every corpus into manifests and check them by Great Expectations."""
+    _run_phase("ingest and validate", stages, force, timeout_minutes)
 
 
-class StageLocked(StageFailed):
-    """Another DVC process held the lock; the task is retried."""
+@flow(name="cold-start")
+def cold_start(
+    stages: list[str] | None = None, force: bool = False, timeout_minutes: float = 720.0
+) -> None:
+    """Train the cold start and its control, label SFT, after what they need."""
+    _run_phase("cold start", stages, force, timeout_minutes)
 
 
-@dataclass(frozen=True)
-class SummaryRow:
-    """One row of the run's summary."""
-
-    stage: Stage
-    state: str
-    seconds: float
-
-
-def _was_locked(task: Task[..., object], run: TaskRun, state: State[object]) -> bool:
-    return isinstance(state.result(raise_on_failure=False), StageLocked)
+@flow(name="grpo")
+def grpo(
+    stages: list[str] | None = None, force: bool = False, timeout_minutes: float = 720.0
+) -> None:
+    """Train the cold start by GRPO, after what that needs."""
+    _run_phase("GRPO", stages, force, timeout_minutes)
 
 
-@task(
-    name="stage",
-    task_run_name="{stage}",
-    retries=LOCK_RETRIES,
-    retry_delay_seconds=LOCK_PAUSE,
-    retry_condition_fn=_was_locked,
-    cache_policy=NO_CACHE,
-)
-def reproduce(stage: str, force: bool, timeout_seconds: float) -> State[None]:
-    """Completed once DVC has reproduced the stage; named Cached if DVC skipped it.
-
-    Raises StageFailed with the end of the stage's output, StageLocked (retried) while DVC is busy.
-    """
-    command = ["dvc", "repro", "--single-item", *(["--force"] if force else []), stage]
-    result = _run(command, timeout_seconds)
-    text = "\n".join(result.lines)
-    if result.code != 0 or result.timed_out:
-        locked = any(mark in text for mark in LOCKED)
-        why = f"no end after {timeout_seconds:.0f} s" if result.timed_out else "failed"
-        raise (StageLocked if locked else StageFailed)(f"stage {stage}: {why}\n{text}")
-    if any(mark in text for mark in SKIPPED):
-        return Completed(name="Cached", message="nothing changed: DVC skipped it")
-    return Completed()
+@flow(name="evaluate")
+def evaluate(
+    stages: list[str] | None = None, force: bool = False, timeout_minutes: float = 720.0
+) -> None:
+    """Predict, score and report every model on every test set; publish Table 1."""
+    _run_phase("out-of-distribution evaluation", stages, force, timeout_minutes)
 
 
-@task(name="Table 1", cache_policy=NO_CACHE)
-def publish_table(path: Path) -> None:
-    """Publish the report's Table 1 as an artifact of this flow run."""
-    create_markdown_artifact(
-        path.read_text(encoding="utf-8"), key="table-1", description="Table 1, as measured"
-    )
+@flow(name="register")
+def register(
+    stages: list[str] | None = None, force: bool = False, timeout_minutes: float = 720.0
+) -> None:
+    """Register every checkpoint in MLflow and apply the gate."""
+    _run_phase("register", stages, force, timeout_minutes)
 
 
-@task(name="summary", cache_policy=NO_CACHE)
-def publish_summary(rows: Sequence[SummaryRow]) -> None:
-    """Publish the stages' states and seconds as an artifact of this flow run."""
-    lines = ["| phase | stage | state | seconds |", "|---|---|---|--:|"]
-    lines += [f"| {r.stage.phase} | {r.stage.name} | {r.state} | {r.seconds:.1f} |" for r in rows]
-    create_markdown_artifact("\n".join(lines), key="stages", description="The stages of this run")
+@flow(name="everything-else")
+def everything_else(
+    stages: list[str] | None = None, force: bool = False, timeout_minutes: float = 720.0
+) -> None:
+    """Reproduce the stages that belong to no phase."""
+    _run_phase(REST, stages, force, timeout_minutes)
 
 
-@task(name="gate: champion", cache_policy=NO_CACHE)
-def promote(receipt: Path, timeout_seconds: float) -> None:
-    """Move the alias `champion` to the new version if it is better out of distribution."""
-    result = _run([sys.executable, "-m", "r1omni.cli", "promote", str(receipt)], timeout_seconds)
-    text = "\n".join(result.lines)
-    if result.code != 0:
-        raise StageFailed(f"gate: failed\n{text}")
-    create_markdown_artifact(text, key="champion", description="What the gate decided")
+PHASE_FLOWS = {
+    "ingest and validate": ingest_and_validate,
+    "cold start": cold_start,
+    "GRPO": grpo,
+    "out-of-distribution evaluation": evaluate,
+    "register": register,
+    REST: everything_else,
+}
 
 
 @flow(name="grpo-pipeline")
 def grpo_pipeline(
-    targets: list[str] | None = None, force: bool = False, timeout_minutes: float = 720.0
+    targets: list[Target] | None = None,
+    set: list[Change] | None = None,
+    force: bool = False,
+    timeout_minutes: float = 720.0,
 ) -> None:
     """Reproduce the pipeline (or `targets` and their upstream), publish Table 1, apply the gate.
 
-    `force` runs every stage even if nothing has changed; `timeout_minutes` bounds each stage.
+    `set`: params to change, such as "grpo.kl_coef=0.1". The run is then a DVC experiment with a
+    name made of them; the folder's own params and results stay as they are.
+    `force` runs every stage even if nothing has changed; `timeout_minutes` bounds each stage (of an
+    experiment: the whole). Raises ValueError for an unknown target or key of params.yaml.
     """
     if "PREFECT__FLOW_RUN_ID" in os.environ:  # started by a worker: must not outlive it
         die_with_parent()
-    log = get_run_logger()
+    if set:
+        _check_changes(set)
+        name = experiment_name(set, str(flow_run.id or ""))
+        run_experiment(name, set, targets or [], 60 * timeout_minutes)
+        return
     stages = read_stages(Path.cwd(), targets)
+    for phase, run_phase in PHASE_FLOWS.items():
+        if names := [stage.name for stage in stages if stage.phase == phase]:
+            run_phase(names, force, timeout_minutes)
+
+
+def experiment_name(changes: Sequence[str], run_id: str) -> str:
+    """A name that DVC takes, unique by the flow run's id: "grpo-kl_coef-0-1-3f2a9c"."""
+    words = "-".join(re.sub(r"[^A-Za-z0-9_]+", "-", change).strip("-") for change in changes)
+    return f"{words[:80]}-{run_id[:6]}".rstrip("-")
+
+
+def _check_changes(changes: Sequence[str]) -> None:
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    for change in changes:
+        found: Any = params
+        for key in change.partition("=")[0].split("."):
+            if not isinstance(found, dict) or key not in found:
+                known = ", ".join(found) if isinstance(found, dict) else "none"
+                raise ValueError(
+                    f"set: {change!r}: params.yaml has no {key!r} there; known: {known}"
+                )
+            found = found[key]
+
+
+def _run_phase(
+    phase: str, names: Sequence[str] | None, force: bool, timeout_minutes: float
+) -> None:
+    """Run the stages `names`, or all of the phase after what they need."""
+    if "PREFECT__FLOW_RUN_ID" in os.environ:
+        die_with_parent()
+    every = read_stages(Path.cwd())
+    if names is None:
+        own = [stage.name for stage in every if stage.phase == phase]
+        names = [stage.name for stage in read_stages(Path.cwd(), own)]
+    _run_stages([stage for stage in every if stage.name in names], force, 60 * timeout_minutes)
+    if "report" in names and TABLE.is_file():
+        publish_table(TABLE)
+    if "register@grpo" in names and CANDIDATE.is_file():
+        promote(600.0)
+
+
+def _run_stages(stages: Sequence[Stage], force: bool, timeout_seconds: float) -> None:
+    log = get_run_logger()
     states: dict[str, State[Any]] = {}
     rows: list[SummaryRow] = []
-    phase = ""
     for stage in stages:
-        if stage.phase != phase:
-            phase = stage.phase
-            log.info("Phase: %s", phase)
+        log.info("Stage: %s", stage.name)
         started = time.monotonic()
-        states[stage.name] = reproduce.with_options(tags=[phase])(
+        state = reproduce.with_options(tags=[stage.phase])(
             stage.name,
             force,
-            60 * timeout_minutes,
-            wait_for=[states[name] for name in stage.upstream],
+            timeout_seconds,
+            wait_for=[states[name] for name in stage.upstream if name in states],
             return_state=True,
         )
-        state = states[stage.name]
+        states[stage.name] = state
         rows.append(SummaryRow(stage, str(state.name), time.monotonic() - started))
         if not state.is_completed():
             publish_summary(rows)
             state.result()  # raises the stage's error
     publish_summary(rows)
-    if "report" in states and TABLE.is_file():
-        publish_table(TABLE)
-    if "register@grpo" in states and CANDIDATE.is_file():
-        promote(CANDIDATE, 600.0)
-
-
-def _run(command: Sequence[str], timeout_seconds: float) -> CommandResult:
-    log = get_run_logger()
-    return run_streaming(command, cwd=Path.cwd(), timeout_seconds=timeout_seconds, log=log.info)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import psutil  # type: ignore[import-untyped]
 from r1omni.machine.lifeline import die_with_parent
 
 TAIL_LINES = 25
+PATIENCE = 600.0  # seconds that a stopped stage may take to save its state
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ def run_streaming(
 ) -> CommandResult:
     """Run the command and log every line of its output.
 
-    After `timeout_seconds`, or if an exception leaves this function, the command and all its
-    descendants are stopped.
+    After `timeout_seconds`, or if an exception leaves this function (a cancelled flow), the running
+    stage gets SIGTERM and `PATIENCE` seconds to save its state (see flows/supervise.py).
     """
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-m", "flows.supervise", str(PATIENCE), *command],
         cwd=cwd,
         env=venv_environment(),
         stdin=subprocess.DEVNULL,
@@ -45,14 +46,14 @@ def run_streaming(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        preexec_fn=prepare_child,
+        start_new_session=True,
     )
     assert process.stdout is not None
     timed_out = threading.Event()
 
     def stop() -> None:
         timed_out.set()
-        stop_tree(process.pid)
+        process.terminate()
 
     timer = threading.Timer(timeout_seconds, stop)
     timer.start()
@@ -66,7 +67,9 @@ def run_streaming(
     finally:
         timer.cancel()
         if process.poll() is None:
-            stop_tree(process.pid)
+            process.terminate()
+            for line in process.stdout:
+                log(line.rstrip())
             process.wait()
     return CommandResult(code, tuple(tail), timed_out.is_set())
 
@@ -74,11 +77,12 @@ def run_streaming(
 def stop_tree(pid: int, seconds: float = 5.0) -> None:
     """Stop the process and its descendants by SIGTERM and, after `seconds`, by SIGKILL.
 
+    A stage in a session of its own (flows/supervise.py) is left to stop by itself.
     Unlike psutil's wait this reaps nothing, so the parent still gets the process's exit code.
     """
     try:
         parent = psutil.Process(pid)
-        members = [parent, *parent.children(recursive=True)]
+        members = [parent, *filter(_in_session_of(pid), parent.children(recursive=True))]
     except psutil.NoSuchProcess:
         return
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -89,6 +93,18 @@ def stop_tree(pid: int, seconds: float = 5.0) -> None:
         while members and time.monotonic() < deadline:
             time.sleep(0.05)
             members = [member for member in members if _alive(member)]
+
+
+def _in_session_of(pid: int) -> Callable[[psutil.Process], bool]:
+    session = os.getsid(pid)
+
+    def belongs(process: psutil.Process) -> bool:
+        try:
+            return os.getsid(process.pid) == session
+        except ProcessLookupError:
+            return False
+
+    return belongs
 
 
 def _alive(process: psutil.Process) -> bool:

@@ -14,7 +14,7 @@ PHASES: Mapping[str, tuple[str, ...]] = {
     "ingest and validate": ("validate",),
     "cold start": ("cold_start", "label_sft"),
     "GRPO": ("grpo",),
-    "out-of-distribution evaluation": ("report",),
+    "out-of-distribution evaluation": ("report", "held_out"),
     "register": ("register",),
 }
 REST = "everything else"

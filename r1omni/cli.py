@@ -28,6 +28,7 @@ from r1omni.inference.options import (
     Timeout,
     choose_options,
 )
+from r1omni.machine.imports import quick_imports
 from r1omni.machine.lifeline import die_with_parent, die_with_shell_parent
 from r1omni.params_file import read_params
 from r1omni.stages import PARAMS, ParamsFile, stages
@@ -91,13 +92,21 @@ def repro(
     targets: Annotated[list[str] | None, typer.Argument(help="DVC stages; none: all")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Run the whole pipeline (dvc repro) and print Table 1; a second run does nothing."""
-    from r1omni.pipeline import run_pipeline
+    """Run the whole pipeline (dvc repro), print Table 1, apply the gate; a second run does nothing.
 
-    for key, entry in read_params(params).corpora.items():  # clearer here than from inside DVC
+    The exit code is DVC's: a model that the gate does not promote is no failure.
+    """
+    from r1omni.pipeline import registers, run_gate, run_pipeline
+
+    read = read_params(params)
+    for key, entry in read.corpora.items():  # clearer here than from inside DVC
         if entry.adapter == TABLE:
             check_table(entry.root, key, entry.roles)
-    raise typer.Exit(run_pipeline(targets or []))
+    code = run_pipeline(targets or [])
+    if code == 0 and registers(targets or []):
+        for decision in run_gate(read):
+            typer.echo(decision.reason)
+    raise typer.Exit(code)
 
 
 @app.command(rich_help_panel=PEOPLE)
@@ -142,12 +151,13 @@ def predict(
     from r1omni.media.pool import start_forkserver
 
     start_forkserver()  # it imports while the model is loaded: the first answer need not wait
-    from r1omni.hub import translate_hub_errors
-    from r1omni.inference.answer import Answer, answer_batches
-    from r1omni.inference.files import Refusal
-    from r1omni.inference.finding import find_files
-    from r1omni.inference.loading import find_checkpoint, load_checkpoint
-    from r1omni.lineage import caution, read_lineage
+    with quick_imports():
+        from r1omni.hub import translate_hub_errors
+        from r1omni.inference.answer import Answer, answer_batches
+        from r1omni.inference.files import Refusal
+        from r1omni.inference.finding import find_files
+        from r1omni.inference.loading import find_checkpoint, load_checkpoint
+        from r1omni.lineage import caution, read_lineage
 
     found = find_files(files)
     if account := found.account():
@@ -158,10 +168,10 @@ def predict(
             checkpoint = find_checkpoint(model, options.tracking)
             if warning := caution(read_lineage(checkpoint)):
                 typer.echo(warning, err=True)
-            loaded = load_checkpoint(checkpoint, mode, allow or (), options.device)
+            backbone = load_checkpoint(checkpoint, mode, allow or (), options.device)
         batches = answer_batches(
             found.items,
-            *loaded,
+            backbone,
             labels=asked,
             batch_size=options.batch_size,
             max_new_tokens=options.max_new_tokens,
@@ -250,10 +260,11 @@ def evaluate(
     """Measure one checkpoint on one corpus: ingest, features, predict and score in one command."""
     read = read_params(params)
     os.environ.setdefault("OMP_NUM_THREADS", str(read.machine.threads))
-    from r1omni.evaluation.evaluate import Candidate, TestSet, render_result, run_evaluate
-    from r1omni.hub import translate_hub_errors
-    from r1omni.inference.loading import find_checkpoint
-    from r1omni.lineage import caution, read_lineage
+    with quick_imports():
+        from r1omni.evaluation.evaluate import Candidate, TestSet, render_result, run_evaluate
+        from r1omni.hub import translate_hub_errors
+        from r1omni.inference.loading import find_checkpoint
+        from r1omni.lineage import caution, read_lineage
 
     known = read.corpora.get(corpus)
     if root is None and known is None:
@@ -306,19 +317,39 @@ def ui(
 
 @app.command(rich_help_panel=PEOPLE)
 def promote(
-    receipt: Annotated[Path, typer.Argument(help="a register stage's receipt")],
+    target: Annotated[
+        str | None,
+        typer.Argument(help="a version's number, an alias or a receipt; none: the pipeline's grpo"),
+    ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Move the alias `champion` to a registered version if it is better out of distribution.
+    """Make a registered version `champion` if it is better on the held-out clips.
 
-    That is measured on the first corpus of params that has the role test and not the role train.
+    Better, by a paired bootstrap against the present champion: a higher WAR, or one that is not
+    much lower with a higher format rate (section `promotion` of params). Without a champion, no
+    version that was measured on the same clips may be better. Exit code: 0 if the two could be
+    compared, whoever is champion then, 1 if not.
     """
-    from r1omni.corpora.roles import out_of_distribution
-    from r1omni.tracking.promotion import run_promote
-
     read = read_params(params)
-    corpus = out_of_distribution(read.corpora)
-    typer.echo(run_promote(receipt, tracking=read.tracking, corpus=corpus).reason)
+    if target is None:
+        from r1omni.pipeline import run_gate
+
+        decisions = run_gate(read)
+    else:
+        from r1omni.evaluation.promotion import run_promote
+
+        decisions = [run_promote(target, promotion=read.promotion, tracking=read.tracking)]
+    for decision in decisions:
+        typer.echo(decision.reason)
+    raise typer.Exit(int(decisions[-1].outcome == "refused"))
+
+
+@app.command(rich_help_panel=PEOPLE)
+def rollback(params: ParamsFile = PARAMS) -> None:
+    """Return `champion` to the version that held it before."""
+    from r1omni.tracking.champion import run_rollback
+
+    typer.echo(run_rollback(tracking=read_params(params).tracking))
 
 
 def main() -> None:

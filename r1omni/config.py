@@ -284,6 +284,16 @@ class ReportParams(Section):
     rollout_groups: Count
 
 
+class PromotionParams(Section):
+    """The gate before the alias `champion` moves: a paired bootstrap on the held-out clips."""
+
+    confidence: Annotated[float, Field(gt=0.0, lt=1.0)]
+    bootstrap_samples: Count
+    seed: Seed
+    margin: Fraction
+    second: Literal["format"] | None
+
+
 class TrackingParams(Section):
     """Where MLflow remembers."""
 
@@ -313,6 +323,7 @@ class Params(Section):
     predict: PredictParams
     score: ScoreParams
     report: ReportParams
+    promotion: PromotionParams
     tracking: TrackingParams
 
     @property

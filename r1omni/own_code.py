@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent
 RECIPE_CODE = (
     "base_model/*.py",
     "media/*.py",
-    "model/*.py",
+    "model/**/*.py",
     "training/*.py",
     "corpora/clip.py",
     "corpora/content.py",

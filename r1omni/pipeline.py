@@ -1,4 +1,4 @@
-"""`r1omni repro`: runs `dvc repro`, also outside a git repository, and prints Table 1."""
+"""`r1omni repro`: `dvc repro`, also outside a git repository; then Table 1 and the gate."""
 
 import os
 import signal
@@ -7,12 +7,21 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil  # type: ignore[import-untyped]
 
 from r1omni.machine.lifeline import SHELLS, die_with_parent
 
+if TYPE_CHECKING:
+    from r1omni.config import Params
+    from r1omni.evaluation.promotion import Decision
+
 METRICS = Path("data/reports/metrics.json")
+# The first is the pipeline's candidate; the others follow only while there is no champion.
+RECEIPTS = tuple(
+    Path(f"data/registry/{name}.json") for name in ("grpo", "label_sft", "cold_start", "base")
+)
 DVC = (sys.executable, "-m", "dvc")
 
 
@@ -39,6 +48,32 @@ def run_pipeline(targets: Sequence[str]) -> int:
     if code == 0 and METRICS.is_file():
         print_table(METRICS)
     return code
+
+
+def registers(targets: Sequence[str]) -> bool:
+    """Whether `dvc repro` of these targets (none: everything) registers the models."""
+    return not targets or any(target.split("@")[0] == "register" for target in targets)
+
+
+def run_gate(params: "Params") -> "list[Decision]":
+    """Gate the models that have a receipt. The last decision names the champion.
+
+    A model whose receipt came by `dvc pull` or from DVC's cache is registered here first. Raises
+    ValueError if there are no receipts; StoreUnreachable.
+    """
+    from r1omni.evaluation.promotion import promote_first_of
+    from r1omni.tracking.champion import open_champion
+
+    receipts = [receipt for receipt in RECEIPTS if receipt.is_file()]
+    if not receipts:
+        raise ValueError(f"{RECEIPTS[0]}: does not exist; `r1omni repro` registers the models")
+    with open_champion(params.tracking) as champion:
+        missing = [receipt for receipt in receipts if not champion.has(receipt)]
+    for receipt in missing:
+        command = [*DVC, "repro", "--force", "--single-item", f"register@{receipt.stem}"]
+        subprocess.run(command, preexec_fn=die_with_parent, check=False)
+    targets = [str(receipt) for receipt in receipts]
+    return promote_first_of(targets, promotion=params.promotion, tracking=params.tracking)
 
 
 def allow_no_git(root: Path) -> None:
@@ -78,7 +113,7 @@ def _sigterm_to_stage(dvc: subprocess.Popen[bytes]) -> Iterator[Callable[[], boo
 
     def pass_on(number: int, _: object) -> None:
         came.append(number)
-        stages = list(_stages_behind_shells(psutil.Process(dvc.pid)))
+        stages = list(stages_behind_shells(psutil.Process(dvc.pid)))
         for stage in stages or [dvc]:
             with suppress(psutil.NoSuchProcess):
                 stage.terminate()
@@ -90,11 +125,11 @@ def _sigterm_to_stage(dvc: subprocess.Popen[bytes]) -> Iterator[Callable[[], boo
         signal.signal(signal.SIGTERM, before)
 
 
-def _stages_behind_shells(process: psutil.Process) -> Iterator[psutil.Process]:
+def stages_behind_shells(process: psutil.Process) -> Iterator[psutil.Process]:
     """The process's children; a shell is replaced by its children, which would outlive it."""
     with suppress(psutil.NoSuchProcess):
         for child in process.children():
             if child.name() in SHELLS:
-                yield from _stages_behind_shells(child)
+                yield from stages_behind_shells(child)
             else:
                 yield child

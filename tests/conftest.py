@@ -37,7 +37,7 @@ def params():
 
 @pytest.fixture(scope="session")
 def tiny(params):
-    """A random HumanOmni of the default's size with its processor; tests must not change it."""
+    """A random HumanOmni backbone of the default's size; tests must not change it."""
     import torch
 
     from r1omni.base_model.stage import build_untrained
@@ -68,11 +68,11 @@ def empty_store(shared_folder: Path) -> Path:
 
 LONGEST = (  # minutes: begun first, or one worker would be left with them
     "test_pipeline.py",
+    "test_grpo_pipeline.py",
     "test_survival.py",
     "test_engine_ranks.py",
-    "test_several_machines.py",
     "test_engine_launch.py",
-    "test_grpo_pipeline.py",
+    "test_several_machines.py",
     "test_pretended_gpu.py",
     "test_registry.py",
     "test_micro_batches.py",

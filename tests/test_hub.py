@@ -79,7 +79,7 @@ def names(folder: Path) -> set[str]:
 
 
 def test_a_fetched_checkpoint_is_what_the_converter_reads(hub, tmp_path, repo):
-    from r1omni.model.conversion import read_checkpoint
+    from r1omni.model.humanomni.conversion import read_checkpoint
 
     folder = tmp_path / "out/base"
     done = fetch(folder, hub.url, *with_towers())

@@ -27,6 +27,7 @@ STAGES = {
     "label_sft": ("r1omni/training/sft.py", {"engine", "held_out", "label_sft"}),
     "grpo": ("r1omni/training/grpo.py", {"engine", "grpo", "held_out"}),
     "predict": ("r1omni/evaluation/predict.py", {"predict"}),
+    "held_out": ("r1omni/evaluation/predict_held_out.py", {"held_out", "predict"}),
     "score": ("r1omni/evaluation/score.py", {"score"}),
     "report": ("r1omni/evaluation/report/report.py", {"report"}),
     "register": ("r1omni/tracking/registry.py", {"tracking"}),

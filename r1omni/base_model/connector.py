@@ -19,8 +19,8 @@ from r1omni.corpora.synthetic.attributes import FACE, VOICE
 from r1omni.machine.curves import Log
 from r1omni.machine.progress import steps_bar
 from r1omni.machine.ranks import assigned_names, gather_dict
-from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
-from r1omni.model.feature_store import FeatureBatch
+from r1omni.model.feature_store import Features
+from r1omni.model.humanomni.backbone import HumanOmniBackbone
 from r1omni.training.batches import batch_at
 from r1omni.training.engine import cosine_decay
 
@@ -45,10 +45,9 @@ class TokenHeads(nn.Module):
 
 
 def train_connector(
-    model: HumanOmniForConditionalGeneration,
-    processor: HumanOmniProcessor,
+    backbone: HumanOmniBackbone,
     clips: Sequence[GenericClip],
-    load: Callable[[Sequence[str]], FeatureBatch],
+    load: Callable[[Sequence[str]], Sequence[Features]],
     *,
     base: BaseParams,
     log: Log,
@@ -58,6 +57,7 @@ def train_connector(
 
     Of two ranks each trains one; they meet once a step, in the norm by which both are clipped.
     """
+    model = backbone.model
     width = model.config.text_config.hidden_size
     projectors = {"vision": model.model.mm_projector, "audio": model.model.audio_projector}
     heads = {"vision": TokenHeads(width, list(FACE)), "audio": TokenHeads(width, list(VOICE))}
@@ -67,7 +67,7 @@ def train_connector(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, cosine_decay(base.connector_steps, base.align.warmup)
     )
-    tokens = _projected(model, processor)
+    tokens = _projected(backbone)
     with steps_bar() as progress:
         task = progress.add_task("connector", total=base.connector_steps)
         for step in range(1, base.connector_steps + 1):
@@ -80,9 +80,9 @@ def train_connector(
             losses = {name: heads[name](tokens(name, features), targets) for name in own}
             optimizer.zero_grad()
             torch.autograd.backward(list(losses.values()))
-            told = gather_dict({n: (losses[n].item(), _squared_norm(trained[n])) for n in own})
-            loss = sum(part for part, _ in told.values())
-            norm = torch.tensor(sum(square for _, square in told.values())).sqrt()
+            shared = gather_dict({n: (losses[n].item(), _squared_norm(trained[n])) for n in own})
+            loss = sum(part for part, _ in shared.values())
+            norm = torch.tensor(sum(square for _, square in shared.values())).sqrt()
             nn.utils.clip_grads_with_norm_(chain(*trained.values()), base.align.max_grad_norm, norm)
             optimizer.step()
             schedule.step()
@@ -96,17 +96,19 @@ def train_connector(
 
 
 def _projected(
-    model: HumanOmniForConditionalGeneration, processor: HumanOmniProcessor
-) -> Callable[[str, FeatureBatch], Tensor]:
+    backbone: HumanOmniBackbone,
+) -> Callable[[str, Sequence[Features]], Tensor]:
     """The connector's tokens of one modality, as the caption's question gates them: (B, T, D)."""
-    gate_ids, gate_mask = processor.encode_gate(prompts.CAPTION_QUESTION)
+    model = backbone.model
+    gate_ids, gate_mask = backbone.processor.encode_gate(prompts.CAPTION_QUESTION)
     with torch.no_grad():
         gate = model.gate_weights(torch.tensor([gate_ids]), torch.tensor([gate_mask]))
 
-    def tokens(name: str, features: FeatureBatch) -> Tensor:
+    def tokens(name: str, features: Sequence[Features]) -> Tensor:
+        stacked = torch.stack([clip[name] for clip in features])
         if name == "audio":
-            return model.project_audio(features.audio)
-        return model.project_vision(features.vision, gate.expand(len(features.vision), -1))
+            return model.project_audio(stacked)
+        return model.project_vision(stacked, gate.expand(len(stacked), -1))
 
     return tokens
 

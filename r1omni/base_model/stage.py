@@ -30,17 +30,17 @@ from r1omni.machine.curves import Curves, Log
 from r1omni.machine.environment import is_first, world_size
 from r1omni.machine.ranks import barrier, gather_dict, join_ranks, shares
 from r1omni.machine.state_folders import TrainingPaths, open_state
-from r1omni.media import MediaSettings, Sampling, TowerInputs
+from r1omni.media import Preparation, Sampling, TowerInputs
 from r1omni.media.pool import Undecoded, decode_clips, usable_cores
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
-from r1omni.model.configuration import build_config
-from r1omni.model.conversion import read_checkpoint
-from r1omni.model.feature_store import FeatureBatch
-from r1omni.model.processor import build_processor, train_gate_tokenizer, train_tokenizer
-from r1omni.model.tower_inputs import stack_inputs
-from r1omni.model.towers import TOWERS
+from r1omni.model.feature_store import Features
+from r1omni.model.humanomni.backbone import HumanOmniBackbone
+from r1omni.model.humanomni.configuration import build_config
+from r1omni.model.humanomni.conversion import read_checkpoint
+from r1omni.model.humanomni.processor import build_processor, train_gate_tokenizer, train_tokenizer
+from r1omni.model.humanomni.towers import TOWERS
 from r1omni.model.weights import is_hub_id
-from r1omni.training.checkpoints import freeze, save_checkpoint
+from r1omni.training.checkpoints import save_checkpoint
 from r1omni.training.recipe import fingerprint
 from r1omni.training.sft import Example, train_supervised
 
@@ -76,27 +76,27 @@ def run_base(
     reasons = (clip.rationale for path in reasoning for clip in read_manifest(path))
     spoken = [reason for reason in reasons if reason is not None]
     captions = [clip.caption for clip in clips]
-    built, processor = build_untrained(captions, spoken, model=model, media=media)
-    decoded = _decode(source, clips, processor.media, machine.workers, limits)
+    backbone = build_untrained(captions, spoken, model=model, media=media)
+    decoded = _decode(source, clips, backbone.preparation, machine.workers, limits)
+    built = backbone.model
     pairs = [(decoded[clip.clip_id], clip.targets) for clip in clips]
     _kept(
         {"vision": built.model.vision_tower, "audio": built.model.audio_tower},
         paths.state / "towers.safetensors",
         lambda: train_towers(built, pairs, base=base, log=_curves(paths.state / "towers.jsonl")),
     )
-    freeze(built)
-    load = _tower_outputs(built, decoded)
+    backbone.freeze()
+    load = _tower_outputs(backbone, decoded)
     _kept(
         {"vision": built.model.mm_projector, "audio": built.model.audio_projector},
         paths.state / "connector.safetensors",
         lambda: train_connector(
-            built, processor, clips, load, base=base, log=_curves(paths.state / "connector.jsonl")
+            backbone, clips, load, base=base, log=_curves(paths.state / "connector.jsonl")
         ),
     )
     towers = {name: deepcopy(getattr(built.model, name)) for name in TOWERS}
     train_supervised(
-        built,
-        processor,
+        backbone,
         load,
         alignment_examples(clips, base),
         paths,
@@ -109,8 +109,7 @@ def run_base(
     for name, tower in towers.items():  # an engine in bfloat16 casts them too
         setattr(built.model, name, tower)
     save_checkpoint(
-        built,
-        processor,
+        backbone,
         paths,
         stage_params=base,
         mode="direct",
@@ -124,7 +123,7 @@ def run_base(
 def _convert(source: Path, paths: TrainingPaths, *, base: BaseParams, sampling: Sampling) -> None:
     """Convert, say what became of the tensors, and keep the whole account beside the curves.
 
-    How frames are sampled is the one media setting that no original checkpoint tells.
+    How frames are sampled is the one media setting that no original checkpoint records.
     """
     paths = open_state(paths, fingerprint([base], []))
     if not is_first():
@@ -135,14 +134,14 @@ def _convert(source: Path, paths: TrainingPaths, *, base: BaseParams, sampling: 
     processor = HumanOmniProcessor.from_pretrained(source)
     processor.media = replace(processor.media, sampling=sampling)
     model.generation_config.eos_token_id = list(processor.eos_token_ids)
+    backbone = HumanOmniBackbone(model, processor)
     Console(stderr=True).print(
         f"{source}: {checkpoint.report.render()}", soft_wrap=True, markup=False
     )
     lineage = read_lineage(source)
     inherited = {} if lineage is None else lineage.data
     save_checkpoint(
-        model,
-        processor,
+        backbone,
         paths,
         stage_params=base,
         mode="direct",
@@ -156,7 +155,7 @@ def _convert(source: Path, paths: TrainingPaths, *, base: BaseParams, sampling: 
 
 def build_untrained(
     captions: Sequence[str], rationales: Sequence[str], *, model: ModelParams, media: MediaParams
-) -> tuple[HumanOmniForConditionalGeneration, HumanOmniProcessor]:
+) -> HumanOmniBackbone:
     """A randomly initialised HumanOmni, and tokenizers trained on all the text that we use."""
     questions = [
         prompts.CAPTION_QUESTION,
@@ -177,7 +176,7 @@ def build_untrained(
         eos_token_id=processor.eos_token_id,
         pad_token_id=processor.pad_token_id,
     )
-    return HumanOmniForConditionalGeneration(config).eval(), processor
+    return HumanOmniBackbone(HumanOmniForConditionalGeneration(config).eval(), processor)
 
 
 def alignment_examples(clips: Sequence[GenericClip], base: BaseParams) -> list[Example]:
@@ -207,7 +206,7 @@ def _curves(path: Path) -> Log:
 def _decode(
     source: Path,
     clips: Sequence[GenericClip],
-    media: MediaSettings,
+    media: Preparation,
     workers: int,
     limits: Limits,
 ) -> dict[str, TowerInputs]:
@@ -242,23 +241,13 @@ def _kept(parts: dict[str, torch.nn.Module], path: Path, train: Callable[[], Non
 
 @torch.no_grad()
 def _tower_outputs(
-    model: HumanOmniForConditionalGeneration, decoded: dict[str, TowerInputs]
-) -> Callable[[Sequence[str]], FeatureBatch]:
+    backbone: HumanOmniBackbone, decoded: dict[str, TowerInputs]
+) -> Callable[[Sequence[str]], list[Features]]:
     """What a FeatureStore would give, straight from memory."""
     order = sorted(decoded)
-    vision, audio = [], []
+    features: dict[str, Features] = {}
     for start in range(0, len(order), 64):
-        batch = [decoded[clip_id] for clip_id in order[start : start + 64]]
-        pixels, mels = stack_inputs(batch)
-        vision.append(model.encode_vision(pixels))
-        audio.append(model.encode_audio(mels))
-    all_vision, all_audio = torch.cat(vision).half().float(), torch.cat(audio).half().float()
-    rows = {clip_id: i for i, clip_id in enumerate(order)}
-
-    def load(clip_ids: Sequence[str]) -> FeatureBatch:
-        index = torch.tensor([rows[clip_id] for clip_id in clip_ids])
-        return FeatureBatch(
-            all_vision[index], all_audio[index], torch.ones(len(index), dtype=torch.bool)
-        )
-
-    return load
+        batch = order[start : start + 64]
+        encoded = backbone.encode([decoded[clip_id] for clip_id in batch])
+        features |= zip(batch, encoded, strict=True)
+    return lambda clip_ids: [features[clip_id] for clip_id in clip_ids]

@@ -1,6 +1,6 @@
 """`r1omni doctor`: what is there of a corpus, what is missing, and what there should be.
 
-Reads every list, looks for every clip and opens a handful of them: seconds on a whole corpus.
+Reads every list, checks for every clip and opens a handful of them: seconds on a whole corpus.
 Nothing is written.
 """
 

@@ -18,7 +18,7 @@ def write_mark(root: Path, record: dict[str, Any]) -> None:
 
 
 def origin_of_root(root: Path) -> Origin:
-    """The origin of the corpus at `root`: rendered where the mark says so, else real.
+    """The origin of the corpus at `root`: synthetic if the mark is there, else real.
 
     Raises ValueError, naming the file, for a mark that cannot be read.
     """

@@ -26,16 +26,6 @@ def with_role(corpora: Corpora, role: Role) -> list[str]:
     return [key for key, entry in corpora.items() if role in entry.roles]
 
 
-def out_of_distribution(corpora: Corpora) -> str:
-    """The name of the first corpus that tests and does not train; of the first test corpus if none.
-
-    `problems` sees to it that there is a test corpus.
-    """
-    tested = with_role(corpora, "test")
-    key = next((k for k in tested if "train" not in corpora[k].roles), tested[0])
-    return listed_corpus(key, corpora[key]).name
-
-
 def run_sets(out: Path, manifests: Path, features: Path, *, corpora: Corpora) -> None:
     """Write OUT/cold_start.json, OUT/train.json and OUT/test.json, a set for each role.
 

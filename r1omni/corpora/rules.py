@@ -1,6 +1,6 @@
 """What must hold for manifests before anything is trained on them, as rules over one table.
 
-A rule looks at one column. What concerns several rows (a subject in two splits, a class that is
+A rule checks one column. What concerns several rows (a subject in two splits, a class that is
 too small) is counted into a column of its own first, so that every failure has its row.
 """
 
@@ -55,7 +55,7 @@ class Rule:
 
     name: str
     column: str
-    says: str
+    text: str
     check: Literal["unique", "allowed", "bounds", "present"]
     allowed: tuple[Any, ...] = ()
     low: float | None = None
@@ -65,7 +65,7 @@ class Rule:
 def read_manifests(
     manifests: Sequence[Path], same_sound: float, corpora: Mapping[str, CorpusParams]
 ) -> Manifests:
-    """All rows, with `manifest` (the file's stem) and the columns that the rules look at.
+    """All rows, with `manifest` (the file's stem) and the columns that the rules check.
 
     A manifest whose stem is in `corpora` is of that entry. Clips whose sounds are alike by
     `same_sound` have the same number in `content` (content.py). Raises ValueError naming the file
@@ -167,17 +167,17 @@ def build_rules(
         audio = Rule("has_audio", "has_audio", "clips have sound", "allowed", (True,))
         rules.insert(9, audio)
     if validation.min_clips > 0:
-        says = "no manifest is empty"
-        rules.append(Rule("no_empty_manifest", "manifest", says, "present", tuple(manifests)))
+        text = "no manifest is empty"
+        rules.append(Rule("no_empty_manifest", "manifest", text, "present", tuple(manifests)))
     expected = _expected_classes(read) if validation.min_clips_per_label > 0 else ()
     if expected:
-        says = "no label of a closed set is absent from a split"
-        rules.append(Rule("every_label_occurs", "label_class", says, "present", expected))
+        text = "no label of a closed set is absent from a split"
+        rules.append(Rule("every_label_occurs", "label_class", text, "present", expected))
     return rules
 
 
 def _unknown_subjects(table: pd.DataFrame) -> str:
-    """What the rule on subjects cannot tell: the corpora whose lists name none."""
+    """The corpora that the rule on subjects cannot check, since their lists name none."""
     known = table["subject"].notna().groupby(table["corpus"]).any()
     unknown = [str(corpus) for corpus in known.index[~known]]
     return f"; not known for {', '.join(unknown)}, which name no subjects" if unknown else ""

@@ -67,7 +67,7 @@ class Outcome:
     """
 
     rule: str
-    says: str
+    text: str
     success: bool | Literal["not known"]
     evaluated: int
     unexpected: int
@@ -125,7 +125,7 @@ def _refuse_held_out(
 def _check(
     table: pd.DataFrame, rules: Sequence[Rule], docs: Path
 ) -> tuple[list[Outcome], list[Failure]]:
-    """What Great Expectations says about each rule; its pages are written below `docs`.
+    """Great Expectations' result for each rule; its pages are written below `docs`.
 
     Its pages show cells as they are, so it is given escaped ones: `<script>` in a file's name must
     not run. Escaping maps different texts to different ones, so that no rule's verdict changes.
@@ -163,7 +163,7 @@ def _check(
         evaluated = _evaluated(rule, table)
         outcomes.append(
             Outcome(
-                rule.name, rule.says, success if evaluated else "not known", evaluated, len(broken)
+                rule.name, rule.text, success if evaluated else "not known", evaluated, len(broken)
             )
         )
     return outcomes, failures
@@ -174,7 +174,7 @@ def _expectation(rule: Rule) -> Any:
 
     shared = {
         "column": rule.column,
-        "description": f"{rule.name}: {rule.says}",
+        "description": f"{rule.name}: {rule.text}",
         "meta": {"rule": rule.name},
     }
     allowed = [_escape(value) for value in rule.allowed]

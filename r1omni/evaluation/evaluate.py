@@ -17,7 +17,8 @@ from r1omni.evaluation.score import run_score
 from r1omni.evaluation.seen_clips import refuse_training_clips, trained_on
 from r1omni.inference.loading import lineage_of, load_checkpoint
 from r1omni.lineage import DATA_TEXT, origin_record, size_text
-from r1omni.media import MediaSettings
+from r1omni.media import Preparation
+from r1omni.model.backbone import Backbone
 from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import FeatureStore
 from r1omni.model.features import run_features
@@ -82,9 +83,31 @@ def run_evaluate(
         else set()
     )
     refuse_training_clips(candidate.checkpoint, [_sample_clip(test_set)], divided)
-    model, processor = load_checkpoint(  # fails before the work
+    backbone = load_checkpoint(  # fails before the work
         candidate.checkpoint, candidate.mode, candidate.allow, machine.device
     )
+    clips, labels, rejects = _ingest_test_clips(test_set, out, params)
+    refuse_training_clips(candidate.checkpoint, clips, divided)
+    _predict_clips(candidate, test_set, backbone, clips, labels, out, params)
+    run_score(
+        [out / "predictions.parquet"],
+        [],
+        out / "metrics.json",
+        out / "plots",
+        score=params.score,
+    )
+    metrics = read_metrics(out / "metrics.json")[candidate.name][test_set.corpus]
+    notes = tuple(_notes(candidate, metrics, clips, backbone.preparation))
+    return Result(metrics, len(read_rejects(rejects)), notes)
+
+
+def _ingest_test_clips(
+    test_set: TestSet, out: Path, params: Params
+) -> tuple[list[Clip], Sequence[str], Path]:
+    """The corpus's test clips, its labels and the table of rejects; writes the manifest.
+
+    Raises ValueError for a corpus without test clips.
+    """
     whole = out / "all" / f"{test_set.corpus}.parquet"
     rejects = out / "rejects.parquet"
     run_ingest(
@@ -95,20 +118,30 @@ def run_evaluate(
         fold=test_set.fold,
         ingest=params.ingest,
         limits=params.limits,
-        workers=machine.workers,
+        workers=params.machine.workers,
     )
     listed = read_manifest(whole)
-    labels = label_set(test_set.record, listed) or ()
     clips = [clip for clip in listed if clip.split == "test"]
     if not clips:
         raise ValueError(
             f"{test_set.root}: no test clip of {test_set.corpus}, fold {test_set.fold}; {rejects} "
             "says why"
         )
-    refuse_training_clips(candidate.checkpoint, clips, divided)
-    manifest = out / "manifest.parquet"
-    origin = read_origin(whole)
-    write_manifest(clips, manifest, note=origin_record(origin))
+    write_manifest(clips, out / "manifest.parquet", note=origin_record(read_origin(whole)))
+    return clips, label_set(test_set.record, listed) or (), rejects
+
+
+def _predict_clips(
+    candidate: Candidate,
+    test_set: TestSet,
+    backbone: Backbone,
+    clips: Sequence[Clip],
+    labels: Sequence[str],
+    out: Path,
+    params: Params,
+) -> None:
+    """Write features and predictions of the test clips below `out`."""
+    machine, manifest = params.machine, out / "manifest.parquet"
     folder = out / "features" / f"{candidate.name}-{test_set.corpus}"
     run_features(
         manifest,
@@ -125,50 +158,53 @@ def run_evaluate(
     decoded = without_rejects(clips, [folder])
     rows = predict_clips(
         candidate.name,
-        model,
-        processor,
+        backbone,
         decoded,
         FeatureStore([folder]),
         predict=params.predict,
         batch_size=machine.predict_batch_size,
     )
-    undecoded = count_undecoded(clips, decoded)
-    lineage = lineage_of(candidate.checkpoint)
-    about = TableMetadata({test_set.corpus: origin}, lineage, undecoded, {test_set.corpus: labels})
-    predictions = out / "predictions.parquet"
-    write_predictions(rows, predictions, about)
-    run_score([predictions], [], out / "metrics.json", out / "plots", score=params.score)
-    metrics = read_metrics(out / "metrics.json")[candidate.name][test_set.corpus]
-    notes = []
+    about = TableMetadata(
+        {test_set.corpus: read_origin(manifest)},
+        lineage_of(candidate.checkpoint),
+        count_undecoded(clips, decoded),
+        {test_set.corpus: tuple(labels)},
+    )
+    write_predictions(rows, out / "predictions.parquet", about)
+
+
+def _notes(
+    candidate: Candidate,
+    metrics: CorpusMetrics,
+    clips: Sequence[Clip],
+    preparation: Preparation,
+) -> Iterator[str]:
     if trained_on(candidate.checkpoint) is None:
-        notes.append(
+        yield (
             "the checkpoint does not record what it was trained on: whether these clips were among "
-            "it cannot be told"
+            "it is unknown"
         )
     if metrics.recorded_mode is not None:
-        notes.append(
+        yield (
             f"asked {metrics.mode}, but the checkpoint records {metrics.recorded_mode}: it was not "
             "taught that form"
         )
     if metrics.format_rate == 0:
-        notes.append(f"no answer has the form of mode {metrics.mode}, so none can be right")
-    notes += _sound_notes(metrics, clips, processor.media)
+        yield f"no answer has the form of mode {metrics.mode}, so none can be right"
+    yield from _sound_notes(metrics, clips, preparation)
     if metrics.undecoded:
-        notes.append(
-            f"{metrics.undecoded} clips could not be decoded for features: they are left out of n"
-        )
-    return Result(metrics, len(read_rejects(rejects)), tuple(notes))
+        yield f"{metrics.undecoded} clips could not be decoded for features: they are left out of n"
 
 
 def _sound_notes(
-    metrics: CorpusMetrics, clips: Sequence[Clip], media: MediaSettings
+    metrics: CorpusMetrics, clips: Sequence[Clip], preparation: Preparation
 ) -> Iterator[str]:
     if metrics.silent:
         yield f"{metrics.silent} clips without audio: the model heard silence"
     if metrics.digital_silence:
         yield f"{metrics.digital_silence} clips whose sound is digital silence"
     if metrics.cut:
-        heard = f"the model heard the first {media.audio_seconds:g} s of sound"
+        heard = f"the model heard the first {preparation.audio_seconds:g} s of sound"
         yield f"{metrics.cut} clips cut: {heard}"
     if lossy := sum(clip.lost_packets > 0 for clip in clips):
         yield f"{lossy} clips with packets of sound that could not be decoded: silence in place"

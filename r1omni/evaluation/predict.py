@@ -18,8 +18,8 @@ from r1omni.inference.greedy import Answered, answer_batch
 from r1omni.inference.loading import lineage_of, load_checkpoint
 from r1omni.judging import judge
 from r1omni.machine.device import Device
-from r1omni.media import MediaSettings
-from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.media import Preparation
+from r1omni.model.backbone import Backbone
 from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import FeatureStore
 
@@ -48,9 +48,9 @@ def run_predict(
     refuse_training_clips(checkpoint, listed, divided)
     clips = without_rejects(listed, features)
     store = FeatureStore(features)
-    loaded = load_checkpoint(checkpoint, device=device)
+    backbone = load_checkpoint(checkpoint, device=device)
     rows = predict_clips(
-        checkpoint.name, *loaded, clips, store, predict=predict, batch_size=batch_size
+        checkpoint.name, backbone, clips, store, predict=predict, batch_size=batch_size
     )
     undecoded = count_undecoded(listed, clips)
     origins = read_origins(manifests_of(tested), "test")
@@ -79,8 +79,7 @@ def _test_clips(member: Member, clips: Iterable[Clip]) -> list[Clip]:
 
 def predict_clips(
     name: str,
-    model: HumanOmniForConditionalGeneration,
-    processor: HumanOmniProcessor,
+    backbone: Backbone,
     clips: Sequence[Clip],
     store: FeatureStore,
     *,
@@ -93,9 +92,9 @@ def predict_clips(
         task = progress.add_task(f"predict {name}", total=len(clips))
         for batch in _batches(clips, batch_size):
             loaded = store.load([clip.clip_id for clip in batch])
-            answers = answer_batch(model, processor, loaded, predict.max_new_tokens)
+            answers = answer_batch(backbone, loaded, predict.max_new_tokens)
             rows += [
-                _prediction(name, model.config.answer_mode, clip, answer, processor.media)
+                _prediction(name, backbone.answer_mode, clip, answer, backbone.preparation)
                 for clip, answer in zip(batch, answers, strict=True)
             ]
             progress.advance(task, len(batch))
@@ -108,7 +107,7 @@ def _batches(clips: Sequence[Clip], size: int) -> Iterator[Sequence[Clip]]:
 
 
 def _prediction(
-    model: str, mode: prompts.AnswerMode, clip: Clip, answer: Answered, media: MediaSettings
+    model: str, mode: prompts.AnswerMode, clip: Clip, answer: Answered, preparation: Preparation
 ) -> Prediction:
     judged = judge(answer.completion, mode)
     assert clip.label is not None, clip.clip_id
@@ -129,5 +128,5 @@ def _prediction(
         prediction=judged.prediction,
         silent=not clip.has_audio,
         digital_silence=clip.digital_silence,
-        cut=media.cuts(clip.audio_duration),
+        cut=preparation.cuts(clip.audio_duration),
     )

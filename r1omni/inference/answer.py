@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 
@@ -19,16 +18,14 @@ from r1omni.inference.probabilities import label_probabilities
 from r1omni.inference.reading import read_files
 from r1omni.judging import Judgement, judge
 from r1omni.limits import Limits
-from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
-from r1omni.model.feature_store import FeatureBatch
-from r1omni.model.tower_inputs import stack_inputs
+from r1omni.model.backbone import Backbone
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said of one file, and what that means.
+    """The model's answer to one file, parsed and judged.
 
     `probabilities` of the asked labels sum to 1; None where the completion is not well formed.
     `notes`: what was missing, cut or repeated on the way.
@@ -50,8 +47,8 @@ class Answer:
         return "\n".join(lines + [f"  ({note})" for note in self.notes])
 
     def _unknown(self) -> str:
-        said = " ".join((self.judged.answer or "").split())
-        return f'no known emotion ("{said}")' if said else "no known emotion"
+        word = " ".join((self.judged.answer or "").split())
+        return f'no known emotion ("{word}")' if word else "no known emotion"
 
     def as_json(self) -> str:
         """The answer as one line of JSON."""
@@ -72,8 +69,7 @@ class Answer:
 
 def answer_files(
     names: Sequence[str],
-    model: HumanOmniForConditionalGeneration,
-    processor: HumanOmniProcessor,
+    backbone: Backbone,
     *,
     labels: Sequence[str],
     batch_size: int,
@@ -84,8 +80,7 @@ def answer_files(
     files = find_files(names).items
     batches = answer_batches(
         files,
-        model,
-        processor,
+        backbone,
         labels=labels,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
@@ -98,8 +93,7 @@ def answer_files(
 
 def answer_batches(
     files: Sequence[Path | Refusal],
-    model: HumanOmniForConditionalGeneration,
-    processor: HumanOmniProcessor,
+    backbone: Backbone,
     *,
     labels: Sequence[str],
     batch_size: int,
@@ -117,13 +111,13 @@ def answer_batches(
     progress = Progress(console=console, transient=True, disable=not console.is_terminal)
     task = progress.add_task("predict", total=len(files))
     paths = [file for file in files if isinstance(file, Path)]
-    with closing(read_files(paths, processor.media, limits)) as read:
+    with closing(read_files(paths, backbone.preparation, limits)) as read:
         outcomes = (next(read) if isinstance(file, Path) else file for file in files)
         progress.start()
         try:
             for batch in _growing_groups(outcomes, batch_size):
                 known = [item for item in batch if isinstance(item, ReadFile)]
-                answers = iter(_answers(known, model, processor, labels, max_new_tokens))
+                answers = iter(_answers(known, backbone, labels, max_new_tokens))
                 progress.advance(task, len(batch))
                 progress.stop()  # no bar between the lines that are printed now
                 yield [item if isinstance(item, Refusal) else next(answers) for item in batch]
@@ -132,47 +126,33 @@ def answer_batches(
             progress.stop()
 
 
-@torch.no_grad()
-def features_of(
-    model: HumanOmniForConditionalGeneration, files: Sequence[ReadFile]
-) -> FeatureBatch:
-    """The files' features, rounded to half precision as the cache's are."""
-    pixels, mel = (x.to(model.device) for x in stack_inputs([file.inputs for file in files]))
-    return FeatureBatch(
-        model.encode_vision(pixels).half().float(),
-        model.encode_audio(mel).half().float(),
-        torch.tensor([file.inputs.has_audio for file in files]),
-    )
-
-
 def _answers(
     files: Sequence[ReadFile],
-    model: HumanOmniForConditionalGeneration,
-    processor: HumanOmniProcessor,
+    backbone: Backbone,
     labels: Sequence[str],
     max_new_tokens: int,
 ) -> list[Answer]:
     if not files:
         return []
-    features = features_of(model, files)
-    answered = answer_batch(model, processor, features, max_new_tokens)
+    features = backbone.encode([file.inputs for file in files])
+    answered = answer_batch(backbone, features, max_new_tokens)
     texts = [answer.completion for answer in answered]
-    probabilities = label_probabilities(model, processor, features, texts, labels)
+    probabilities = label_probabilities(backbone, features, texts, labels)
     return [
         Answer(
             file.path,
-            said.completion,
-            judge(said.completion, model.config.answer_mode),
+            answer.completion,
+            judge(answer.completion, backbone.answer_mode),
             chances,
-            (*file.notes, *_remarks(said, chances)),
+            (*file.notes, *_remarks(answer, chances)),
         )
-        for file, said, chances in zip(files, answered, probabilities, strict=True)
+        for file, answer, chances in zip(files, answered, probabilities, strict=True)
     ]
 
 
-def _remarks(said: Answered, probabilities: dict[str, float] | None) -> Iterator[str]:
-    if not said.finished:
-        yield f"cut: the answer was stopped after {said.n_tokens} tokens"
+def _remarks(answer: Answered, probabilities: dict[str, float] | None) -> Iterator[str]:
+    if not answer.finished:
+        yield f"cut: the answer was stopped after {answer.n_tokens} tokens"
     if probabilities is None:
         yield "not well formed: without an answer's place, labels have no probability"
 

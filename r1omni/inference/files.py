@@ -1,4 +1,4 @@
-"""Any media file as the towers take it, and what has to be said about it.
+"""Any media file as the towers take it, with notes on what was missing or cut.
 
 The preprocessing is r1omni.media's, the same as in training. What training never meets is sound
 without a picture: the model sees black frames.
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from r1omni.media import (
-    MediaSettings,
+    Preparation,
     Sound,
     TowerInputs,
     UnreadableMedia,
@@ -52,7 +52,7 @@ class ReadFile:
     notes: tuple[str, ...]
 
 
-def read_file(path: Path, settings: MediaSettings, max_pixels: int | None = None) -> ReadFile:
+def read_file(path: Path, preparation: Preparation, max_pixels: int | None = None) -> ReadFile:
     """One file, preprocessed as in training. Raises UnreadableMedia, naming file and reason."""
     try:
         mode = path.stat().st_mode
@@ -65,16 +65,16 @@ def read_file(path: Path, settings: MediaSettings, max_pixels: int | None = None
     notes = []
     if has_picture(path, max_pixels):
         probe(path, max_pixels)  # as strictly as ingestion
-        clip = read_clip(path, settings, max_pixels)
+        clip = read_clip(path, preparation, max_pixels)
         if (clip.inputs.pixels == clip.inputs.pixels[:1]).all():
             notes.append("all sampled frames are the same picture")
     else:
-        clip = read_sound_alone(path, settings)
+        clip = read_sound_alone(path, preparation)
         notes.append(NO_VIDEO)
-    return ReadFile(path, clip.inputs, (*notes, *_sound_notes(clip.sound, settings)))
+    return ReadFile(path, clip.inputs, (*notes, *_sound_notes(clip.sound, preparation)))
 
 
-def _sound_notes(sound: Sound, settings: MediaSettings) -> Iterator[str]:
+def _sound_notes(sound: Sound, preparation: Preparation) -> Iterator[str]:
     if not sound.is_present:
         yield NO_AUDIO
         return
@@ -85,6 +85,6 @@ def _sound_notes(sound: Sound, settings: MediaSettings) -> Iterator[str]:
             f"{sound.n_lost} of {sound.n_packets} packets of sound could not be decoded: the model "
             "heard silence there"
         )
-    if settings.cuts(sound.seconds):
-        heard = settings.audio_seconds
+    if preparation.cuts(sound.seconds):
+        heard = preparation.audio_seconds
         yield f"cut: the model heard the first {heard:g} of {sound.seconds:.1f} s of sound"

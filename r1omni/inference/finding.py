@@ -58,7 +58,7 @@ def media_suffixes() -> frozenset[str]:
 
 @dataclass
 class Found:
-    """What was found, in order, each file once; `skipped` tells why the others were left out."""
+    """What was found, in order, each file once; `skipped` has the reasons for the others."""
 
     items: list[Path | Refusal] = field(default_factory=list)
     skipped: dict[Path, str] = field(default_factory=dict)
@@ -153,7 +153,7 @@ def _list(folder: Path, found: Found) -> list[Path]:
 def _expanded(folder: Path, parts: tuple[str, ...], found: Found) -> Iterator[Path]:
     """The paths below `folder` that match a pattern's parts, as a shell with globstar has them.
 
-    Unlike Python's glob it tells of a folder that cannot be read.
+    Unlike Python's glob it reports a folder that cannot be read.
     """
     if not parts:
         yield folder

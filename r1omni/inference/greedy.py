@@ -1,13 +1,13 @@
 """One greedy completion for each of several clips, from their features."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from r1omni import prompts
-from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
-from r1omni.model.feature_store import FeatureBatch
-from r1omni.model.prompting import prefill_prompts
+from r1omni.model.backbone import Backbone, prefill_prompts
+from r1omni.model.feature_store import Features
 from r1omni.model.sampling import decode
 
 
@@ -23,24 +23,23 @@ class Answered:
 
 @torch.no_grad()
 def answer_batch(
-    model: HumanOmniForConditionalGeneration,
-    processor: HumanOmniProcessor,
-    features: FeatureBatch,
+    backbone: Backbone,
+    features: Sequence[Features],
     max_new_tokens: int,
 ) -> list[Answered]:
     """The greedy completion for each clip, asked in the checkpoint's own mode."""
-    question = prompts.instruction(model.config.answer_mode)
+    question = prompts.instruction(backbone.answer_mode)
     decoded = decode(
-        model,
-        prefill_prompts(model, processor, features, [question] * len(features.vision)),
+        backbone.language_model,
+        prefill_prompts(backbone, features, [question] * len(features)),
         group_size=1,
         max_new_tokens=max_new_tokens,
-        eos_token_id=processor.eos_token_ids,
+        eos_token_id=backbone.eos_token_ids,
     )
     columns = (decoded.token_ids, decoded.logprobs, decoded.mask, decoded.finished)
     return [
         Answered(
-            completion=processor.decode(ids[mask.bool()].tolist()),
+            completion=backbone.decode(ids[mask.bool()].tolist()),
             finished=bool(finished),
             n_tokens=int(mask.sum()),
             logprob=float(logprobs.sum()),

@@ -9,9 +9,8 @@ from rich.console import Console
 from r1omni.config import TrackingParams
 from r1omni.lineage import Lineage, read_lineage
 from r1omni.machine.device import Device, own_device
-from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
-from r1omni.model.conversion import read_checkpoint
-from r1omni.model.original_layout import ORIGINAL_MODEL_TYPE
+from r1omni.model.backbone import Backbone
+from r1omni.model.loading import load_backbone
 from r1omni.model.weights import find_directory, read_json
 from r1omni.prompts import AnswerMode
 
@@ -24,7 +23,7 @@ def find_checkpoint(model: str, tracking: TrackingParams | None) -> Path:
     if model.startswith("models:/"):
         if tracking is None:
             raise ValueError(
-                f"{model}: no params.yaml here says where MLflow's registry is; run this in the "
+                f"{model}: there is no params.yaml here to name MLflow's registry; run this in the "
                 "project's folder, pass --params FILE, or pass the checkpoint's folder as --model"
             )
         from r1omni.tracking.registry import model_directory
@@ -44,34 +43,32 @@ def load_checkpoint(
     mode: AnswerMode | None = None,
     allow: Sequence[str] = (),
     device: Device = "auto",
-) -> tuple[HumanOmniForConditionalGeneration, HumanOmniProcessor]:
-    """The checkpoint's model on `device`, and its processor.
+) -> Backbone:
+    """The checkpoint's backbone on `device`.
 
     `mode` None: as the checkpoint records it. `allow` names surplus tensors that are left out. What
-    became of an original checkpoint's tensors is said on standard error. Raises ValueError for a
+    became of an original checkpoint's tensors is printed on standard error. Raises ValueError for a
     checkpoint whose tensors are not the model's, for an original one without a `mode` (its
     config.json does not say how it was taught to answer), and for cuda where there is none.
     """
-    is_original = read_json(directory / "config.json").get("model_type") == ORIGINAL_MODEL_TYPE
-    if mode is None and is_original:
+    recorded = recorded_mode(directory)
+    if mode is None and recorded is None:
         raise ValueError(
             f"{directory / 'config.json'}: does not say how this checkpoint answers; pass --mode "
             "reasoned (EMER-SFT, R1-Omni) or --mode direct (HumanOmni, MAFW-DFEW-SFT)"
         )
-    checkpoint = read_checkpoint(directory, allow=allow)
-    model = HumanOmniForConditionalGeneration.from_checkpoint(checkpoint).eval()
-    if is_original:
-        _say(f"{directory}: {checkpoint.report.render()}")
+    backbone = load_backbone(directory, allow)
+    if backbone.conversion is not None:
+        _print(f"{directory}: {backbone.conversion}")
     if mode is not None:
-        recorded = recorded_mode(directory)
         if recorded not in (None, mode):
-            _say(
+            _print(
                 f"WARNING: {directory} records that it answers {recorded}, and is asked {mode}: it "
                 "was not taught that form, so a low accuracy may say nothing of what it recognises"
             )
-        model.config.answer_mode = mode
-    model.to(own_device(device))
-    return model, HumanOmniProcessor.from_pretrained(directory)
+        backbone.answer_mode = mode
+    backbone.module.to(own_device(device))
+    return backbone
 
 
 def recorded_mode(directory: Path) -> AnswerMode | None:
@@ -87,5 +84,5 @@ def lineage_of(directory: Path) -> Lineage:
     return replace(known, mode=recorded_mode(directory))
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)

@@ -19,7 +19,7 @@ from r1omni.params_file import ParamsError, read_params
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How files are read and answered. `tracking` None: no params.yaml says where MLflow's is.
+    """How files are read and answered. `tracking` None: no params.yaml names MLflow's store.
 
     `threads` 0: as many as there are cores.
     """

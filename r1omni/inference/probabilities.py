@@ -4,23 +4,20 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from r1omni import prompts
 from r1omni.completions import parse
-from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
-from r1omni.model.feature_store import FeatureBatch
+from r1omni.model.backbone import Backbone, prefill_asked
+from r1omni.model.feature_store import Features
 from r1omni.model.sampling import score_completions
-from r1omni.model.shared_prefix import Prefix, count_positions, prefill
 
 _ANSWER = "<answer>"
 
 
 @torch.no_grad()
 def label_probabilities(
-    model: HumanOmniForConditionalGeneration,
-    processor: HumanOmniProcessor,
-    features: FeatureBatch,
+    backbone: Backbone,
+    features: Sequence[Features],
     completions: Sequence[str],
     labels: Sequence[str],
 ) -> list[dict[str, float] | None]:
@@ -30,20 +27,22 @@ def label_probabilities(
     place: p(label) = exp(l) / sum of exp(l) over `labels`, l the log probability of that completion
     at temperature 1. None where a reasoned completion is not well formed: it has no such place.
     """
-    reasoned = model.config.answer_mode == "reasoned"
+    reasoned = backbone.answer_mode == "reasoned"
     rows = [i for i, text in enumerate(completions) if not reasoned or parse(text) is not None]
     result: list[dict[str, float] | None] = [None] * len(completions)
     if not rows:
         return result
     heads, tails = zip(
-        *(_alternatives(processor, completions[i] if reasoned else "", labels) for i in rows),
+        *(_alternatives(backbone, completions[i] if reasoned else "", labels) for i in rows),
         strict=True,
     )
-    chosen = FeatureBatch(features.vision[rows], features.audio[rows], features.has_audio[rows])
-    prefix = _prefill(model, processor, chosen, heads)
-    token_ids, mask = _padded(tails, processor.eos_token_id)
+    questions = [prompts.instruction(backbone.answer_mode)] * len(rows)
+    prefix = prefill_asked(backbone, backbone.ask([features[i] for i in rows], questions, heads))
+    token_ids, mask = _padded(tails, backbone.eos_token_ids[0])
     device = prefix.last_hidden.device
-    logprobs, _ = score_completions(model, prefix, token_ids.to(device), mask.to(device))
+    logprobs, _ = score_completions(
+        backbone.language_model, prefix, token_ids.to(device), mask.to(device)
+    )
     probabilities = torch.softmax(logprobs.double().sum(dim=2), dim=1)  # (P, G)
     for i, row in zip(rows, probabilities.tolist(), strict=True):
         result[i] = dict(zip(labels, row, strict=True))
@@ -51,7 +50,7 @@ def label_probabilities(
 
 
 def _alternatives(
-    processor: HumanOmniProcessor, completion: str, labels: Sequence[str]
+    backbone: Backbone, completion: str, labels: Sequence[str]
 ) -> tuple[list[int], list[list[int]]]:
     """The ids that the completions with each label share, and how each goes on from there.
 
@@ -59,36 +58,11 @@ def _alternatives(
     """
     before, tag, _ = completion.partition(_ANSWER)
     closing = "</answer>" if tag else ""
-    encoded = [processor.encode_completion(f"{before}{tag}{word}{closing}") for word in labels]
+    encoded = [backbone.encode_completion(f"{before}{tag}{word}{closing}") for word in labels]
     shared = 0
     while len({tuple(ids[: shared + 1]) for ids in encoded}) == 1 < len(encoded):
         shared += 1
     return encoded[0][:shared], [ids[shared:] for ids in encoded]
-
-
-def _prefill(
-    model: HumanOmniForConditionalGeneration,
-    processor: HumanOmniProcessor,
-    features: FeatureBatch,
-    heads: Sequence[Sequence[int]],
-) -> Prefix:
-    """The prompts, each continued by its head, as one prefix for all labels."""
-    device = model.lm_head.weight.device
-    question = prompts.instruction(model.config.answer_mode)
-    prompt = processor.encode_prompt(question)
-    rows = [torch.tensor([*prompt, *head]) for head in heads]
-    ids = pad_sequence(rows, True, processor.pad_token_id, "left")
-    mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, "left")
-    gate_ids, gate_mask = (torch.tensor([x]) for x in processor.encode_gate(question))
-    embeds, mask = model.embed_prompt(
-        ids.to(device),
-        mask.to(device),
-        vision_features=features.vision.to(device),
-        audio_features=features.audio.to(device),
-        gate_input_ids=gate_ids.expand(len(rows), -1).to(device),
-        gate_attention_mask=gate_mask.expand(len(rows), -1).to(device),
-    )
-    return prefill(model.model, count_positions(embeds, mask))
 
 
 def _padded(tails: Sequence[Sequence[Sequence[int]]], end: int) -> tuple[Tensor, Tensor]:

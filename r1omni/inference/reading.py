@@ -8,21 +8,21 @@ from typing import Final
 
 from r1omni.inference.files import ReadFile, Refusal, read_file
 from r1omni.limits import Limits
-from r1omni.media import MediaSettings
+from r1omni.media import Preparation
 from r1omni.media.pool import Undecoded, read_each
 
-Read = Callable[..., ReadFile]  # of a path, settings and max_pixels
+Read = Callable[..., ReadFile]  # of a path, preparation and max_pixels
 _AHEAD: Final = 16  # files that may have been read ahead: what bounds the memory
 
 
 def read_files(
-    paths: Sequence[Path], settings: MediaSettings, limits: Limits, read: Read = read_file
+    paths: Sequence[Path], preparation: Preparation, limits: Limits, read: Read = read_file
 ) -> Generator[ReadFile | Refusal, None, None]:
     """Each file or why it is refused, in order: also one that takes more than the limits.
 
     Closing the generator ends the process that reads.
     """
-    reading = partial(read, settings=settings, max_pixels=limits.max_pixels)
+    reading = partial(read, preparation=preparation, max_pixels=limits.max_pixels)
     with closing(read_each(paths, reading, workers=1, limits=limits, ahead=_AHEAD)) as outcomes:
         for outcome in outcomes:
             if isinstance(outcome, Undecoded):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from r1omni.config import MachineParams
+from r1omni.machine.imports import quick_imports
 
 # The environment variable with the rendezvous file of our own launcher. A port would be open to
 # the network, and launcher and ranks exchange pickles.
@@ -58,9 +59,10 @@ def is_peer_loss(error: BaseException) -> bool:
 
 def _run(command: Sequence[str], n: int, folder: Path) -> int:
     """Run `command` in n ranks. Returns 0, or the exit code of the rank that failed."""
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    with quick_imports():
+        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     if sys.platform == "linux":

@@ -17,12 +17,21 @@ def die_with_parent() -> None:
 
     Can be the `preexec_fn` of a subprocess.
     """
+    _signal_at_parents_death(signal.SIGKILL)
+
+
+def terminate_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the parent process dies (Linux; elsewhere does nothing)."""
+    _signal_at_parents_death(signal.SIGTERM)
+
+
+def _signal_at_parents_death(number: signal.Signals) -> None:
     if sys.platform != "linux":
         return
     parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:  # it died before the call
-        _kill_self()
+        os.kill(os.getpid(), number)
 
 
 def die_with_shell_parent() -> None:

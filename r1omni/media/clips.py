@@ -20,10 +20,8 @@ from r1omni.media.containers import (
 from r1omni.media.inputs import (
     Floats,
     Frames,
-    MediaSettings,
+    Preparation,
     TowerInputs,
-    frames_to_pixels,
-    waveform_to_mel,
 )
 from r1omni.media.pictures import (
     DECORD_PIXELS,
@@ -129,40 +127,38 @@ def has_picture(path: Path, max_pixels: int | None = None) -> bool:
         return bool(pictures)
 
 
-def preprocess(path: Path, settings: MediaSettings, max_pixels: int | None = None) -> TowerInputs:
+def preprocess(path: Path, preparation: Preparation, max_pixels: int | None = None) -> TowerInputs:
     """The towers' inputs of a clip file. Raises UnreadableMedia as `decode` does."""
-    return read_clip(path, settings, max_pixels).inputs
+    return read_clip(path, preparation, max_pixels).inputs
 
 
-def read_clip(path: Path, settings: MediaSettings, max_pixels: int | None = None) -> ReadClip:
+def read_clip(path: Path, preparation: Preparation, max_pixels: int | None = None) -> ReadClip:
     """The towers' inputs of a clip file, and its sound. Raises UnreadableMedia as `decode` does.
 
     Large frames are converted one by one.
     """
-    request = FrameRequest(settings.num_frames, settings.sampling, max_pixels)
+    request = FrameRequest(preparation.num_frames, preparation.sampling, max_pixels)
     with translate_decoder_errors(path):
         with open_media(path, max_pixels) as container:
             header = _header(path, container)
-            sound = read_sound(path, container, settings.sampling_rate, settings.n_samples)
-        pixels = read_pictures(path, header, request, lambda f: frames_to_pixels(f, settings))
-        inputs = TowerInputs(pixels, sound_to_mel(path, sound, settings), sound.is_present)
+            sound = read_sound(path, container, preparation.sampling_rate, preparation.n_samples)
+        pixels = read_pictures(path, header, request, preparation.frames_to_pixels)
+        inputs = TowerInputs(pixels, sound_to_mel(path, sound, preparation), sound.is_present)
     return ReadClip(inputs, sound)
 
 
-def read_sound_alone(path: Path, settings: MediaSettings) -> ReadClip:
-    """The towers' inputs of an audio file, with black frames. Raises UnreadableMedia."""
-    side = settings.image_size
-    black = np.zeros((settings.num_frames, side, side, 3), dtype=np.uint8)
+def read_sound_alone(path: Path, preparation: Preparation) -> ReadClip:
+    """The towers' inputs of an audio file, which has no picture. Raises UnreadableMedia."""
     with translate_decoder_errors(path), open_media(path) as container:
-        sound = read_sound(path, container, settings.sampling_rate, settings.n_samples)
-    pixels = frames_to_pixels(black, settings)
-    inputs = TowerInputs(pixels, sound_to_mel(path, sound, settings), sound.is_present)
+        sound = read_sound(path, container, preparation.sampling_rate, preparation.n_samples)
+    pixels = preparation.without_picture()
+    inputs = TowerInputs(pixels, sound_to_mel(path, sound, preparation), sound.is_present)
     return ReadClip(inputs, sound)
 
 
-def sound_to_mel(path: Path, sound: Sound, settings: MediaSettings) -> Floats:
+def sound_to_mel(path: Path, sound: Sound, preparation: Preparation) -> Floats:
     """The log-mel of a clip's sound (M, T). Raises UnreadableMedia if it is non-finite."""
-    mel = waveform_to_mel(sound.waveform, settings)
+    mel = preparation.waveform_to_mel(sound.waveform)
     if not np.isfinite(mel).all():
         raise UnreadableMedia(f"{path}: its sound holds non-finite or absurdly large samples")
     return mel

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,42 @@ Sampling = Literal["index", "time"]
 PADDING_SECONDS: Final = 0.15  # silence that encoders add around a sound: AAC 2,047 samples
 
 
+class Preparation(Protocol):
+    """How a clip becomes a backbone's inputs: its checkpoint's media settings.
+
+    Frozen and picklable; decoding processes run it, so it imports no transformers.
+    """
+
+    @property
+    def num_frames(self) -> int: ...
+    @property
+    def sampling(self) -> Sampling: ...
+    @property
+    def sampling_rate(self) -> int: ...
+    @property
+    def n_samples(self) -> int:
+        """Samples of sound that the model hears; the rest of a clip's sound is cut."""
+        ...
+
+    @property
+    def audio_seconds(self) -> float: ...
+    def cuts(self, seconds: float) -> bool: ...
+    def frames_to_pixels(self, frames: Frames) -> Floats:
+        """Frames uint8 (F, H, W, 3) -> float32 (F, 3, H', W')."""
+        ...
+
+    def waveform_to_mel(self, waveform: Floats | None) -> Floats:
+        """A waveform (S,), or None for silence -> float32 (M, T)."""
+        ...
+
+    def without_picture(self) -> Floats:
+        """What stands for the frames of a file that has none, as `frames_to_pixels` gives them."""
+        ...
+
+
 @dataclass(frozen=True)
 class MediaSettings:
-    """How a clip becomes the towers' inputs; a checkpoint's processor has one.
+    """How a clip becomes the inputs of SigLIP and Whisper; a HumanOmni's processor has one.
 
     `sampling`: frames at even steps of their index, as in the original, or of time. Older
     checkpoints lack it and use the index.
@@ -42,6 +75,19 @@ class MediaSettings:
     def cuts(self, seconds: float) -> bool:
         """Whether a sound of `seconds` loses more than an encoder's padding."""
         return seconds > self.audio_seconds + PADDING_SECONDS
+
+    def frames_to_pixels(self, frames: Frames) -> Floats:
+        """SigLIP's pixels: frames uint8 (F, H, W, 3) -> float32 (F, 3, H', W')."""
+        return frames_to_pixels(frames, self)
+
+    def waveform_to_mel(self, waveform: Floats | None) -> Floats:
+        """Whisper's log-mel of a waveform (S,), or of silence: float32 (M, T)."""
+        return waveform_to_mel(waveform, self)
+
+    def without_picture(self) -> Floats:
+        """Black frames."""
+        side = self.image_size
+        return self.frames_to_pixels(np.zeros((self.num_frames, side, side, 3), dtype=np.uint8))
 
 
 @dataclass(frozen=True)

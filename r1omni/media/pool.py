@@ -26,7 +26,7 @@ import numpy as np
 
 from r1omni.limits import Limits, limit_memory
 from r1omni.media import (
-    MediaSettings,
+    Preparation,
     Segment,
     Source,
     TowerInputs,
@@ -74,17 +74,17 @@ def start_forkserver(preload: Sequence[str] = PRELOAD) -> None:
 
 
 def decode_clips(
-    sources: Sequence[Source], settings: MediaSettings, workers: int, limits: Limits
+    sources: Sequence[Source], preparation: Preparation, workers: int, limits: Limits
 ) -> Iterator[TowerInputs | Undecoded]:
     """The towers' inputs of each source, in order, from `workers` processes (0: one per core)."""
-    read = partial(_read, settings=settings, max_pixels=limits.max_pixels)
+    read = partial(_read, preparation=preparation, max_pixels=limits.max_pixels)
     return read_each(sources, read, workers=workers, limits=limits)
 
 
-def _read(source: Source, settings: MediaSettings, max_pixels: int) -> TowerInputs:
+def _read(source: Source, preparation: Preparation, max_pixels: int) -> TowerInputs:
     if isinstance(source, Segment):
-        return read_segment(source, settings, max_pixels)
-    return preprocess(source, settings, max_pixels)
+        return read_segment(source, preparation, max_pixels)
+    return preprocess(source, preparation, max_pixels)
 
 
 def read_each(

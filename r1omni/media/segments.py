@@ -19,7 +19,7 @@ from r1omni.media.containers import (
     picture_stream,
     translate_decoder_errors,
 )
-from r1omni.media.inputs import Floats, MediaSettings, TowerInputs, frames_to_pixels
+from r1omni.media.inputs import Floats, Preparation, TowerInputs
 from r1omni.media.pictures import FrameRequest, Header, decode_packet, refuse_damaged, upright
 from r1omni.media.sound import NO_SOUND, SILENCE, Sound, SoundReader
 
@@ -44,12 +44,12 @@ def file_of(source: Source) -> Path:
 
 
 def read_segment(
-    segment: Segment, settings: MediaSettings, max_pixels: int | None = None
+    segment: Segment, preparation: Preparation, max_pixels: int | None = None
 ) -> TowerInputs:
     """A segment as the towers take it. Raises UnreadableMedia as `read_clip` does."""
     path = segment.path
-    request = FrameRequest(settings.num_frames, settings.sampling, max_pixels)
-    heard = min(segment.end, segment.start + settings.audio_seconds)
+    request = FrameRequest(preparation.num_frames, preparation.sampling, max_pixels)
+    heard = min(segment.end, segment.start + preparation.audio_seconds)
     with translate_decoder_errors(path):
         starts = np.array(_times(segment, max_pixels))
         chosen, places = np.unique(request.indices(starts, segment.end), return_inverse=True)
@@ -57,10 +57,10 @@ def read_segment(
         with open_media(path, max_pixels) as container:
             for place, frame in enumerate(filter(None, _frames(segment, container))):
                 if place in chosen:
-                    pictures.append(frames_to_pixels(upright(frame)[None], settings))
+                    pictures.append(preparation.frames_to_pixels(upright(frame)[None]))
         with open_media(path, max_pixels) as container:
-            sound = _sound(segment, container, settings.sampling_rate, heard)
-        mel = sound_to_mel(path, sound, settings)
+            sound = _sound(segment, container, preparation.sampling_rate, heard)
+        mel = sound_to_mel(path, sound, preparation)
     return TowerInputs(np.concatenate(pictures)[places], mel, sound.is_present)
 
 

@@ -1,8 +1,8 @@
 """HumanOmni in transformers' conventions; importing it registers the Auto classes."""
 
-from r1omni.model.configuration import HumanOmniConfig, build_config
-from r1omni.model.modelling import HumanOmniForConditionalGeneration
-from r1omni.model.processor import HumanOmniProcessor
+from r1omni.model.humanomni.configuration import HumanOmniConfig, build_config
+from r1omni.model.humanomni.modelling import HumanOmniForConditionalGeneration
+from r1omni.model.humanomni.processor import HumanOmniProcessor
 
 __all__ = [
     "HumanOmniConfig",

@@ -22,7 +22,7 @@ def sha256_of(path: Path) -> str:
 
 
 def verify(path: Path, expected: str, source: str) -> None:
-    """Raise ValueError, naming the file, if its SHA-256 is not the one that `source` says."""
+    """Raise ValueError, naming the file, if its SHA-256 is not the one in `source`."""
     try:
         found = sha256_of(path)
     except OSError as error:

@@ -113,18 +113,18 @@ def features_bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
                TimeRemainingColumn())  # fmt: skip
-    start = said = time.monotonic()
+    start = logged = time.monotonic()
     done = 0
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"features {name}", total=total)
 
         def advance(n_clips: int) -> None:
-            nonlocal done, said
+            nonlocal done, logged
             done += n_clips
             progress.advance(task, n_clips)
             now = time.monotonic()
-            if not console.is_terminal and now - said >= _LOG_SECONDS:
-                said, rate = now, done / (now - start)
+            if not console.is_terminal and now - logged >= _LOG_SECONDS:
+                logged, rate = now, done / (now - start)
                 left = (total - done) / rate
                 _log.info("features %s: %d of %d clips, %.1f a second, about %.0f s left",
                           name, done, total, rate, left)  # fmt: skip

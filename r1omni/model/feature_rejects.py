@@ -29,7 +29,7 @@ class FeatureReject:
 
 
 def write_feature_rejects(rejects: Iterable[FeatureReject], folder: Path) -> None:
-    """Write the table into a folder of features; no table where there is nothing to tell."""
+    """Write the table into a folder of features; without rejects there is no table."""
     rows = [asdict(reject) for reject in rejects]
     if rows:
         columns = [field.name for field in fields(FeatureReject)]
@@ -38,7 +38,7 @@ def write_feature_rejects(rejects: Iterable[FeatureReject], folder: Path) -> Non
 
 
 def read_feature_rejects(folder: Path) -> list[FeatureReject]:
-    """What a folder of features says of clips without. Raises ValueError for a damaged table."""
+    """The rejects of a folder of features. Raises ValueError for a damaged table."""
     path = folder / REJECTS
     if not verify_table(path):
         return []

@@ -1,13 +1,14 @@
 """Tower outputs on disk: shards of half-precision tensors, and the index that finds a clip's row.
 
 A folder holds `index.parquet` (clip_id, key, shard, row, has_audio, towers, sha256), the shards
-that it names and the checksums of its tables; `sha256` is the checksum of the row's shard. Shapes:
-`B` clips, `F` frames, `N` patches, `A` audio tokens, `Dv`/`Da` tower widths.
+that it names and the checksums of its tables; `sha256` is the checksum of the row's shard. Clips
+may differ in their number of tokens: a shard holds each feature of its clips end to end, and where
+each clip begins.
 """
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,30 +22,40 @@ from torch import Tensor
 from r1omni.model.checksums import sha256_of, verify, verify_table
 
 INDEX: Final = "index.parquet"
+_OFFSETS: Final = ".offsets"
 COLUMNS: Final = ("clip_id", "key", "shard", "row", "has_audio", "towers", "sha256")
 
 
-@dataclass(frozen=True)
-class FeatureBatch:
-    """The features of some clips, in the order in which they were asked for.
-
-    `vision` float32 (B, F, N, Dv), `audio` float32 (B, A, Da), `has_audio` bool (B,): a clip
-    without audio has the towers' output for silence.
-    """
-
-    vision: Tensor
-    audio: Tensor
-    has_audio: Tensor
+# One clip's features by name, (n, …) each, n being the clip's own; a name may be missing.
+Features = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file's rows: `keys` says what each row is, the tensors are half precision."""
+    """One file's rows: `keys` names each of the K rows."""
 
     keys: tuple[str, ...]
-    vision: Tensor  # (K, F, N, Dv)
-    audio: Tensor  # (K, A, Da)
-    has_audio: Tensor  # bool (K,)
+    tensors: Mapping[str, Tensor]  # by name, all rows end to end
+    offsets: Mapping[str, Tensor]  # by name int64 (K + 1,): where each row begins and the last ends
+
+    def row(self, row: int) -> Features:
+        """One row's features, without those of which it has nothing."""
+        found = {}
+        for name, tensor in self.tensors.items():
+            start, end = self.offsets[name][row : row + 2].tolist()
+            if end > start:
+                found[name] = tensor[start:end]
+        return found
+
+
+def join_rows(keys: Sequence[str], rows: Sequence[Features]) -> Shard:
+    """The shard of these rows, in this order."""
+    tensors, offsets = {}, {}
+    for name in sorted({name for row in rows for name in row}):
+        lengths = torch.tensor([0, *(len(row[name]) if name in row else 0 for row in rows)])
+        tensors[name] = torch.cat([row[name] for row in rows if name in row])
+        offsets[name] = lengths.cumsum(0)
+    return Shard(tuple(keys), tensors, offsets)
 
 
 def write_shard(
@@ -56,9 +67,9 @@ def write_shard(
     leaving nothing behind, if the shard cannot be written (a full disk).
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    tensors = {"vision": shard.vision, "audio": shard.audio, "has_audio": shard.has_audio}
+    offsets = {f"{name}{_OFFSETS}": offset for name, offset in shard.offsets.items()}
     try:
-        save_file(tensors, partial, metadata={"keys": json.dumps(shard.keys)})
+        save_file({**shard.tensors, **offsets}, partial, metadata={"keys": json.dumps(shard.keys)})
         checksum = sha256_of(partial)
         before(checksum)
         partial.replace(path)
@@ -76,10 +87,12 @@ def read_shard(path: Path) -> Shard:
     try:
         with safe_open(path, framework="pt") as file:
             keys = json.loads((file.metadata() or {})["keys"])
-            vision, audio, has_audio = map(file.get_tensor, ("vision", "audio", "has_audio"))
+            names = [name for name in file.keys() if not name.endswith(_OFFSETS)]  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in names}
+            offsets = {name: file.get_tensor(f"{name}{_OFFSETS}") for name in names}
     except (SafetensorError, OSError, KeyError) as error:
         raise ValueError(f"{path}: not a shard of features: {error}") from error
-    return Shard(tuple(keys), vision, audio, has_audio)
+    return Shard(tuple(keys), tensors, offsets)
 
 
 class FeatureStore:
@@ -123,26 +136,18 @@ class FeatureStore:
     def __len__(self) -> int:
         return len(self._places)
 
-    def load(self, clip_ids: Sequence[str]) -> FeatureBatch:
+    def load(self, clip_ids: Sequence[str]) -> list[Features]:
         """The clips' features. Raises KeyError, naming clip and folders, for one without any."""
-        vision, audio, has_audio = [], [], []
-        for clip_id in clip_ids:
-            shard, row = self._find(clip_id)
-            vision.append(shard.vision[row])
-            audio.append(shard.audio[row])
-            has_audio.append(shard.has_audio[row])
-        return FeatureBatch(
-            torch.stack(vision).float(), torch.stack(audio).float(), torch.stack(has_audio)
-        )
+        return [self._find(clip_id) for clip_id in clip_ids]
 
-    def _find(self, clip_id: str) -> tuple[Shard, int]:
+    def _find(self, clip_id: str) -> Features:
         if clip_id not in self._places:
             raise KeyError(f"clip {clip_id!r} has no features in {', '.join(self._folders)}")
         path, row = self._places[clip_id]
         if path not in self._shards:
             verify(path, self._checksums[path], INDEX)
             self._shards[path] = read_shard(path)
-        return self._shards[path], row
+        return self._shards[path].row(row)
 
 
 def _read_index(folder: Path) -> pd.DataFrame:

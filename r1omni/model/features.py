@@ -11,19 +11,15 @@ its own share of the shards, and the first hands them out once all are there.
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from r1omni import media
 from r1omni.corpora.clip import Clip, read_manifest
@@ -31,11 +27,8 @@ from r1omni.corpora.paths import EscapesRoot, resolve_clip
 from r1omni.limits import Limits
 from r1omni.machine.device import Device, own_device
 from r1omni.machine.environment import rank, world_size
-from r1omni.media import COMPLETE, MediaSettings, TowerInputs
+from r1omni.media import COMPLETE, Preparation, TowerInputs
 from r1omni.media.pool import Undecoded, decode_clips, usable_cores
-from r1omni.model import modelling
-from r1omni.model import towers as tower_code
-from r1omni.model.conversion import read_checkpoint
 from r1omni.model.feature_output import (
     STATE,
     Disk,
@@ -45,13 +38,9 @@ from r1omni.model.feature_output import (
     free_on_disk,
 )
 from r1omni.model.feature_rejects import FeatureReject
-from r1omni.model.feature_store import COLUMNS, FeatureBatch, FeatureStore, Shard
+from r1omni.model.feature_store import COLUMNS, Features
 from r1omni.model.kept_shards import KeptShards
-from r1omni.model.modelling import HumanOmniForConditionalGeneration
-from r1omni.model.processor import HumanOmniProcessor
-from r1omni.model.tower_inputs import stack_inputs
-
-__all__ = ["FeatureBatch", "FeatureStore", "run_features", "tower_fingerprint"]
+from r1omni.model.loading import load_backbone
 
 _log = logging.getLogger(__name__)
 
@@ -80,42 +69,40 @@ def run_features(
     A clip that does not decode within `limits` stands in the folder's table of rejects, with its
     reason. Raises ValueError naming manifest and file for a clip that is gone or leads out of
     `root`, where more than a tenth of the clips do not decode, and before the disk is full:
-    `free_bytes` tells how much a folder's disk can take.
+    `free_bytes` returns how much a folder's disk can take.
     """
     clips = sorted(read_manifest(manifest), key=lambda clip: clip.clip_id)
-    read = read_checkpoint(checkpoint, allow=allow)
-    model = HumanOmniForConditionalGeneration.from_checkpoint(read).eval()
-    model.to(own_device(device))
-    settings = HumanOmniProcessor.from_pretrained(checkpoint).media
-    towers = tower_fingerprint(model)
-    keys = [_key(clip, towers, settings) for clip in clips]
+    backbone = load_backbone(checkpoint, allow)
+    backbone.module.to(own_device(device))
+    preparation = backbone.preparation
+    towers = backbone.tower_fingerprint()
+    keys = [_key(clip, towers, preparation) for clip in clips]
     paths = {key: _path(manifest, root, c) for key, c in zip(keys, clips, strict=True)}
-    clip_bytes = _clip_bytes(model)
+    clip_bytes = backbone.clip_bytes()
     groups = list(_groups(paths, max(1, min(SHARD_CLIPS, SHARD_BYTES // clip_bytes))))
     kept = KeptShards(STATE / out.name)
     disk = Disk(out, free_bytes, min_free_gb, clip_bytes)
     disk.announce(groups, kept)
-    _announce_cuts(out.name, clips, settings)
+    _announce_cuts(out.name, clips, preparation)
 
     todo = [group for group in groups[rank() :: world_size()] if not kept.holds(group)]
     missing = [key for group in todo for key in group if key not in kept]
     workers = workers or max(1, usable_cores() // world_size())
     _refuse_missing(manifest, [media.file_of(paths[key]) for key in missing])
-    decoded = decode_clips([paths[key] for key in missing], settings, workers, limits)
+    decoded = decode_clips([paths[key] for key in missing], preparation, workers, limits)
     with _spare_threads(workers), features_bar(out.name, len(missing)) as advance:
         for group in todo:
             new = [key for key in group if key not in kept]
             disk.check(len(group))
             reasons: dict[str, str] = {}
-            done: list[str] = []
-            batches = []
+            done: dict[str, Features] = {}
             for batch in _groups(_decoded(new, decoded, reasons), batch_size):
-                batches.append(_encode(model, [inputs for _, inputs in batch]))
-                done += [key for key, _ in batch]
+                encoded = backbone.encode([inputs for _, inputs in batch])
+                done |= zip((key for key, _ in batch), encoded, strict=True)
                 advance(len(batch))
             advance(len(reasons))
             if readable := [key for key in group if key not in reasons]:
-                kept.add(readable, _joined(done, batches) if done else None)
+                kept.add(readable, done)
             if reasons:
                 kept.reject(group, reasons)
 
@@ -124,10 +111,10 @@ def run_features(
         reasons = {key: why for group in groups for key, why in kept.rejected(group).items()}
         rejects = _rejects(manifest, clips, keys, reasons, kept)
         left = [[key for key in group if key not in reasons] for group in groups]
-        _hand_out(clips, keys, [group for group in left if group], kept, out, towers, rejects)
+        _link_out(clips, keys, [group for group in left if group], kept, out, towers, rejects)
 
 
-def _hand_out(
+def _link_out(
     clips: Sequence[Clip],
     keys: Sequence[str],
     groups: Sequence[Sequence[str]],
@@ -149,39 +136,10 @@ def _hand_out(
     kept.drop_all_but(shards)
 
 
-def tower_fingerprint(model: HumanOmniForConditionalGeneration) -> str:
-    """What identifies the towers: a hash of their tensors and of what is read from them."""
-    digest = hashlib.sha256()
-    digest.update(f"{model.config.vision_select_layer} {model.config.audio_pool}".encode())
-    for tower in (model.model.vision_tower, model.model.audio_tower):
-        for name, tensor in sorted(tower.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:32]
-
-
-@torch.inference_mode()
-def _encode(
-    model: HumanOmniForConditionalGeneration, batch: Sequence[TowerInputs]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The towers' outputs, half precision: (B, F, N, Dv), (B, A, Da), and has_audio (B,)."""
-    pixels, mel = (tensor.to(model.device) for tensor in stack_inputs(batch))
-    vision = model.encode_vision(pixels).half().cpu()
-    audio = model.encode_audio(mel).half().cpu()
-    if not (vision.isfinite().all() and audio.isfinite().all()):
-        raise ValueError("the towers' outputs do not fit half precision: are the weights sound?")
-    return vision, audio, torch.tensor([inputs.has_audio for inputs in batch])
-
-
-def _joined(keys: Sequence[str], batches: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Shard:
-    vision, audio, has_audio = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return Shard(tuple(keys), vision, audio, has_audio)
-
-
 def _decoded(
     keys: Sequence[str], outcomes: Iterator[TowerInputs | Undecoded], reasons: dict[str, str]
 ) -> Iterator[tuple[str, TowerInputs]]:
-    """The inputs of the clips that decode, by key; of the others, `reasons` says why not."""
+    """The inputs of the clips that decode, by key; `reasons` receives why the others do not."""
     for key, outcome in zip(keys, islice(outcomes, len(keys)), strict=True):
         if isinstance(outcome, Undecoded):
             reasons[key] = outcome.reason
@@ -204,12 +162,12 @@ def _rejects(
     ]
     if not rejects:
         return []
-    told = f"{len(rejects)} of {len(clips)} clips do not decode; the first, {rejects[0].path}: "
-    told += rejects[0].reason
+    found = f"{len(rejects)} of {len(clips)} clips do not decode; the first, {rejects[0].path}: "
+    found += rejects[0].reason
     if len(clips) - len(rejects) < COMPLETE * len(clips):
         kept.forget_rejects()
-        raise ValueError(f"{manifest}: {told}; restore the files, or ingest the corpus again")
-    _log.warning("%s: %s; they have no features and are left out", manifest, told)
+        raise ValueError(f"{manifest}: {found}; restore the files, or ingest the corpus again")
+    _log.warning("%s: %s; they have no features and are left out", manifest, found)
     return rejects
 
 
@@ -221,12 +179,12 @@ def _refuse_missing(manifest: Path, paths: Sequence[Path]) -> None:
         )
 
 
-def _announce_cuts(name: str, clips: Sequence[Clip], settings: MediaSettings) -> None:
-    n_cut = sum(settings.cuts(clip.audio_duration) for clip in clips)
+def _announce_cuts(name: str, clips: Sequence[Clip], preparation: Preparation) -> None:
+    n_cut = sum(preparation.cuts(clip.audio_duration) for clip in clips)
     if n_cut and rank() == 0:
         _log.warning(
             "features %s: %d of %d clips have more sound than the model hears: cut after %g s",
-            name, n_cut, len(clips), settings.audio_seconds,
+            name, n_cut, len(clips), preparation.audio_seconds,
         )  # fmt: skip
 
 
@@ -240,26 +198,9 @@ def _path(manifest: Path, root: Path, clip: Clip) -> media.Source:
     return media.Segment(path, clip.start, clip.end)
 
 
-def _key(clip: Clip, towers: str, settings: MediaSettings) -> str:
-    parts = [clip.sha256, towers, json.dumps(asdict(settings), sort_keys=True), _code()]
+def _key(clip: Clip, towers: str, preparation: Preparation) -> str:
+    parts = [clip.sha256, towers, repr(preparation), media.code_hash()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-
-
-@cache
-def _code() -> str:
-    """A hash of the code that makes features: DVC reruns the stage when it changes."""
-    digest = hashlib.sha256(media.code_hash().encode())
-    for module in (modelling, tower_code):
-        assert module.__file__ is not None
-        digest.update(Path(module.__file__).read_bytes())
-    return digest.hexdigest()
-
-
-def _clip_bytes(model: HumanOmniForConditionalGeneration) -> int:
-    config = model.config
-    vision = config.num_frames * config.patch_grid**2 * config.vision_config.hidden_size
-    audio = config.audio_tokens * config.audio_config.d_model
-    return int(2 * (vision + audio))
 
 
 def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -12,14 +12,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from r1omni.model.checksums import sha256_of
-from r1omni.model.feature_store import Shard, read_shard, write_shard
+from r1omni.model.feature_store import Features, join_rows, read_shard, write_shard
 
 _log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.2  # how often the first process looks for the shards of the others
+_POLL_SECONDS = 0.2  # how often rank 0 checks for the other ranks' shards
 
 
 class KeptShards:
@@ -51,7 +49,7 @@ class KeptShards:
         return self._folder / f"{name}.safetensors"
 
     def holds(self, keys: Sequence[str]) -> bool:
-        """Whether these rows are done: sound in their shard, or told what could not be decoded."""
+        """Whether these rows are done: sound in their shard, or listed as rejects."""
         if self._has_shard(keys):
             return True
         rejected = self.rejected(keys)
@@ -81,31 +79,26 @@ class KeptShards:
         for path in self._folder.glob("*.rejects.json"):
             path.unlink(missing_ok=True)
 
-    def add(self, keys: Sequence[str], new: Shard | None) -> None:
+    def add(self, keys: Sequence[str], new: Mapping[str, Features]) -> None:
         """Keep the shard of these rows: those in `new`, and the others from earlier shards."""
-        computed = {} if new is None else {key: (new, row) for row, key in enumerate(new.keys)}
-        earlier = {self._places[key][0] for key in keys if key not in computed}
+        earlier = {self._places[key][0] for key in keys if key not in new}
         sources = {path: read_shard(path) for path in earlier}
-        rows = [
-            computed[key]
-            if key in computed
-            else (sources[self._places[key][0]], self._places[key][1])
-            for key in keys
-        ]
-        shard = Shard(
-            tuple(keys),
-            torch.stack([source.vision[row] for source, row in rows]),
-            torch.stack([source.audio[row] for source, row in rows]),
-            torch.stack([source.has_audio[row] for source, row in rows]),
-        )
+        rows = []
+        for key in keys:
+            if key in new:
+                rows.append(new[key])
+            else:
+                path, row = self._places[key]
+                rows.append(sources[path].row(row))
+        shard = join_rows(keys, rows)
         sums = _checksum_file(self.path(keys))
         write_shard(shard, self.path(keys), lambda checksum: _write_line(sums, checksum))
         self._remember(self.path(keys), keys)
 
     def wait_for(self, groups: Sequence[Sequence[str]]) -> None:
-        """Return when every group's shard is there; other processes may be making them."""
+        """Return when every group's shard exists; other ranks may still be making some."""
         while not all(map(self.holds, groups)):
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def drop_all_but(self, paths: Iterable[Path]) -> None:
         """Remove the other shards, and what killed runs left half written."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from r1omni.model.backbone import LanguageModel
 from r1omni.model.completion_cache import CompletionCache
-from r1omni.model.modelling import HumanOmniForConditionalGeneration
 from r1omni.model.packed_linear import packed_linears
 from r1omni.model.shared_prefix import Packing, Prefix, extend
 
@@ -26,6 +26,14 @@ class Decoded:
     logprobs: Tensor  # (P, G, T) float32, at the sampling temperature
     mask: Tensor  # (P, G, T) 1 up to and including the first end token
     finished: Tensor  # (P, G) True where an end token came in time
+
+    def select(self, prompts: Tensor) -> "Decoded":
+        """Those of some prompts, by their index (P',), as short as their longest completion."""
+        length = int(self.mask[prompts].sum(dim=2).max())
+        ids, logprobs, mask = (
+            x[prompts, :, :length] for x in (self.token_ids, self.logprobs, self.mask)
+        )
+        return Decoded(ids, logprobs, mask, self.finished[prompts])
 
 
 def uniform_draws(generators: Sequence[torch.Generator], group_size: int, length: int) -> Tensor:
@@ -44,7 +52,7 @@ def uniform_draws(generators: Sequence[torch.Generator], group_size: int, length
 
 @torch.no_grad()
 def decode(
-    model: HumanOmniForConditionalGeneration,
+    model: LanguageModel,
     prefix: Prefix,
     *,
     group_size: int,
@@ -99,7 +107,7 @@ def decode(
 
 
 def score_completions(
-    model: HumanOmniForConditionalGeneration,
+    model: LanguageModel,
     prefix: Prefix,
     token_ids: Tensor,
     mask: Tensor,

@@ -72,7 +72,7 @@ def train_tokenizer(texts: Iterable[str], max_vocab_size: int) -> PreTrainedToke
 
 
 def train_gate_tokenizer(texts: Iterable[str], max_vocab_size: int = 1024) -> BertTokenizerFast:
-    """A WordPiece tokenizer as BERT's: the texts' words whole, others spelt in ASCII characters.
+    """A WordPiece tokenizer as BERT's: the texts' words whole, others split into ASCII characters.
 
     Deterministic: the more frequent words first, then by alphabet, `max_vocab_size` at most.
     """

@@ -8,6 +8,7 @@ import typer
 from r1omni.config import SyntheticCorpus
 from r1omni.corpora.known import known_names
 from r1omni.corpora.table import TABLE
+from r1omni.machine.imports import quick_imports
 from r1omni.params_file import read_params
 from r1omni.stages.command import PARAMS, STAGES, ParamsFile, stages
 
@@ -104,9 +105,10 @@ def validate(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Check the manifests against one Great Expectations suite; fail on a broken rule."""
-    from r1omni.corpora.roles import members
-    from r1omni.corpora.sets import write_set
-    from r1omni.corpora.validation import run_validate
+    with quick_imports():
+        from r1omni.corpora.roles import members
+        from r1omni.corpora.sets import write_set
+        from r1omni.corpora.validation import run_validate
 
     read = read_params(params)
     run_validate(

@@ -1,10 +1,11 @@
-"""Stages from checkpoints to numbers: predict-corpora, score, report, register."""
+"""Stages from checkpoints to numbers: predictions, score, report, register."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from r1omni.machine.imports import quick_imports
 from r1omni.params_file import read_params
 from r1omni.stages.command import (
     PARAMS,
@@ -25,13 +26,37 @@ def predict_corpora(
 ) -> None:
     """Answer every test clip by greedy decoding and keep the raw completions."""
     read = read_and_set_threads(params)
-    from r1omni.corpora.sets import read_set
-    from r1omni.evaluation.predict import run_predict
+    with quick_imports():
+        from r1omni.corpora.sets import read_set
+        from r1omni.evaluation.predict import run_predict
 
     run_predict(
         checkpoint,
         read_set(tested),
         out,
+        predict=read.predict,
+        batch_size=read.machine.predict_batch_size,
+        device=read.machine.device,
+    )
+
+
+@stages.command("predict-held-out", rich_help_panel=STAGES)
+def predict_held_out(
+    checkpoint: Annotated[Path, typer.Argument(help="the model to ask")],
+    out: Annotated[Path, typer.Argument(help="parquet file to write: one held-out clip a row")],
+    learned: SetFile,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Answer the held-out training clips, by which the gate compares models."""
+    read = read_and_set_threads(params)
+    from r1omni.corpora.sets import read_set
+    from r1omni.evaluation.predict_held_out import run_predict_held_out
+
+    run_predict_held_out(
+        checkpoint,
+        read_set(learned),
+        out,
+        held_out=read.held_out,
         predict=read.predict,
         batch_size=read.machine.predict_batch_size,
         device=read.machine.device,
@@ -76,7 +101,8 @@ def report(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Draw the report: Table 1 beside the paper's, curves, confusion, example clips."""
-    from r1omni.evaluation.report.report import run_report
+    with quick_imports():
+        from r1omni.evaluation.report.report import run_report
 
     run_report(
         metrics,
@@ -95,17 +121,20 @@ def register(
     metrics: Annotated[Path, typer.Option(help="metrics.json")],
     training: Annotated[Path, typer.Option(help="the stage's curves and rollouts")],
     predictions: Annotated[Path, typer.Option(help="the model's predictions")],
+    held_out: Annotated[Path, typer.Option(help="its predictions for the held-out clips")],
     receipt: Annotated[Path, typer.Option(help="JSON file to write")],
     params: ParamsFile = PARAMS,
 ) -> None:
     """Register a checkpoint in MLflow, once per content hash, by reference to its files."""
-    from r1omni.tracking.registry import run_register
+    with quick_imports():
+        from r1omni.tracking.registry import run_register
 
     run_register(
         checkpoint,
         metrics,
         training,
         predictions,
+        held_out,
         receipt,
         name=name,
         tracking=read_params(params).tracking,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from r1omni.config import MachineParams
+from r1omni.machine.imports import quick_imports
 from r1omni.own_code import code_hash
 from r1omni.section import Section
 from r1omni.stages.command import (
@@ -33,11 +34,12 @@ def base(
     read = read_and_set_threads(params)
     source = read.base.source
     _launch(read.machine)
-    from r1omni.base_model.stage import run_base
-    from r1omni.corpora.sets import manifests_of, read_set
-    from r1omni.hub import translate_hub_errors
-    from r1omni.machine.state_folders import remove_finished_states
-    from r1omni.tracking.runs import open_run
+    with quick_imports():
+        from r1omni.base_model.stage import run_base
+        from r1omni.corpora.sets import manifests_of, read_set
+        from r1omni.hub import translate_hub_errors
+        from r1omni.machine.state_folders import remove_finished_states
+        from r1omni.tracking.runs import open_run
 
     reasoning = manifests_of(read_set(reasoned))
     paths = _training_paths(checkpoint, training)
@@ -85,7 +87,8 @@ def features(
             raise typer.BadParameter(f"{params} has no corpora.{manifest.stem}: pass --root")
         root = read.corpora[manifest.stem].root
     _launch(read.machine)
-    from r1omni.model.features import run_features
+    with quick_imports():
+        from r1omni.model.features import run_features
 
     run_features(
         manifest,
@@ -140,10 +143,11 @@ def grpo(
     """Train the cold start by GRPO with verifiable rewards (R1-Omni)."""
     read = read_and_set_threads(params)
     _launch(read.machine)
-    from r1omni.corpora.sets import features_of, manifests_of, read_set
-    from r1omni.machine.state_folders import remove_finished_states
-    from r1omni.tracking.runs import open_run
-    from r1omni.training.grpo import run_grpo
+    with quick_imports():
+        from r1omni.corpora.sets import features_of, manifests_of, read_set
+        from r1omni.machine.state_folders import remove_finished_states
+        from r1omni.tracking.runs import open_run
+        from r1omni.training.grpo import run_grpo
 
     members = read_set(learned)
     manifests, features = manifests_of(members), features_of(members)
@@ -182,10 +186,11 @@ def _sft(
 ) -> None:
     read = read_and_set_threads(params)
     _launch(read.machine)
-    from r1omni.corpora.sets import features_of, manifests_of, read_set
-    from r1omni.machine.state_folders import remove_finished_states
-    from r1omni.tracking.runs import open_run
-    from r1omni.training.sft import run_sft
+    with quick_imports():
+        from r1omni.corpora.sets import features_of, manifests_of, read_set
+        from r1omni.machine.state_folders import remove_finished_states
+        from r1omni.tracking.runs import open_run
+        from r1omni.training.sft import run_sft
 
     members = read_set(learned)
     manifests, features = manifests_of(members), features_of(members)

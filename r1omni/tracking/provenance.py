@@ -15,6 +15,7 @@ from r1omni.lineage import Lineage, origin_record, read_lineage
 from r1omni.tracking.store import project_root
 
 WRITTEN = ("dvc.lock", "data")  # the run itself writes these
+HELD_OUT_NOTE = b"r1omni.held_out"  # in the metadata of a table of held-out predictions
 
 
 def file_hash(path: Path) -> str:
@@ -33,6 +34,21 @@ def content_hash(folder: Path) -> str:
         raise ValueError(f"{folder}: expected a checkpoint folder with files in it")
     lines = [f"{path.relative_to(folder).as_posix()} {file_hash(path)}\n" for path in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def held_out_note(path: Path) -> dict[str, Any]:
+    """What a table of held-out predictions notes: "digest" and "n" of its clips, and its metrics.
+
+    Raises ValueError, naming the file, for any other file.
+    """
+    try:
+        note = json.loads((pq.read_schema(path).metadata or {})[HELD_OUT_NOTE])
+        return {"digest": str(note.pop("digest")), **{k: float(v) for k, v in note.items()}}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{path}: expected held-out predictions, as `r1omni predict-held-out` writes them: "
+            f"{error!r}"
+        ) from error
 
 
 def fingerprint(*parts: object) -> str:

@@ -12,7 +12,12 @@ from typing import Any
 from r1omni.config import TrackingParams
 from r1omni.lineage import DATA_TEXT, PROVENANCE, Data, read_provenance, size_text
 from r1omni.tracking.artifacts import store_files
-from r1omni.tracking.provenance import code_tags, content_hash, lineage_tags
+from r1omni.tracking.provenance import (
+    code_tags,
+    content_hash,
+    held_out_note,
+    lineage_tags,
+)
 from r1omni.tracking.store import local_path, locked, open_client, translate_store_errors
 from r1omni.tracking.store_runs import (
     Description,
@@ -25,6 +30,7 @@ from r1omni.tracking.store_runs import (
 )
 
 CHECKPOINT = "checkpoint"
+HELD_OUT = "held_out"  # the folder of the held-out predictions, and the tag with their digest
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +53,7 @@ def run_register(
     metrics: Path,
     training: Path,
     predictions: Path,
+    held_out: Path,
     receipt: Path,
     *,
     name: str,
@@ -60,14 +67,17 @@ def run_register(
     content is the same version, however often it is registered. No alias moves here.
     If the store was unreachable during the training, the missing points and seconds are sent first,
     to the run that `state` names, if there is one. Each point is in the store once.
-    Raises StoreUnreachable; ValueError for an invalid checkpoint or invalid metrics.
+    Raises StoreUnreachable; ValueError for an invalid checkpoint, invalid metrics or predictions.
     """
+    measured = held_out_note(held_out)
+    digest = measured.pop("digest")
     evaluation = dict(_evaluation(metrics, name))
+    evaluation |= {f"eval/{HELD_OUT}/{key}": value for key, value in measured.items()}
     tags = _provenance(checkpoint, name) | {"content_hash": content_hash(checkpoint)}
     client, experiment = open_client(tracking)
     times = undelivered_times(state, tags["content_hash"]) if state is not None else None
     with locked(tracking.uri), translate_store_errors(tracking.uri):
-        version = _find_version(client, tracking.registered_model, tags["content_hash"])
+        version = find_content(client, tracking.registered_model, tags["content_hash"])
         run_id = version.run_id if version else _training_run(client, experiment, tags, state)
         deliver_training(client, run_id, training)
         if times is not None:
@@ -75,9 +85,11 @@ def run_register(
         tag_run(client, run_id, lineage_tags(checkpoint))
         _log_evaluation(client, run_id, evaluation)
         store_files(client, run_id, predictions, "predictions")
+        store_files(client, run_id, held_out, HELD_OUT)
         store_files(client, run_id, checkpoint, CHECKPOINT)
         if version is None:
             version = _create_version(client, tracking.registered_model, run_id, tags)
+        client.set_model_version_tag(version.name, version.version, HELD_OUT, digest)
         for key, value in evaluation.items():
             if key.endswith(("/war", "/uar")):
                 number = f"{value:.4f}"
@@ -126,7 +138,7 @@ def model_directory(uri: str, tracking: TrackingParams) -> Path:
 
 def registered_version(client: Any, receipt: Receipt) -> Any:
     """The MLflow ModelVersion of the receipt's content. Raises ValueError if there is none here."""
-    found = _find_version(client, receipt.registered_model, receipt.content_hash)
+    found = find_content(client, receipt.registered_model, receipt.content_hash)
     if found is None:
         name = receipt.model
         raise ValueError(
@@ -164,7 +176,8 @@ def find_model_version(client: Any, uri: str) -> Any:
         raise ValueError(f"{uri}: not in the registry: {error}") from error
 
 
-def _find_version(client: Any, model: str, digest: str) -> Any:
+def find_content(client: Any, model: str, digest: str) -> Any:
+    """The MLflow ModelVersion with this content hash, or None."""
     found = client.search_model_versions(f"name = '{model}' and tags.content_hash = '{digest}'")
     return min(found, key=lambda version: int(version.version), default=None)
 

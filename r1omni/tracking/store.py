@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from r1omni.config import TrackingParams
+from r1omni.machine.imports import quick_imports
 
 SQLITE = "sqlite:///"
 # The tables of a complete store; MLflow's migrations create some of these only at their end.
@@ -112,7 +113,8 @@ def open_client(tracking: TrackingParams) -> tuple[Any, str]:
 
     Raises StoreUnreachable.
     """
-    from mlflow import MlflowClient
+    with quick_imports():
+        from mlflow import MlflowClient
 
     uri = ensure_store(tracking.uri)
     with translate_store_errors(uri):

@@ -21,31 +21,21 @@ from r1omni.machine.curves import write_curves
 from r1omni.machine.environment import is_first
 from r1omni.machine.ranks import barrier, gather
 from r1omni.machine.state_folders import FINISHED, TrainingPaths, move_into_place, refuse_edits
-from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
-from r1omni.model.towers import tower_tensors
-from r1omni.model.weights import read_weights
+from r1omni.model.backbone import Backbone
+from r1omni.model.loading import load_backbone
 from r1omni.own_code import changed_code, code_hash
 from r1omni.prompts import AnswerMode
 from r1omni.section import Section
 
 CURVES, ROLLOUTS = "curves.jsonl", "rollouts.parquet"
-LANGUAGE_MODEL = ("model.embed_tokens.", "model.layers.", "model.norm.", "lm_head.")
 TIMES = "times.jsonl"  # beside the states: the seconds of the last training that was finished
 
 
-def load_parent(
-    checkpoint: Path,
-) -> tuple[HumanOmniForConditionalGeneration, HumanOmniProcessor]:
-    """The checkpoint's model, with what the paper doesn't train frozen, and its processor."""
-    model = HumanOmniForConditionalGeneration.from_pretrained(checkpoint)
-    freeze(model)
-    return model.eval(), HumanOmniProcessor.from_pretrained(checkpoint)
-
-
-def freeze(model: HumanOmniForConditionalGeneration) -> None:
-    """Freeze the towers (arXiv 2503.05379 trains the rest) and BERT's pooler, which is not read."""
-    for part in (model.model.vision_tower, model.model.audio_tower, model.model.bert_model.pooler):
-        part.requires_grad_(False)
+def load_parent(checkpoint: Path) -> Backbone:
+    """The checkpoint's backbone, with what the recipe doesn't train frozen."""
+    backbone = load_backbone(checkpoint)
+    backbone.freeze()
+    return backbone
 
 
 def one_fold(clips: Sequence[Clip], parent: Path | None) -> int | None:
@@ -69,8 +59,7 @@ def one_fold(clips: Sequence[Clip], parent: Path | None) -> int | None:
 
 
 def save_checkpoint(
-    model: HumanOmniForConditionalGeneration,
-    processor: HumanOmniProcessor,
+    backbone: Backbone,
     paths: TrainingPaths,
     *,
     stage_params: Section,
@@ -91,8 +80,7 @@ def save_checkpoint(
     refuse_edits(paths, sorted(changed))
     if is_first():
         _write_checkpoint(
-            model,
-            processor,
+            backbone,
             paths,
             stage_params=stage_params,
             mode=mode,
@@ -105,8 +93,7 @@ def save_checkpoint(
 
 
 def _write_checkpoint(
-    model: HumanOmniForConditionalGeneration,
-    processor: HumanOmniProcessor,
+    backbone: Backbone,
     paths: TrainingPaths,
     *,
     stage_params: Section,
@@ -128,16 +115,15 @@ def _write_checkpoint(
         "params": stage_params.recipe(),
         "code": code_hash()[:12],
         "params_hash": _params_hash([stage_params, *further], parent),
-        "parameters": _sizes(model),
+        "parameters": backbone.sizes(),
         "data": {name: origin_record(o) for name, o in _all_data(data, parent).items()},
         "parent": (read_provenance(parent) or {}) if parent is not None else None,
         "trained_on": counts,
     }
-    model.config.answer_mode = mode
+    backbone.answer_mode = mode
     partial = paths.state / "checkpoint"
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial, **_state_with_towers(model, parent))
-    processor.save_pretrained(partial)
+    backbone.save(partial, parent)
     write_provenance(partial, record)
     training = paths.state / "training"
     shutil.rmtree(training, ignore_errors=True)
@@ -151,21 +137,6 @@ def _write_checkpoint(
     (paths.state / FINISHED).touch()
 
 
-def _state_with_towers(
-    model: HumanOmniForConditionalGeneration, parent: Path | None
-) -> dict[str, Any]:
-    """What `save_pretrained` is to write where the engine cast the towers: them as the parent has
-    them. They are frozen, and DeepSpeed casts them with what is trained.
-    """
-    if parent is None:
-        return {}
-    state = model.state_dict()
-    own = tower_tensors(read_weights(parent)[0])
-    if all(state[name].dtype == tensor.dtype for name, tensor in own.items()):
-        return {}
-    return {"state_dict": state | own}
-
-
 def _params_hash(sections: Sequence[Section], parent: Path | None) -> str:
     """A hash of the recipe of this checkpoint and of all its ancestors."""
     inherited = read_lineage(parent) if parent is not None else None
@@ -173,13 +144,6 @@ def _params_hash(sections: Sequence[Section], parent: Path | None) -> str:
     recipes = [[type(section).__name__, section.recipe()] for section in sections]
     text = json.dumps([recipes, before], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _sizes(model: HumanOmniForConditionalGeneration) -> dict[str, int]:
-    """How many parameters the model has, and how many of them are the language model's."""
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    own = sum(size for name, size in sizes.items() if name.startswith(LANGUAGE_MODEL))
-    return {"total": sum(sizes.values()), "language_model": own}
 
 
 def _all_data(data: Mapping[str, Origin], parent: Path | None) -> dict[str, Origin]:

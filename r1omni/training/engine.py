@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from r1omni.config import MachineParams
 from r1omni.machine.environment import world_size
+from r1omni.machine.imports import quick_imports
 from r1omni.machine.ranks import gather, join_ranks, shares, sum_over_ranks
 from r1omni.machine.states import WHOLE, newest_state, write_state
 
@@ -95,12 +96,12 @@ class Engine:
         groups = _groups(self._trained) if machine.zero_stage else self._trained
         optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
         self._engine, *_ = deepspeed.initialize(
-            model=model.to(self.device),
+            model=_Weights(model.to(self.device)),
             optimizer=optimizer,
             lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, schedule),
             config=_config(machine.zero_stage, dtype, max_grad_norm),
         )
-        self.model: nn.Module = self._engine.module
+        self.model = model
         self.step_count = 0
         self.newest_state: Path | None = None
         self._machine, self._dtype = machine, dtype
@@ -109,8 +110,6 @@ class Engine:
         self._loss = 0.0  # the sum over those items
         self._bad: list[tuple[str, list[str]]] = []  # what is non-finite, and its clips
         self._whole = ExitStack()
-        if machine.zero_stage == 3:
-            self._engine.optimizer.parameter_offload._remove_module_hooks()
         self._gather_weights()
 
     def shares(self, n: int) -> list[range]:
@@ -261,6 +260,19 @@ class Engine:
         )
 
 
+class _Weights(nn.Module):
+    """A model's weights without its modules: all that DeepSpeed is to train, divide and save.
+
+    Under ZeRO-3 DeepSpeed hangs hooks on every module, which gather its weights for each call. Our
+    weights are gathered once per step, and ranks call modules in different numbers.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        for name, parameter in model.named_parameters():
+            self.register_parameter(name.replace(".", "/"), parameter)
+
+
 class _Handover(torch.autograd.Function):
     """A loss of 0 whose gradient is the given one, so that DeepSpeed's hooks run once each.
 
@@ -318,7 +330,8 @@ def _import_deepspeed() -> Any:
 
     Nor does it probe, in every process, which of its other kernels could be compiled.
     """
-    import deepspeed
+    with quick_imports():
+        import deepspeed
 
     deepspeed.ops.__compatible_ops__ = {}
     return deepspeed

@@ -9,35 +9,22 @@ import torch
 from torch import Tensor
 
 from r1omni.machine.progress import timed
-from r1omni.model import HumanOmniForConditionalGeneration
+from r1omni.model.backbone import Backbone, prefill_asked
 from r1omni.model.packed_linear import packed_linears
-from r1omni.model.prompting import PromptBatch, prefill_batch
 from r1omni.model.sampling import score_completions
-from r1omni.model.shared_prefix import Prefix
-from r1omni.training.joint import Weights
+from r1omni.training.joint import MeanWeights
 from r1omni.training.losses import grpo_loss
+from r1omni.training.reference import Reference
+from r1omni.training.rollouts import Rollouts
 
-
-@dataclass(frozen=True)
-class Sampled:
-    """Completions and what they were sampled from.
-
-    `prefix` is the policy's, with its graph; None where the prompts are to run again for the loss.
-    """
-
-    prompts: PromptBatch
-    prefix: Prefix | None
-    token_ids: Tensor  # (P, G, T)
-    mask: Tensor  # (P, G, T)
-    advantages: Tensor  # (P, G)
-    old_logprobs: Tensor | None = None  # (P, G, T), at sampling: to be compared with
-
-    def select(self, groups: Tensor) -> "Sampled":
-        """Only some groups, by their index (P',)."""
-        ids, mask, advantages = (x[groups] for x in (self.token_ids, self.mask, self.advantages))
-        prefix = None if self.prefix is None else self.prefix.select(groups)
-        old = None if self.old_logprobs is None else self.old_logprobs[groups]
-        return Sampled(self.prompts.select(groups), prefix, ids, mask, advantages, old)
+_METRICS = (
+    "train/loss",
+    "train/kl",
+    "rollout/entropy",
+    "rollout/logprob_gap",
+    "time/reference",
+    "time/policy",
+)
 
 
 @dataclass(frozen=True)
@@ -46,14 +33,14 @@ class Compared:
 
     loss: Tensor
     metrics: dict[str, float]
-    scored: Weights  # what `train/kl`, `rollout/entropy` and `rollout/logprob_gap` are means over
+    scored: MeanWeights  # of the means `train/kl`, `rollout/entropy`, `rollout/logprob_gap`
     broken: list[int]  # the groups whose own loss is no number, by their index
 
 
 def group_loss(
-    policy: HumanOmniForConditionalGeneration,
-    reference: HumanOmniForConditionalGeneration,
-    sampled: Sampled,
+    policy: Backbone,
+    reference: Reference,
+    rollouts: Rollouts,
     *,
     temperature: float,
     kl_coef: float,
@@ -64,7 +51,7 @@ def group_loss(
     Groups without a variance of rewards have advantages of 0, so their policy term and its gradient
     are exactly 0. With `kl_coef` > 0 they are scored like all others, since their KL counts. With
     `kl_coef` = 0 they pass through neither model: exact for the loss and every gradient; KL,
-    entropy and logprob gap then tell of the other groups only. Where none is left the loss is 0
+    entropy and logprob gap then cover the other groups only. Where none is left the loss is 0
     without a graph, as Engine.backward takes it. With `checkpointing` the backward pass makes inner
     states again.
 
@@ -72,34 +59,37 @@ def group_loss(
     those at sampling. The loss takes them for equal: rounding apart (below 1e-5 in float32, 1e-1 in
     bfloat16) they are, and more means that sampling and learning see different models.
     """
-    counted = groups_that_count(sampled.advantages, kl_coef)
+    counted = groups_that_count(rollouts.advantages, kl_coef)
     if not len(counted):
-        names = ["train/loss", "train/kl", "rollout/entropy", "time/reference", "time/policy"]
-        names += [] if sampled.old_logprobs is None else ["rollout/logprob_gap"]
-        zero = sampled.advantages.new_zeros(())
-        return Compared(zero, dict.fromkeys(names, 0.0), Weights(0, 0), [])
-    share = len(counted) / len(sampled.advantages)
+        zero = rollouts.advantages.new_zeros(())
+        return Compared(zero, dict.fromkeys(_METRICS, 0.0), MeanWeights(0, 0), [])
+    share = len(counted) / len(rollouts.advantages)
     if share < 1.0:
-        sampled = sampled.select(counted)
-    ids, mask = sampled.token_ids, sampled.mask
+        rollouts = rollouts.select(counted.tolist())
+    ids, mask = rollouts.completions.token_ids, rollouts.completions.mask
     seconds: dict[str, float] = {}
-    packed = packed_linears(reference.model.layers, mask.numel())
-    with timed(seconds, "time/reference"), torch.no_grad(), packed:
-        known = prefill_batch(reference, sampled.prompts)
-        ref_logprobs, _ = score_completions(reference, known, ids, mask, temperature=temperature)
+    with timed(seconds, "time/reference"), torch.no_grad(), reference as frozen:
+        language_model = frozen.language_model
+        with packed_linears(language_model.model.layers, mask.numel()):
+            known = prefill_asked(frozen, rollouts.prompts)
+            ref_logprobs, _ = score_completions(
+                language_model, known, ids, mask, temperature=temperature
+            )
     with timed(seconds, "time/policy"):
-        prefix = sampled.prefix
+        prefix = rollouts.prefix
         if prefix is None:
-            prefix = prefill_batch(policy, sampled.prompts, checkpointing=checkpointing)
+            prefix = prefill_asked(policy, rollouts.prompts, checkpointing=checkpointing)
         logprobs, entropy = score_completions(
-            policy, prefix, ids, mask, temperature=temperature, checkpointing=checkpointing
+            policy.language_model,
+            prefix,
+            ids,
+            mask,
+            temperature=temperature,
+            checkpointing=checkpointing,
         )
-    of_groups = (logprobs, ref_logprobs, sampled.advantages, mask)
+    of_groups = (logprobs, ref_logprobs, rollouts.advantages, mask)
     loss, metrics = grpo_loss(*(x.flatten(0, 1) for x in of_groups), kl_coef=kl_coef)
-    gap = {}
-    if sampled.old_logprobs is not None:
-        apart = (logprobs.detach() - sampled.old_logprobs).abs() * mask
-        gap["rollout/logprob_gap"] = float(apart.sum() / mask.sum())
+    apart = (logprobs.detach() - rollouts.completions.logprobs).abs() * mask
     broken: list[int] = []
     if not bool(metrics["train/loss"].isfinite()):
         for group, *own in zip(counted.tolist(), *of_groups, strict=True):
@@ -111,10 +101,10 @@ def group_loss(
             "train/loss": share * float(metrics["train/loss"]),
             "train/kl": float(metrics["train/kl"]),
             "rollout/entropy": float(entropy.sum() / mask.sum()),
-            **gap,
+            "rollout/logprob_gap": float(apart.sum() / mask.sum()),
             **seconds,
         },
-        Weights(mask.shape[0] * mask.shape[1], int(mask.sum())),
+        MeanWeights(mask.shape[0] * mask.shape[1], int(mask.sum())),
         broken,
     )
 

@@ -7,7 +7,6 @@ once per clip, with gradient; its keys and values serve sampling and the policy'
 
 import time
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,35 +22,38 @@ from r1omni.machine.interruption import Stopped, defer_sigterm
 from r1omni.machine.progress import steps_bar, timed
 from r1omni.machine.ranks import any_rank, gather, join_ranks
 from r1omni.machine.state_folders import TrainingPaths, open_state, prune_states
-from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.model.backbone import Backbone, prefill_asked
 from r1omni.model.feature_rejects import without_rejects
-from r1omni.model.feature_store import INDEX, FeatureBatch, FeatureStore
-from r1omni.model.prompting import encode_prompts, prefill_batch
+from r1omni.model.feature_store import INDEX, Features, FeatureStore
+from r1omni.model.sampling import uniform_draws
 from r1omni.training.batches import balanced_shares, batch_at
 from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
 from r1omni.training.engine import Engine, linear_decay, step_generator
-from r1omni.training.group_loss import Compared, Sampled, group_loss
-from r1omni.training.held_out import Watch, set_aside
-from r1omni.training.joint import Part, joint_metrics
+from r1omni.training.group_loss import Compared, group_loss
+from r1omni.training.held_out import HeldOutSet, set_aside
+from r1omni.training.joint import Part, Row, joint_metrics
 from r1omni.training.losses import group_advantages
 from r1omni.training.recipe import fingerprint
+from r1omni.training.reference import CopiedReference, Reference
 from r1omni.training.rollout_table import RolloutTable, rollout_rows
 from r1omni.training.rollouts import (
-    RolledOut,
+    Rollouts,
+    Sampler,
+    SharedPrefixSampler,
+    decode_texts,
     rewards_tensor,
     rollout_metrics,
-    sample_groups,
     score_groups,
 )
 
 
 @dataclass(frozen=True)
 class Models:
-    """The policy in training, its frozen start, and what both read prompts with."""
+    """The policy in training, its frozen start, and what samples from the policy."""
 
-    policy: HumanOmniForConditionalGeneration
-    reference: HumanOmniForConditionalGeneration
-    processor: HumanOmniProcessor
+    policy: Backbone
+    reference: Reference
+    sampler: Sampler
     prefix: Literal["reuse", "recompute"] = "reuse"  # machine.prefix
     checkpointing: bool = False  # the backward pass makes the layers' inner states again
 
@@ -77,14 +79,16 @@ def run_grpo(
     clips = [clip for clip in rest if clip.split == "train" and clip.label is not None]
     shares = balanced_shares([clip.label for clip in clips], grpo.balance)
     store = FeatureStore(list(features))
-    watch = Watch(watched, store, "reasoned", grpo.max_new_tokens, held_out.every)
+    held_out_set = HeldOutSet(watched, store, "reasoned", grpo.max_new_tokens, held_out.every)
     inputs = [cold_start, *manifests, *(folder / INDEX for folder in features)]
     recipe = fingerprint([grpo, held_out, engine], inputs)
     paths = open_state(paths, recipe)
-    policy, processor = load_parent(cold_start)
-    models = _models(policy, processor, machine)
+    policy = load_parent(cold_start)
+    reference = CopiedReference(policy)
+    sampler = SharedPrefixSampler(policy)
+    models = Models(policy, reference, sampler, machine.prefix, machine.gradient_checkpointing)
     trainer = Engine(
-        policy,
+        policy.module,
         machine,
         dtype=engine.dtype,
         lr=grpo.lr,
@@ -92,7 +96,7 @@ def run_grpo(
         weight_decay=grpo.weight_decay,
         max_grad_norm=grpo.max_grad_norm,
     )
-    _follow(models.reference, policy)
+    reference.follow(policy)
     first = trainer.resume(paths.state, recipe) + 1
     curves = Curves(paths.state / "curves.jsonl", log)
     curves.rewind(first - 1)
@@ -101,17 +105,10 @@ def run_grpo(
         task = progress.add_task("grpo", total=grpo.steps)
         for step in range(first, grpo.steps + 1):
             batch = batch_at(clips, step, grpo.clips_per_step, grpo.seed, shares)
-            began = time.perf_counter()
-            own = learn_share(models, trainer, store, batch, grpo, step)
-            seconds: dict[str, float] = {}
-            with timed(seconds, "time/update"):
-                optimised = trainer.update()
-            seconds["time/step"] = time.perf_counter() - began
-            everyones = gather(own)
-            metrics = {**joint_metrics(everyones), **optimised, **seconds}
-            seen = watch.after(step, grpo.steps, policy, processor)
-            curves.log(step, {**metrics, **seen})
-            table.add(row for parts in everyones for part in parts for row in part.rows)
+            metrics, rows = take_step(models, trainer, store, batch, grpo, step)
+            held_out_metrics = held_out_set.evaluate_if_due(step, grpo.steps, policy)
+            curves.log(step, {**metrics, **held_out_metrics})
+            table.add(rows)
             stop = any_rank(stopping())
             if step < grpo.steps and (stop or step % machine.save_every == 0):
                 table.save(step)
@@ -123,7 +120,6 @@ def run_grpo(
     table.finish(grpo.steps)
     save_checkpoint(
         policy,
-        processor,
         paths,
         stage_params=grpo,
         mode="reasoned",
@@ -134,26 +130,24 @@ def run_grpo(
     )
 
 
-def _models(
-    policy: HumanOmniForConditionalGeneration,
-    processor: HumanOmniProcessor,
-    machine: MachineParams,
-) -> Models:
-    """With a frozen copy of the policy, which needs no towers: features are cached."""
-    towers = (policy.model.vision_tower, policy.model.audio_tower)
-    without = {id(tower): torch.nn.Identity() for tower in towers}
-    reference = deepcopy(policy, without).requires_grad_(False)
-    return Models(policy, reference, processor, machine.prefix, machine.gradient_checkpointing)
-
-
-def _follow(reference: torch.nn.Module, policy: HumanOmniForConditionalGeneration) -> None:
-    """Put the reference where the policy is, in its precision: as DeepSpeed casts, weights alone.
-
-    Rotary frequencies stay float32; in bfloat16 they would turn late positions by a radian.
-    """
-    for parameter in reference.parameters():
-        parameter.data = parameter.data.to(policy.dtype)
-    reference.to(policy.device)
+def take_step(
+    models: Models,
+    trainer: Engine,
+    store: FeatureStore,
+    batch: Sequence[Clip],
+    grpo: GRPOParams,
+    step: int,
+) -> tuple[dict[str, float], list[Row]]:
+    """One update from a global batch: the metrics and the rollouts of all ranks, on every rank."""
+    began = time.perf_counter()
+    own = learn_share(models, trainer, store, batch, grpo, step)
+    seconds: dict[str, float] = {}
+    with timed(seconds, "time/update"):
+        optimised = trainer.update()
+    seconds["time/step"] = time.perf_counter() - began
+    ranks = gather(own)
+    rows = [row for parts in ranks for part in parts for row in part.rows]
+    return {**joint_metrics(ranks), **optimised, **seconds}, rows
 
 
 def learn_share(
@@ -164,7 +158,7 @@ def learn_share(
     grpo: GRPOParams,
     step: int,
 ) -> list[Part]:
-    """What this rank's micro-batches of the global batch tell; their gradients are in `trainer`."""
+    """The records of this rank's micro-batches; their gradients are in `trainer`."""
     parts = []
     for rolled in _rollouts(models, store, batch, trainer.shares(len(batch)), grpo, step):
         compared = learn(models, rolled, grpo)
@@ -173,19 +167,22 @@ def learn_share(
             names = [clip.clip_id for clip in rolled.clips]
             broken = [names[group] for group in compared.broken]
             trainer.backward(compared.loss, weight=len(names), clips=names, broken=broken)
-        watched = rollout_metrics(rolled.groups, rolled.scores)
+        completions = rolled.completions
         parts.append(
             Part(
-                {**watched, **compared.metrics, **rolled.seconds, **seconds},
-                completions=rolled.groups.finished.numel(),
-                tokens=int(rolled.groups.completion_mask.sum()),
+                {
+                    **rollout_metrics(completions, rolled.scores),
+                    **compared.metrics,
+                    **rolled.seconds,
+                    **seconds,
+                },
+                completions=completions.finished.numel(),
+                tokens=int(completions.mask.sum()),
                 scored=compared.scored,
-                rows=rollout_rows(
-                    step, rolled.clips, rolled.groups, rolled.scores, rolled.advantages
-                ),
+                rows=rollout_rows(step, rolled),
             )
         )
-        del rolled, compared  # or they would stay beside the next micro-batch's
+        del rolled, completions, compared  # or they would stay beside the next micro-batch's
     return parts
 
 
@@ -196,7 +193,7 @@ def _rollouts(
     parts: Sequence[range],
     grpo: GRPOParams,
     step: int,
-) -> Iterator[RolledOut]:
+) -> Iterator[Rollouts]:
     """The micro-batches, rolled out one by one; with prefix: recompute, all together before.
 
     Decoding costs the less a row the more rows go through a weight at once, and without a graph
@@ -204,7 +201,7 @@ def _rollouts(
     the two are about equal (benchmarks/RESULTS.md), where decoding waits for memory it gains.
     """
 
-    def rolled(places: range) -> RolledOut:
+    def rolled(places: range) -> Rollouts:
         clips = [batch[place] for place in places]
         features = store.load([clip.clip_id for clip in clips])
         return roll_out(models, features, clips, grpo, step, places)
@@ -215,17 +212,17 @@ def _rollouts(
     first = parts[0].start
     together = rolled(range(first, parts[-1].stop))
     for places in parts:
-        yield together.select(slice(places.start - first, places.stop - first))
+        yield together.select([place - first for place in places])
 
 
 def roll_out(
     models: Models,
-    features: FeatureBatch,
+    features: Sequence[Features],
     clips: Sequence[Clip],
     grpo: GRPOParams,
     step: int,
     places: Sequence[int],
-) -> RolledOut:
+) -> Rollouts:
     """Sample and score a group of completions for each clip.
 
     `places`: the clips' places in the step's global batch, which decide what is sampled.
@@ -234,39 +231,40 @@ def roll_out(
     instructions = [question] * len(clips)
     seconds: dict[str, float] = {}
     reuse = models.prefix == "reuse"
-    asked = encode_prompts(models.processor, features, instructions, models.policy.device)
+    asked = models.policy.ask(features, instructions)
     with timed(seconds, "time/prefill"), torch.set_grad_enabled(reuse):
-        prefix = prefill_batch(models.policy, asked, checkpointing=models.checkpointing)
+        prefix = prefill_asked(models.policy, asked, checkpointing=models.checkpointing)
+    generators = [step_generator(grpo.seed, step, place) for place in places]
     with timed(seconds, "time/sample"):
-        groups = sample_groups(
-            models.policy,
-            models.processor,
+        completions = models.sampler.sample(
+            asked,
             prefix,
             group_size=grpo.group_size,
-            temperature=grpo.temperature,
             max_new_tokens=grpo.max_new_tokens,
-            generators=[step_generator(grpo.seed, step, place) for place in places],
+            temperature=grpo.temperature,
+            draws=uniform_draws(generators, grpo.group_size, grpo.max_new_tokens),
         )
-    scores = score_groups(groups, [str(clip.label) for clip in clips], grpo.reward_weights)
+        texts = decode_texts(models.policy, completions)
+    scores = score_groups(texts, [str(clip.label) for clip in clips], grpo.reward_weights)
     advantages = group_advantages(rewards_tensor(scores), grpo.advantage_eps)
-    kept = prefix if reuse else None
-    return RolledOut(clips, asked, kept, groups, scores, advantages, seconds)
+    return Rollouts(
+        asked,
+        prefix if reuse else None,
+        completions,
+        advantages.to(completions.mask.device),
+        clips,
+        texts,
+        scores,
+        seconds,
+    )
 
 
-def learn(models: Models, rolled: RolledOut, grpo: GRPOParams) -> Compared:
+def learn(models: Models, rolled: Rollouts, grpo: GRPOParams) -> Compared:
     """The GRPO loss of what was rolled out, ready to step on."""
-    ids = rolled.groups.token_ids
     return group_loss(
         models.policy,
         models.reference,
-        Sampled(
-            rolled.asked,
-            rolled.prefix,
-            ids,
-            rolled.groups.completion_mask,
-            rolled.advantages.to(ids.device),
-            rolled.groups.old_logprobs,
-        ),
+        rolled,
         temperature=grpo.temperature,
         kl_coef=grpo.kl_coef,
         checkpointing=models.checkpointing,

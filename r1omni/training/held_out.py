@@ -15,9 +15,8 @@ from r1omni.corpora.clip import Clip
 from r1omni.corpora.content import group_by_content
 from r1omni.judging import judge
 from r1omni.machine.ranks import gather, shares
-from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.model.backbone import Backbone, prefill_prompts
 from r1omni.model.feature_store import FeatureStore
-from r1omni.model.prompting import prefill_prompts
 from r1omni.model.sampling import decode
 
 _BATCH = 64
@@ -101,24 +100,24 @@ def _group_keys(clip: Clip, content: Mapping[str, int]) -> list[tuple[str, str |
     return [("content", content[clip.clip_id]), *subject]
 
 
-def watched(
+def held_out_metrics(
     labels: Sequence[str], completions: Sequence[str], mode: prompts.AnswerMode
 ) -> dict[str, float]:
     """WAR, UAR and format rate of completions, as fractions, under the names of the curves."""
     judged = [judge(text, mode) for text in completions]
     right: dict[str, list[bool]] = defaultdict(list)
-    for label, said in zip(labels, judged, strict=True):
-        right[label].append(said.prediction == label)
+    for label, judgement in zip(labels, judged, strict=True):
+        right[label].append(judgement.prediction == label)
     return {
         "held_out/war": sum(map(sum, right.values())) / len(labels),
         "held_out/uar": sum(sum(r) / len(r) for r in right.values()) / len(right),
-        "held_out/format": sum(said.well_formed for said in judged) / len(labels),
+        "held_out/format": sum(judgement.well_formed for judgement in judged) / len(labels),
     }
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Looks at a model in training through clips that it never learns from."""
+class HeldOutSet:
+    """Clips that a training never learns from, and that it is evaluated on."""
 
     clips: Sequence[Clip]
     store: FeatureStore
@@ -127,55 +126,47 @@ class Watch:
     every: int  # steps
 
     def due(self, step: int, steps: int) -> bool:
-        """Whether to look after `step` of `steps`: every so many, and at the end."""
+        """Whether to evaluate after `step` of `steps`: every `every` steps, and at the end."""
         return bool(self.clips) and (step % self.every == 0 or step == steps)
 
-    def after(
+    def evaluate_if_due(
         self,
         step: int,
         steps: int,
-        model: HumanOmniForConditionalGeneration,
-        processor: HumanOmniProcessor,
+        backbone: Backbone,
     ) -> dict[str, float]:
-        """What a look shows, with the seconds it took; nothing where none is due after `step`."""
+        """The metrics and the seconds that they took; empty if none are due after `step`."""
         if not self.due(step, steps):
             return {}
         began = time.perf_counter()
-        seen = self.look(model, processor)
-        return {**seen, "time/held_out": time.perf_counter() - began}
+        metrics = self.evaluate(backbone)
+        return {**metrics, "time/held_out": time.perf_counter() - began}
 
-    def look(
-        self, model: HumanOmniForConditionalGeneration, processor: HumanOmniProcessor
-    ) -> dict[str, float]:
+    def evaluate(self, backbone: Backbone) -> dict[str, float]:
         """Greedy accuracy (WAR), mean recall (UAR) and format rate on the held-out clips.
 
-        Every rank answers its share of them, and is told the same.
+        Every rank answers its share; all ranks return the same metrics.
         """
         own = [self.clips[place] for part in shares(len(self.clips)) for place in part]
         answers: list[str] = []
         for start in range(0, len(own), _BATCH):
-            answers += self._answers(model, processor, own[start : start + _BATCH])
+            answers += self._answers(backbone, own[start : start + _BATCH])
         texts = [text for part in gather(answers) for text in part]
-        return watched([str(clip.label) for clip in self.clips], texts, self.mode)
+        return held_out_metrics([str(clip.label) for clip in self.clips], texts, self.mode)
 
     @torch.no_grad()
-    def _answers(
-        self,
-        model: HumanOmniForConditionalGeneration,
-        processor: HumanOmniProcessor,
-        clips: Sequence[Clip],
-    ) -> list[str]:
+    def _answers(self, backbone: Backbone, clips: Sequence[Clip]) -> list[str]:
         features = self.store.load([clip.clip_id for clip in clips])
         questions = [prompts.instruction(self.mode)] * len(clips)
         greedy = decode(
-            model,
-            prefill_prompts(model, processor, features, questions),
+            backbone.language_model,
+            prefill_prompts(backbone, features, questions),
             group_size=1,
             max_new_tokens=self.max_new_tokens,
-            eos_token_id=processor.eos_token_ids,
+            eos_token_id=backbone.eos_token_ids,
         )
         rows = zip(greedy.token_ids[:, 0], greedy.mask[:, 0], strict=True)
-        return [processor.decode(ids[mask.bool()].tolist()) for ids, mask in rows]
+        return [backbone.decode(ids[mask.bool()].tolist()) for ids, mask in rows]
 
 
 def _rank(clip: Clip, seed: int) -> str:

@@ -9,7 +9,7 @@ SCORED, SCORED_TOKENS = ("train/kl",), ("rollout/entropy", "rollout/logprob_gap"
 
 
 @dataclass(frozen=True)
-class Weights:
+class MeanWeights:
     """How much the means of one micro-batch's scored completions weigh in the step's."""
 
     completions: int
@@ -18,12 +18,12 @@ class Weights:
 
 @dataclass(frozen=True)
 class Part:
-    """What one micro-batch tells of a step; plain values, so that ranks can exchange it."""
+    """The record of one micro-batch of a step; plain values, so that ranks can exchange it."""
 
     metrics: dict[str, float]  # means over its completions (SCORED…: those scored), or seconds
     completions: int
     tokens: int
-    scored: Weights  # of the completions that the models scored
+    scored: MeanWeights  # of the completions that the models scored
     rows: list[Row]  # its rollouts, for the table
 
 

@@ -1,30 +1,22 @@
 """Rollouts as a table: prompt, completions, rewards and advantages of every few steps."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from r1omni import prompts
-from r1omni.corpora.clip import Clip
 from r1omni.machine.environment import is_first
-from r1omni.rewards import Score
 from r1omni.training.joint import Row
-from r1omni.training.rollouts import Groups
+from r1omni.training.rollouts import Rollouts
 
-CLIPS_KEPT = 4  # clips of each step whose groups are kept: enough to look at, small on disk
+CLIPS_KEPT = 4  # clips of each step whose groups are kept: enough to read, small on disk
 
 
-def rollout_rows(
-    step: int,
-    clips: Sequence[Clip],
-    groups: Groups,
-    scores: Sequence[Sequence[Score]],
-    advantages: torch.Tensor,
-) -> list[Row]:
+def rollout_rows(step: int, rollouts: Rollouts) -> list[Row]:
     """One row per completion of the first clips; a clip drawn twice is kept once."""
-    lengths = groups.completion_mask.sum(dim=2)
+    clips, completions = rollouts.clips, rollouts.completions
+    lengths = completions.mask.sum(dim=2)
     places = {clip.clip_id: p for p, clip in reversed(list(enumerate(clips)))}
     return [
         {
@@ -33,15 +25,15 @@ def rollout_rows(
             "label": clips[p].label,
             "prompt": prompts.instruction("reasoned"),
             "group": g,
-            "completion": groups.texts[p][g],
+            "completion": rollouts.texts[p][g],
             "reward": score.reward,
             **score.parts,
-            "advantage": float(advantages[p, g]),
+            "advantage": float(rollouts.advantages[p, g]),
             "n_tokens": int(lengths[p, g]),
-            "finished": bool(groups.finished[p, g]),
+            "finished": bool(completions.finished[p, g]),
         }
         for p in sorted(places.values())[:CLIPS_KEPT]
-        for g, score in enumerate(scores[p])
+        for g, score in enumerate(rollouts.scores[p])
     ]
 
 

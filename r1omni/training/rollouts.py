@@ -1,104 +1,113 @@
-"""Rollouts: a group of completions per clip, with logprobs, rewards and advantages."""
+"""Rollouts: a group of completions per clip, with their rewards and advantages.
+
+Shapes: `P` prompts, `G` completions each, `T` tokens.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from r1omni.corpora.clip import Clip
-from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
-from r1omni.model.prompting import PromptBatch
-from r1omni.model.sampling import decode, uniform_draws
+from r1omni.model.backbone import Backbone, PromptBatch
+from r1omni.model.sampling import Decoded, decode
 from r1omni.model.shared_prefix import Prefix
 from r1omni.rewards import Score, score_completion
 
 
+class Sampler(Protocol):
+    """What writes completions; they may come from another engine than the one that learns."""
+
+    def sample(
+        self,
+        asked: PromptBatch,
+        prefix: Prefix,
+        *,
+        group_size: int,
+        max_new_tokens: int,
+        temperature: float,
+        draws: Tensor,
+    ) -> Decoded:
+        """G completions per prompt from the full distribution at `temperature`.
+
+        `draws` (P, G, max_new_tokens) of `uniform_draws` decide them.
+        """
+        ...
+
+
 @dataclass(frozen=True)
-class Groups:
-    """G sampled completions for each of P prompts."""
+class SharedPrefixSampler:
+    """Decodes with the policy itself, against the prefix that it learns from."""
 
-    token_ids: Tensor  # (P, G, T)
-    old_logprobs: Tensor  # (P, G, T) float32, at sampling
-    completion_mask: Tensor  # (P, G, T)
-    finished: Tensor  # (P, G)
-    texts: list[list[str]]  # P lists of G
+    policy: Backbone
 
-    def select(self, prompts: slice) -> "Groups":
-        """The groups of neighbouring prompts, as short as their longest completion."""
-        length = int(self.completion_mask[prompts].sum(dim=2).max())
-        ids, logprobs, mask = (
-            x[prompts, :, :length]
-            for x in (self.token_ids, self.old_logprobs, self.completion_mask)
+    def sample(
+        self,
+        asked: PromptBatch,
+        prefix: Prefix,
+        *,
+        group_size: int,
+        max_new_tokens: int,
+        temperature: float,
+        draws: Tensor,
+    ) -> Decoded:
+        return decode(
+            self.policy.language_model,
+            prefix,
+            group_size=group_size,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=self.policy.eos_token_ids,
+            temperature=temperature,
+            draws=draws,
         )
-        return Groups(ids, logprobs, mask, self.finished[prompts], self.texts[prompts])
 
 
 @dataclass(frozen=True)
-class RolledOut:
-    """Groups of completions with their rewards, and what they were sampled from."""
+class Rollouts:
+    """G completions for each of P prompts, and what they were sampled from and are worth."""
 
-    clips: Sequence[Clip]
-    asked: PromptBatch
+    prompts: PromptBatch
     prefix: Prefix | None  # the policy's, with its graph; None: the prompts run again for the loss
-    groups: Groups
-    scores: list[list[Score]]
-    advantages: torch.Tensor  # (P, G)
-    seconds: dict[str, float]
+    completions: Decoded
+    advantages: Tensor  # (P, G)
+    clips: Sequence[Clip] = ()
+    texts: Sequence[Sequence[str]] = ()  # P x G
+    scores: Sequence[Sequence[Score]] = ()  # P x G
+    seconds: Mapping[str, float] = field(default_factory=dict)  # that they took
 
-    def select(self, clips: slice) -> "RolledOut":
-        """What was rolled out of neighbouring clips, with their share of the seconds."""
-        chosen = self.clips[clips]
-        index = torch.arange(len(self.clips), device=self.asked.input_ids.device)[clips]
-        part = len(chosen) / len(self.clips)
-        return RolledOut(
-            chosen,
-            self.asked.select(index),
+    def select(self, prompts: Sequence[int]) -> "Rollouts":
+        """Those of some prompts, as short as their longest completion; their share of the time."""
+        index = torch.tensor(prompts, device=self.completions.mask.device)
+        part = len(prompts) / len(self.prompts)
+        return Rollouts(
+            self.prompts.select(prompts),
             None if self.prefix is None else self.prefix.select(index),
-            self.groups.select(clips),
-            self.scores[clips],
-            self.advantages[clips],
+            self.completions.select(index),
+            self.advantages[index],
+            [self.clips[i] for i in prompts] if self.clips else (),
+            [self.texts[i] for i in prompts] if self.texts else (),
+            [self.scores[i] for i in prompts] if self.scores else (),
             {name: part * seconds for name, seconds in self.seconds.items()},
         )
 
 
-def sample_groups(
-    policy: HumanOmniForConditionalGeneration,
-    processor: HumanOmniProcessor,
-    prefix: Prefix,
-    *,
-    group_size: int,
-    temperature: float,
-    max_new_tokens: int,
-    generators: Sequence[torch.Generator],
-) -> Groups:
-    """G completions per prefilled prompt from the full distribution at `temperature`.
-
-    Each prompt draws from a generator of its own.
-    """
-    decoded = decode(
-        policy,
-        prefix,
-        group_size=group_size,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=processor.eos_token_ids,
-        temperature=temperature,
-        draws=uniform_draws(generators, group_size, max_new_tokens),
-    )
-    texts = [
-        [processor.decode(row[keep.bool()].tolist()) for row, keep in zip(*group, strict=True)]
-        for group in zip(decoded.token_ids, decoded.mask, strict=True)
+def decode_texts(backbone: Backbone, completions: Decoded) -> list[list[str]]:
+    """The completions' texts: P lists of G."""
+    return [
+        [backbone.decode(row[keep.bool()].tolist()) for row, keep in zip(*group, strict=True)]
+        for group in zip(completions.token_ids, completions.mask, strict=True)
     ]
-    return Groups(decoded.token_ids, decoded.logprobs, decoded.mask, decoded.finished, texts)
 
 
 def score_groups(
-    groups: Groups, labels: Sequence[str], weights: Mapping[str, float]
+    texts: Sequence[Sequence[str]], labels: Sequence[str], weights: Mapping[str, float]
 ) -> list[list[Score]]:
     """The rewards of every completion against its clip's label: P lists of G."""
     return [
-        [score_completion(text, label, weights) for text in texts]
-        for texts, label in zip(groups.texts, labels, strict=True)
+        [score_completion(text, label, weights) for text in group]
+        for group, label in zip(texts, labels, strict=True)
     ]
 
 
@@ -107,12 +116,12 @@ def rewards_tensor(scores_PG: Sequence[Sequence[Score]]) -> Tensor:
     return torch.tensor([[score.reward for score in group] for group in scores_PG])
 
 
-def rollout_metrics(groups: Groups, scores_PG: Sequence[Sequence[Score]]) -> dict[str, float]:
+def rollout_metrics(completions: Decoded, scores_PG: Sequence[Sequence[Score]]) -> dict[str, float]:
     """What a practitioner watches: reward by function, zero-variance share, length, finished."""
     flat = [score for group in scores_PG for score in group]
     rewards_PG = rewards_tensor(scores_PG)
     flat_groups = rewards_PG.amax(dim=1) == rewards_PG.amin(dim=1)
-    tokens = groups.completion_mask.sum()
+    tokens = completions.mask.sum()
     parts = {
         f"reward/{name}": sum(score.parts[name] for score in flat) / len(flat)
         for name in flat[0].parts
@@ -121,6 +130,6 @@ def rollout_metrics(groups: Groups, scores_PG: Sequence[Sequence[Score]]) -> dic
         "reward/total": float(rewards_PG.mean()),
         **parts,
         "rollout/zero_variance_groups": float(flat_groups.float().mean()),
-        "rollout/completion_length": float(tokens / groups.finished.numel()),
-        "rollout/finished": float(groups.finished.float().mean()),
+        "rollout/completion_length": float(tokens / completions.finished.numel()),
+        "rollout/finished": float(completions.finished.float().mean()),
     }

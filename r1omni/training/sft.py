@@ -19,15 +19,14 @@ from r1omni.machine.interruption import Stopped, defer_sigterm
 from r1omni.machine.progress import steps_bar, timed
 from r1omni.machine.ranks import any_rank, join_ranks
 from r1omni.machine.state_folders import TrainingPaths, open_state, prune_states
-from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.model.backbone import Backbone, prefill_prompts
 from r1omni.model.feature_rejects import without_rejects
-from r1omni.model.feature_store import INDEX, FeatureBatch, FeatureStore
-from r1omni.model.prompting import prefill_prompts
+from r1omni.model.feature_store import INDEX, Features, FeatureStore
 from r1omni.model.sampling import score_completions
 from r1omni.training.batches import balanced_shares, batch_at
 from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
 from r1omni.training.engine import Engine, cosine_decay
-from r1omni.training.held_out import Watch, set_aside
+from r1omni.training.held_out import HeldOutSet, set_aside
 from r1omni.training.losses import sft_loss
 from r1omni.training.recipe import fingerprint
 
@@ -89,10 +88,9 @@ def run_sft(
     recipe = fingerprint(sections, [parent, *manifests, *(f / INDEX for f in features)])
     join_ranks(machine)
     paths = open_state(paths, recipe)
-    model, processor = load_parent(parent)
+    backbone = load_parent(parent)
     train_supervised(
-        model,
-        processor,
+        backbone,
         store.load,
         examples,
         paths,
@@ -101,13 +99,12 @@ def run_sft(
         machine=machine,
         log=log,
         recipe=recipe,
-        watch=None
+        held_out_set=None
         if held_out is None
-        else Watch(watched, store, mode, _longest(processor, examples), held_out.every),
+        else HeldOutSet(watched, store, mode, _longest(backbone, examples), held_out.every),
     )
     save_checkpoint(
-        model,
-        processor,
+        backbone,
         paths,
         stage_params=sft,
         mode=mode,
@@ -119,9 +116,8 @@ def run_sft(
 
 
 def train_supervised(
-    model: HumanOmniForConditionalGeneration,
-    processor: HumanOmniProcessor,
-    load: Callable[[Sequence[str]], FeatureBatch],
+    backbone: Backbone,
+    load: Callable[[Sequence[str]], Sequence[Features]],
     examples: Sequence[Example],
     paths: TrainingPaths,
     *,
@@ -130,7 +126,7 @@ def train_supervised(
     machine: MachineParams,
     log: Log,
     recipe: str,
-    watch: Watch | None = None,
+    held_out_set: HeldOutSet | None = None,
 ) -> None:
     """Train in place on `examples`, continuing from the newest state of the same recipe.
 
@@ -139,7 +135,7 @@ def train_supervised(
     shares = balanced_shares([example.label for example in examples], sft.balance)
     steps = -(-len(examples) * sft.epochs // sft.batch_size)
     trainer = Engine(
-        model,
+        backbone.module,
         machine,
         dtype=engine.dtype,
         lr=sft.lr,
@@ -160,12 +156,14 @@ def train_supervised(
                 for places in trainer.shares(len(batch)):
                     part = [batch[place] for place in places]
                     loss, tokens, broken = _batch_loss(
-                        model, processor, load, part, checkpointing=machine.gradient_checkpointing
+                        backbone, load, part, checkpointing=machine.gradient_checkpointing
                     )
                     trainer.backward(loss, tokens, [example.clip_id for example in part], broken)
                 metrics = trainer.update()
-            seen = {} if watch is None else watch.after(step, steps, model, processor)
-            curves.log(step, {**metrics, **seconds, **seen})
+            evaluated: dict[str, float] = {}
+            if held_out_set is not None:
+                evaluated = held_out_set.evaluate_if_due(step, steps, backbone)
+            curves.log(step, {**metrics, **seconds, **evaluated})
             stop = any_rank(stopping())
             if step < steps and (stop or step % machine.save_every == 0):
                 trainer.save(paths.state, recipe)
@@ -178,9 +176,8 @@ def train_supervised(
 
 
 def _batch_loss(
-    model: HumanOmniForConditionalGeneration,
-    processor: HumanOmniProcessor,
-    load: Callable[[Sequence[str]], FeatureBatch],
+    backbone: Backbone,
+    load: Callable[[Sequence[str]], Sequence[Features]],
     batch: Sequence[Example],
     *,
     checkpointing: bool = False,
@@ -191,13 +188,17 @@ def _batch_loss(
     """
     features = load([example.clip_id for example in batch])
     questions = [example.instruction for example in batch]
-    prefix = prefill_prompts(model, processor, features, questions, checkpointing=checkpointing)
+    prefix = prefill_prompts(backbone, features, questions, checkpointing=checkpointing)
     padded = pad_completions(
-        [processor.encode_completion(e.completion) for e in batch], processor.eos_token_id
+        [backbone.encode_completion(e.completion) for e in batch], backbone.eos_token_ids[0]
     )
     token_ids, mask = (x.to(prefix.last_hidden.device) for x in padded)
     logprobs, _ = score_completions(
-        model, prefix, token_ids[:, None], mask[:, None], checkpointing=checkpointing
+        backbone.language_model,
+        prefix,
+        token_ids[:, None],
+        mask[:, None],
+        checkpointing=checkpointing,
     )
     loss = sft_loss(logprobs.flatten(0, 1), mask)
     sound = logprobs.isfinite().flatten(1).all(dim=1).tolist()  # masked positions are 0
@@ -205,9 +206,9 @@ def _batch_loss(
     return loss, float(mask.sum()), broken
 
 
-def _longest(processor: HumanOmniProcessor, examples: Sequence[Example]) -> int:
+def _longest(backbone: Backbone, examples: Sequence[Example]) -> int:
     """Tokens of the longest completion, beyond which no good answer goes."""
-    return max(len(processor.encode_completion(text)) for text in {e.completion for e in examples})
+    return max(len(backbone.encode_completion(text)) for text in {e.completion for e in examples})
 
 
 def pad_completions(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,12 +3,13 @@
 from copy import deepcopy
 
 import torch
+from noise import as_features
 
 from r1omni.base_model.connector import TokenHeads, train_connector
 from r1omni.base_model.towers import GenericClip
 from r1omni.corpora.synthetic.attributes import ATTRIBUTES, VOICE
-from r1omni.model.feature_store import FeatureBatch
-from r1omni.training.checkpoints import freeze
+from r1omni.model.feature_store import Features
+from r1omni.model.humanomni.backbone import HumanOmniBackbone
 
 
 def clip_showing(level: int) -> GenericClip:
@@ -16,24 +17,24 @@ def clip_showing(level: int) -> GenericClip:
     return GenericClip(f"generic/{level}", f"{level}.mp4", "A caption.", "sad", targets)
 
 
-def features_of(config, names: list[str]) -> FeatureBatch:
+def features_of(config, names: list[str]) -> list[Features]:
     """Features that show a clip's level, 0 to 2, as their value."""
     levels = torch.tensor([float(name[-1]) - 1 for name in names])[:, None, None]
     audio = levels.expand(-1, config.audio_tokens, config.audio_config.d_model)
     shape = (-1, config.num_frames, config.patch_grid**2, config.vision_config.hidden_size)
     vision = levels[..., None].expand(*shape)
-    return FeatureBatch(vision.clone(), audio.clone(), torch.ones(len(names), dtype=torch.bool))
+    return as_features(vision.clone(), audio.clone())
 
 
 def test_it_learns_what_the_features_show_and_touches_nothing_else(tiny, params):
-    model, processor = deepcopy(tiny[0]), tiny[1]
-    freeze(model)
+    model = deepcopy(tiny.model)
+    backbone = HumanOmniBackbone(model, tiny.processor)
+    backbone.freeze()
     base = params.base.model_copy(update={"connector_steps": 30})
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     losses = []
     train_connector(
-        model,
-        processor,
+        backbone,
         [clip_showing(level) for level in (0, 1, 2)],
         lambda names: features_of(model.config, list(names)),
         base=base,

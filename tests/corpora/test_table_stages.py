@@ -43,7 +43,7 @@ def project(tmp_path_factory, tiny, repo) -> Path:
     values["machine"]["processes"] = 1
     values["tracking"] |= {"uri": "sqlite:////proc/none.db", "system_metrics": False}
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
-    model, processor = tiny
+    model, processor = tiny.model, tiny.processor
     base = folder / "data/checkpoints/base"
     model.save_pretrained(base)
     processor.save_pretrained(base)

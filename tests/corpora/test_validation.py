@@ -256,7 +256,7 @@ def test_of_corpora_that_name_no_subjects_it_is_not_known_whether_they_are_apart
     validate(tmp_path, dfew=[replace(clip, subject=None) for clip in dfew()])
     rules = {r["rule"]: r for r in json.loads((tmp_path / "summary.json").read_text())["rules"]}
     assert rules["subject_in_one_split"]["success"] == "not known"
-    assert "not known for dfew" in rules["subject_in_one_split"]["says"]
+    assert "not known for dfew" in rules["subject_in_one_split"]["text"]
     assert rules["content_in_one_split"]["success"] is True
 
 

@@ -32,7 +32,7 @@ from r1omni.model.features import run_features
 
 @pytest.fixture
 def checkpoint(tiny, tmp_path) -> Path:
-    model, processor = tiny
+    model, processor = tiny.model, tiny.processor
     model.save_pretrained(tmp_path / "tiny")
     processor.save_pretrained(tmp_path / "tiny")
     return tmp_path / "tiny"
@@ -194,7 +194,7 @@ def test_an_original_checkpoint_is_measured_directly_once_the_mode_is_said(
     tiny, ravdess, repo, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    write_original(*tiny, tmp_path / "R1-Omni-0.5B")
+    write_original(tiny.model, tiny.processor, tmp_path / "R1-Omni-0.5B")
     arguments = ("--model", tmp_path / "R1-Omni-0.5B", "--corpus", "ravdess", "--root", ravdess)
     refused = evaluate(repo, *arguments)
     assert isinstance(refused.exception, ValueError)
@@ -209,7 +209,7 @@ def test_a_surplus_tensor_is_refused_by_name_until_it_is_allowed(
 ):
     monkeypatch.chdir(tmp_path)
     checkpoint = tmp_path / "R1-Omni-0.5B"
-    write_original(*tiny, checkpoint)
+    write_original(tiny.model, tiny.processor, checkpoint)
     weights, surplus = checkpoint / "model.safetensors", "model.vision_resampler.weight"
     save_file(load_file(weights) | {surplus: torch.zeros(3)}, weights)
     said = ("--model", checkpoint, "--mode", "reasoned")
@@ -221,7 +221,7 @@ def test_a_surplus_tensor_is_refused_by_name_until_it_is_allowed(
     done = evaluate(repo, *arguments, "--allow", surplus)
     assert done.exit_code == 0, (done.output, done.exception)
     assert "R1-Omni-0.5B on ravdess: n 8, 2 rows rejected, answers reasoned" in done.stdout
-    n = len(tiny[0].state_dict()) - 1  # the tied head
+    n = len(tiny.model.state_dict()) - 1  # the tied head
     account = f"{n} tensors used, 1 unused, 0 missing, 0 unexpected, 0 reshaped"
     assert account in done.stderr
     assert "unused: 1 x model.vision_resampler (allowed by name)" in done.stderr

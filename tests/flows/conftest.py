@@ -60,8 +60,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def toy(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository of its own; the current directory."""
-    root = tmp_path / "toy"
-    shutil.copytree(template, root)
+    return enter_copy(template, tmp_path / "toy", monkeypatch)
+
+
+def enter_copy(template: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`root`, with the template's files in it, as the current directory."""
+    shutil.copytree(template, root, dirs_exist_ok=True)
     for name in ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME"):
         monkeypatch.delenv(name, raising=False)
     scripts = str(Path(sys.executable).parent)
@@ -72,8 +76,9 @@ def toy(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @dataclass(frozen=True)
 class PrefectServer:
-    """A running server, and the environment in which clients reach it."""
+    """A running server, the folder it serves, and the environment in which clients reach it."""
 
+    root: Path
     port: int
     environment: dict[str, str]
 
@@ -97,11 +102,11 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
     """A Prefect server with its own home, on the loopback; its scheduler looks every second."""
     from flows.serve import prefect_environment, server
 
-    port = free_port()
-    environment = prefect_environment(tmp_path_factory.mktemp("prefect"), port)
+    root, port = tmp_path_factory.mktemp("served"), free_port()
+    environment = prefect_environment(root, port)
     often = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1"}
     with server(environment | often, port):
-        yield PrefectServer(port, environment)
+        yield PrefectServer(root, port, environment)
 
 
 @pytest.fixture

@@ -11,19 +11,21 @@ import pytest
 import torch
 from clip_files import LIMITS, write_clip
 from known_labels import LABELS
+from noise import noise_features
 from typer.testing import CliRunner
 
 from r1omni import completions
 from r1omni.cli import app
 from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.emotions import EMOTIONS
-from r1omni.inference.answer import Answer, answer_files, features_of
+from r1omni.inference.answer import Answer, answer_files
 from r1omni.inference.files import NO_AUDIO, NO_VIDEO, Refusal, read_file
 from r1omni.inference.probabilities import label_probabilities
 from r1omni.judging import judge
 from r1omni.media import UnreadableMedia, decode, preprocess, waveform_to_mel
-from r1omni.model.feature_store import FeatureBatch, FeatureStore
+from r1omni.model.feature_store import FeatureStore
 from r1omni.model.features import run_features
+from r1omni.model.humanomni.backbone import HumanOmniBackbone
 
 SHORT = {"batch_size": 4, "max_new_tokens": 3}
 
@@ -93,7 +95,7 @@ def files(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def outcomes(files, tiny) -> dict[str, Answer | Refusal]:
     """What comes back for the folder, by file name."""
-    found = answer_files([str(files)], *tiny, labels=EMOTIONS, **SHORT, limits=LIMITS)
+    found = answer_files([str(files)], tiny, labels=EMOTIONS, **SHORT, limits=LIMITS)
     return {Path(o.name).name if isinstance(o, Refusal) else o.path.name: o for o in found}
 
 
@@ -132,12 +134,12 @@ def test_what_is_no_clip_is_refused_with_the_reason(outcomes):
 
 def test_a_file_that_is_not_there_is_refused(tiny, tmp_path):
     with pytest.raises(UnreadableMedia, match=r"nowhere\.mp4: no such file"):
-        read_file(tmp_path / "nowhere.mp4", tiny[1].media)
+        read_file(tmp_path / "nowhere.mp4", tiny.processor.media)
 
 
 def test_predict_sees_exactly_what_training_sees(files, tiny, tmp_path, monkeypatch):
     """The train/inference skew of pixels, mel and tower outputs is zero, bit for bit."""
-    model, processor = tiny
+    model, processor = tiny.model, tiny.processor
     monkeypatch.chdir(tmp_path)
     clip = Clip(
         "dfew/1", "dfew", "plain.mp4", "happy", "train", 1, None, None, 1.0, 8.0, 8, True, "x"
@@ -155,13 +157,13 @@ def test_predict_sees_exactly_what_training_sees(files, tiny, tmp_path, monkeypa
     trained = preprocess(files / "plain.mp4", processor.media)
     assert np.array_equal(read.inputs.pixels, trained.pixels)
     assert np.array_equal(read.inputs.mel, trained.mel)
-    ours = features_of(model, [read])
-    assert torch.equal(ours.vision, cached.vision)
-    assert torch.equal(ours.audio, cached.audio)
+    ours = tiny.encode([read.inputs])
+    assert ours[0].keys() == cached[0].keys() == {"vision", "audio"}
+    assert all(torch.equal(ours[0][name], tensor) for name, tensor in cached[0].items())
 
 
 def test_sound_alone_is_heard_as_the_same_sound_in_a_video(tiny, tmp_path):
-    settings = tiny[1].media
+    settings = tiny.processor.media
     write_clip(tmp_path / "both.mkv", audio=("flac", 44100, "stereo"))
     with av.open(str(tmp_path / "both.mkv")) as source, av.open(str(tmp_path / "s.mka"), "w") as to:
         stream = to.add_stream_from_template(source.streams.audio[0])
@@ -195,28 +197,25 @@ def oracle(model, processor, vision, audio, ids: list[int]) -> float:
 
 @torch.no_grad()
 def test_probabilities_are_those_of_the_whole_completions_with_each_label(tiny):
-    model, processor = copy.deepcopy(tiny[0]), tiny[1]
+    model, processor = copy.deepcopy(tiny.model), tiny.processor
     model.config.answer_mode = "reasoned"
     for parameter in model.lm_head.parameters():
         parameter.mul_(8.0)  # a random head is nearly indifferent
     config = model.config
     torch.manual_seed(3)
-    vision = torch.randn(
-        3, config.num_frames, config.patch_grid**2, config.vision_config.hidden_size
-    )
-    audio = torch.randn(3, config.audio_tokens, config.audio_config.d_model)
+    features = noise_features(config, 3)
     texts = ["<think>the mouth smiles</think>\n<answer>glad</answer>", "<think>no end",
              "<think>a</think> <answer>sad</answer>"]  # fmt: skip
     labels = LABELS["dfew"]
-    features = FeatureBatch(vision, audio, torch.ones(3, dtype=torch.bool))
-    found = label_probabilities(model, processor, features, texts, labels)
+    backbone = HumanOmniBackbone(model, processor)
+    found = label_probabilities(backbone, features, texts, labels)
     assert found[1] is None
     for row in (0, 2):
         head = texts[row].split("<answer>")[0]
         scores = torch.tensor(
             [
                 oracle(
-                    model, processor, vision[row : row + 1], audio[row : row + 1],
+                    model, processor, features[row]["vision"][None], features[row]["audio"][None],
                     processor.encode_completion(f"{head}<answer>{label}</answer>"),
                 )
                 for label in labels
@@ -247,7 +246,7 @@ def test_an_answer_outside_the_vocabulary_is_shown(completion, mode, first):
 def test_the_command_prints_json_lines_and_its_exit_code_counts_refusals(
     tiny, files, repo, tmp_path
 ):
-    model, processor = tiny
+    model, processor = tiny.model, tiny.processor
     model.save_pretrained(tmp_path / "c")
     processor.save_pretrained(tmp_path / "c")
     command = ["predict", files / "plain.mp4", files / "text.mp4", "--model", tmp_path / "c",

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import torch
 from clip_files import LIMITS, write_clip
+from noise import noise_features
 from typer.testing import CliRunner
 
 from r1omni.cli import app
@@ -22,7 +23,7 @@ from r1omni.inference.files import Refusal
 from r1omni.inference.greedy import answer_batch
 from r1omni.inference.options import DEFAULTS, choose_options
 from r1omni.inference.probabilities import label_probabilities
-from r1omni.model.feature_store import FeatureBatch
+from r1omni.model.humanomni.backbone import HumanOmniBackbone
 from r1omni.params_file import ParamsError
 
 N_FILES = 200
@@ -31,8 +32,8 @@ N_FILES = 200
 @pytest.fixture(scope="module")
 def checkpoint(tiny, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
-    tiny[0].save_pretrained(folder)
-    tiny[1].save_pretrained(folder)
+    tiny.model.save_pretrained(folder)
+    tiny.processor.save_pretrained(folder)
     return folder
 
 
@@ -49,7 +50,7 @@ def many(tmp_path_factory) -> Path:
 def test_the_first_answer_waits_for_no_other_and_batches_grow(tiny, many):
     files = [*sorted(many.iterdir())[:17], Refusal("x", "is no file"), many / "nowhere.mp4"]
     short = {"batch_size": 8, "max_new_tokens": 2}
-    batches = list(answer_batches(files, *tiny, labels=EMOTIONS, **short, limits=LIMITS))
+    batches = list(answer_batches(files, tiny, labels=EMOTIONS, **short, limits=LIMITS))
     assert [len(batch) for batch in batches] == [1, 2, 4, 8, 4]
     outcomes = [outcome for batch in batches for outcome in batch]
     assert [getattr(o, "path", None) for o in outcomes[:17]] == files[:17]
@@ -59,24 +60,21 @@ def test_the_first_answer_waits_for_no_other_and_batches_grow(tiny, many):
 @torch.no_grad()
 def test_an_answer_does_not_depend_on_the_batch_that_it_is_in(tiny):
     """Rationales of many lengths, so that the rows of a batch are padded differently."""
-    model, processor = copy.deepcopy(tiny[0]), tiny[1]
+    model, processor = copy.deepcopy(tiny.model), tiny.processor
     model.config.answer_mode = "reasoned"
     for name, parameter in model.named_parameters():
         if parameter.ndim >= 2 and "tower" not in name:
             parameter.mul_(3.0)  # a random model says the same of every clip
     config = model.config
     torch.manual_seed(4)
-    vision = torch.randn(
-        9, config.num_frames, config.patch_grid**2, config.vision_config.hidden_size
-    )
-    audio = torch.randn(9, config.audio_tokens, config.audio_config.d_model)
-    heard = torch.ones(9, dtype=torch.bool)
+    every = noise_features(config, 9)
+    backbone = HumanOmniBackbone(model, processor)
 
     def asked(rows: list[int]) -> tuple[list[str], list[dict[str, float]]]:
-        features = FeatureBatch(vision[rows], audio[rows], heard[rows])
-        said = [a.completion for a in answer_batch(model, processor, features, 24)]
+        features = [every[i] for i in rows]
+        said = [a.completion for a in answer_batch(backbone, features, 24)]
         texts = [f"<think>{'it smiles ' * (i + 1)}</think>\n<answer>sad</answer>" for i in rows]
-        return said, label_probabilities(model, processor, features, texts, EMOTIONS)
+        return said, label_probabilities(backbone, features, texts, EMOTIONS)
 
     alone = [asked([i]) for i in range(9)]
     assert len({said for (said,), _ in alone}) > 4
@@ -111,7 +109,7 @@ def test_ctrl_c_leaves_what_was_answered_no_process_and_code_130(checkpoint, man
     first = json.loads(process.stdout.readline())
     children = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
-    rest, said = process.communicate(timeout=120)
+    rest, said = process.communicate(timeout=600)
     assert process.returncode == 130
     answered = [first, *map(json.loads, rest.splitlines())]
     assert [Path(a["file"]).name for a in answered] == [f"{i:03}.mp4" for i in range(len(answered))]
@@ -119,7 +117,7 @@ def test_ctrl_c_leaves_what_was_answered_no_process_and_code_130(checkpoint, man
     assert said.splitlines()[-1] == f"stopped: {len(answered)} of {N_FILES} answered"
     assert "Traceback" not in said
     assert children
-    _, alive = psutil.wait_procs(children, timeout=30)
+    _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive
 
 

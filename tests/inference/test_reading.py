@@ -18,7 +18,7 @@ from r1omni.media.pool import _Worker
 SETTINGS = MediaSettings(2, 16, "pad", 16000, 1600, 400, 160, 10)
 
 
-def troubled(path: Path, settings: MediaSettings, max_pixels: int) -> ReadFile:
+def troubled(path: Path, preparation: MediaSettings, max_pixels: int) -> ReadFile:
     """A reader that fails as the file's name says."""
     if path.name == "dies":
         os._exit(1)

@@ -27,4 +27,4 @@ def test_a_killed_caller_takes_the_command_behind_its_shell_along(shell, tail):
     assert len(family) == 2 if tail else len(family) in (1, 2)
     caller.send_signal(signal.SIGKILL)
     caller.wait()
-    assert psutil.wait_procs(family, timeout=10)[1] == []
+    assert psutil.wait_procs(family, timeout=60)[1] == []

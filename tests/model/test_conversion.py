@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from r1omni.model import HumanOmniConfig, HumanOmniForConditionalGeneration, build_config
-from r1omni.model.conversion import read_checkpoint
+from r1omni.model.humanomni.conversion import read_checkpoint
 from r1omni.params_file import read_params
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from benchmarks.original_layout import write_original
 from r1omni.base_model.stage import run_base
 from r1omni.machine.state_folders import TrainingPaths
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
-from r1omni.model.conversion import read_checkpoint
+from r1omni.model.humanomni.conversion import read_checkpoint
 
 NORM = "model.norm.weight"
 
@@ -23,7 +23,7 @@ NORM = "model.norm.weight"
 @pytest.fixture
 def original(tiny: Any, tmp_path: Path) -> Path:
     """The default's random model in the original layout, its towers in their own folders."""
-    write_original(*tiny, tmp_path / "original", towers_inside=False)
+    write_original(tiny.model, tiny.processor, tmp_path / "original", towers_inside=False)
     return tmp_path / "original"
 
 
@@ -53,7 +53,7 @@ def test_the_base_stage_says_what_became_of_every_tensor(
     save_file(load_file(whisper) | decoder, whisper)
     checkpoint = convert(original, tmp_path, params)
     printed = capfd.readouterr().err.replace("\n", " ")
-    n = len(tiny[0].state_dict()) - 1  # the tied head
+    n = len(tiny.model.state_dict()) - 1  # the tied head
     assert f"{n} tensors used, 1 unused, 0 missing, 0 unexpected, 0 reshaped" in printed
     assert "model.bert_gate from model.safetensors" in printed
     assert f"vision tower: from {original}/siglip" in re.sub(r"\s+", " ", printed)
@@ -62,9 +62,9 @@ def test_the_base_stage_says_what_became_of_every_tensor(
     assert len(account["used"]) == n
     assert account["missing"] == account["unexpected"] == account["reshaped"] == []
     ours = HumanOmniForConditionalGeneration.from_pretrained(checkpoint).state_dict()
-    for name, tensor in tiny[0].state_dict().items():
+    for name, tensor in tiny.model.state_dict().items():
         assert torch.equal(ours[name], tensor), name
-    assert HumanOmniProcessor.from_pretrained(checkpoint).media == tiny[1].media
+    assert HumanOmniProcessor.from_pretrained(checkpoint).media == tiny.processor.media
 
 
 def test_a_surplus_tensor_is_refused_until_it_is_allowed_by_name(

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, DynamicCache
 
 from r1omni.model import HumanOmniForConditionalGeneration
-from r1omni.model.processor import HumanOmniProcessor
+from r1omni.model.humanomni.processor import HumanOmniProcessor
 from r1omni.model.sampling import decode
 from r1omni.model.shared_prefix import count_positions, prefill
 
@@ -112,8 +112,7 @@ def test_beams_and_several_sequences_are_those_of_the_embedded_prompt(model: Any
 
 def test_a_user_of_transformers_needs_no_method_of_ours(tiny: Any, tmp_path: Any) -> None:
     """Load, process, generate, decode and save by the Auto classes; instructions are padded."""
-    for part in tiny:
-        part.save_pretrained(tmp_path / "given")
+    tiny.save(tmp_path / "given", None)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "given")
     AutoProcessor.from_pretrained(tmp_path / "given").save_pretrained(tmp_path / "saved")
     loaded.save_pretrained(tmp_path / "saved")
@@ -148,11 +147,11 @@ def test_a_user_of_transformers_needs_no_method_of_ours(tiny: Any, tmp_path: Any
 def test_a_processor_refuses_what_does_not_fit_together(tiny: Any) -> None:
     frames = np.zeros((4, 30, 50, 3), dtype=np.uint8)
     with pytest.raises(ValueError, match="2 instructions, 1 videos and 2 waveforms"):
-        tiny[1](["a", "b"], frames)
+        tiny.processor(["a", "b"], frames)
     with pytest.raises(ValueError, match=r"\[4, 2\] frames"):
-        tiny[1](["a", "b"], [frames, frames[:2]])
+        tiny.processor(["a", "b"], [frames, frames[:2]])
     with pytest.raises(ValueError, match="return_tensors 'np'"):
-        tiny[1]("a", frames, return_tensors="np")
+        tiny.processor("a", frames, return_tensors="np")
 
 
 def test_generate_stops_at_every_end_token(model: Any, tmp_path: Any) -> None:
@@ -179,7 +178,7 @@ def test_generate_stops_at_every_end_token(model: Any, tmp_path: Any) -> None:
 
 
 def test_a_processor_ends_at_what_generation_config_names(tiny: Any, tmp_path: Any) -> None:
-    processor = tiny[1]
+    processor = tiny.processor
     assert processor.eos_token_ids == (processor.eos_token_id, processor.pad_token_id)
     processor.save_pretrained(tmp_path)
     file = tmp_path / "generation_config.json"

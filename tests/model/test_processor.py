@@ -15,7 +15,7 @@ from transformers import AutoProcessor
 from r1omni import completions, prompts
 from r1omni.judging import Judgement, judge
 from r1omni.media import MediaSettings
-from r1omni.model.processor import (
+from r1omni.model.humanomni.processor import (
     HumanOmniProcessor,
     build_processor,
     read_original_media,
@@ -263,7 +263,7 @@ def test_media_settings_come_from_params():
 
 
 def test_calling_it_gives_the_models_inputs(tiny):
-    model, processor = tiny
+    model, processor = tiny.model, tiny.processor
     frames = np.random.default_rng(0).integers(0, 256, (4, 30, 50, 3), dtype=np.uint8)
     inputs = processor("What is felt?", frames)
     with torch.no_grad():

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from r1omni.model.projector import (
+from r1omni.model.humanomni.projector import (
     CausalMerge,
     DepthwiseConv,
     HumanOmniProjector,

@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noise import noise_features
 
-from r1omni.model.prompting import prefill_prompts
+from r1omni.model.backbone import prefill_prompts
 from r1omni.model.sampling import decode, score_completions, uniform_draws
 from r1omni.model.shared_prefix import count_positions, prefill
 from r1omni.training.losses import group_advantages, grpo_loss
@@ -23,8 +24,8 @@ def textbook_logprobs(model, processor, features, instructions, token_ids):
         ids, mask = processor.encode_gate(instructions[p])
         embeds, _ = model.embed_prompt(
             torch.tensor([processor.encode_prompt(instructions[p])]),
-            vision_features=features.vision[p : p + 1],
-            audio_features=features.audio[p : p + 1],
+            vision_features=features[p]["vision"][None],
+            audio_features=features[p]["audio"][None],
             gate_input_ids=torch.tensor([ids]),
             gate_attention_mask=torch.tensor([mask]),
         )
@@ -39,7 +40,7 @@ def textbook_logprobs(model, processor, features, instructions, token_ids):
 @settings(max_examples=8, deadline=None)
 @given(P=st.integers(1, 3), G=st.integers(1, 4), T=st.integers(1, 6), seed=st.integers(0, 99))
 def test_scores_and_gradients_equal_the_textbooks(tiny, P, G, T, seed):
-    model, processor = tiny
+    model, processor = tiny.model, tiny.processor
     features = make_features(model, P)
     instructions = [TEXTS[(seed + p) % 3] for p in range(P)]  # left padding where they differ
     generator = torch.Generator().manual_seed(seed)
@@ -53,7 +54,7 @@ def test_scores_and_gradients_equal_the_textbooks(tiny, P, G, T, seed):
         model.model.embed_tokens.weight,
     ]
 
-    prefix = prefill_prompts(model, processor, features, instructions)
+    prefix = prefill_prompts(tiny, features, instructions)
     fast, _ = score_completions(model, prefix, ids, mask)
     slow = textbook_logprobs(model, processor, features, instructions, ids)
 
@@ -65,19 +66,17 @@ def test_scores_and_gradients_equal_the_textbooks(tiny, P, G, T, seed):
 
 
 def test_greedy_decoding_picks_what_the_full_forward_picks(tiny):
-    model, processor = tiny
+    model, processor = tiny.model, tiny.processor
     features = make_features(model, 2)
     instructions = TEXTS[:2]
     with torch.no_grad():
-        prefix = prefill_prompts(model, processor, features, instructions)
+        prefix = prefill_prompts(tiny, features, instructions)
         decoded = decode(model, prefix, group_size=1, max_new_tokens=6, eos_token_id=-1)
         for p in range(2):
             logprobs = []
             for t in range(6):
                 ids = decoded.token_ids[p : p + 1, :, : t + 1]
-                one = type(features)(
-                    features.vision[p : p + 1], features.audio[p : p + 1], features.has_audio[:1]
-                )
+                one = features[p : p + 1]
                 logprobs.append(
                     textbook_logprobs(model, processor, one, [instructions[p]], ids)[0, 0, t]
                 )
@@ -85,9 +84,9 @@ def test_greedy_decoding_picks_what_the_full_forward_picks(tiny):
 
 
 def test_sampled_logprobs_are_those_that_training_scores(tiny):
-    model, processor = tiny
+    model, processor = tiny.model, tiny.processor
     with torch.no_grad():
-        prefix = prefill_prompts(model, processor, make_features(model, 2), TEXTS[:2])
+        prefix = prefill_prompts(tiny, make_features(model, 2), TEXTS[:2])
         decoded = decode(
             model,
             prefix,
@@ -105,9 +104,9 @@ def test_sampled_logprobs_are_those_that_training_scores(tiny):
 
 
 def test_a_completion_ends_at_its_end_token(tiny):
-    model, processor = tiny
+    model = tiny.model
     with torch.no_grad():
-        prefix = prefill_prompts(model, processor, make_features(model, 1), TEXTS[:1])
+        prefix = prefill_prompts(tiny, make_features(model, 1), TEXTS[:1])
         free = decode(model, prefix, group_size=1, max_new_tokens=5, eos_token_id=-1)
         end = int(free.token_ids[0, 0, 2])
         stopped = decode(model, prefix, group_size=1, max_new_tokens=5, eos_token_id=end)
@@ -118,11 +117,11 @@ def test_a_completion_ends_at_its_end_token(tiny):
 
 def test_a_completion_ends_at_whichever_end_token_comes_first(tiny):
     """Each against its own, unstopped twin: sampled, so that rows end at different ones."""
-    model, processor = tiny
+    model = tiny.model
     draws = uniform_draws([torch.Generator().manual_seed(i) for i in range(2)], 4, 40)
     how = {"group_size": 4, "max_new_tokens": 40, "temperature": 2.0, "draws": draws}
     with torch.no_grad():
-        prefix = prefill_prompts(model, processor, make_features(model, 2), TEXTS[:2])
+        prefix = prefill_prompts(tiny, make_features(model, 2), TEXTS[:2])
         free = decode(model, prefix, eos_token_id=-1, **how)
         ends = (int(free.token_ids[0, 0, 3]), int(free.token_ids[1, 2, 5]))
         found = decode(model, prefix, eos_token_id=ends, **how)
@@ -140,9 +139,9 @@ def test_a_completion_ends_at_whichever_end_token_comes_first(tiny):
 
 
 def test_greedy_is_the_limit_of_low_temperature(tiny):
-    model, processor = tiny
+    model = tiny.model
     with torch.no_grad():
-        prefix = prefill_prompts(model, processor, make_features(model, 1), TEXTS[:1])
+        prefix = prefill_prompts(tiny, make_features(model, 1), TEXTS[:1])
         greedy = decode(model, prefix, group_size=1, max_new_tokens=5, eos_token_id=-1)
         cold = decode(
             model,
@@ -157,26 +156,14 @@ def test_greedy_is_the_limit_of_low_temperature(tiny):
 
 
 def make_features(model, n):
-    from r1omni.model.feature_store import FeatureBatch
-
-    generator = torch.Generator().manual_seed(n)
-    config = model.config
-    vision = torch.randn(
-        n,
-        config.num_frames,
-        config.patch_grid**2,
-        config.vision_config.hidden_size,
-        generator=generator,
-    )
-    audio = torch.randn(n, config.audio_tokens, config.audio_config.d_model, generator=generator)
-    return FeatureBatch(vision, audio, torch.ones(n, dtype=torch.bool))
+    return noise_features(model.config, n, torch.Generator().manual_seed(n))
 
 
 @pytest.mark.parametrize("group_size", [1, 5])
 def test_every_group_member_starts_from_the_same_distribution(tiny, group_size):
-    model, processor = tiny
+    model = tiny.model
     with torch.no_grad():
-        prefix = prefill_prompts(model, processor, make_features(model, 2), TEXTS[:2])
+        prefix = prefill_prompts(tiny, make_features(model, 2), TEXTS[:2])
         ids = torch.full((2, group_size, 1), 7)
         logprobs, _ = score_completions(model, prefix, ids, torch.ones_like(ids))
     assert torch.equal(logprobs, logprobs[:, :1].expand_as(logprobs))

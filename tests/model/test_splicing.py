@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from r1omni.model.splicing import splice
+from r1omni.model.humanomni.splicing import splice
 
 VIDEO, AUDIO, WIDTH = -201, -202, 2
 

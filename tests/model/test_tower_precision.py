@@ -25,13 +25,13 @@ ALL_BFLOAT16 = dict.fromkeys(LIKE_PUBLISHED, torch.bfloat16)
 
 def original(tiny: Any, folder: Path, kinds: dict[str, torch.dtype], *, inside: bool) -> Any:
     """An original checkpoint in bfloat16 whose towers are in `kinds`; and the model as written."""
-    model = deepcopy(tiny[0]).bfloat16()
+    model = deepcopy(tiny.model).bfloat16()
     for name, kind in kinds.items():
         getattr(model.model, name).load_state_dict(
-            deepcopy(getattr(tiny[0].model, name)).to(kind).state_dict(), assign=True
+            deepcopy(getattr(tiny.model.model, name)).to(kind).state_dict(), assign=True
         )
     model.model.bert_model.float()
-    write_original(model, tiny[1], folder, towers_inside=inside)
+    write_original(model, tiny.processor, folder, towers_inside=inside)
     return model
 
 
@@ -71,10 +71,10 @@ def test_towers_of_a_bfloat16_checkpoint_stay_as_published(tiny: Any, tmp_path: 
         "rest": {torch.bfloat16},
     }
     assert model.dtype == torch.bfloat16
-    truth = features(deepcopy(tiny[0]).double(), torch.float64)
+    truth = features(deepcopy(tiny.model).double(), torch.float64)
     for found, true in zip(features(model), truth, strict=True):
         assert error(found, true) < 1e-3
-    rounded = deepcopy(tiny[0]).bfloat16()
+    rounded = deepcopy(tiny.model).bfloat16()
     for found, true in zip(features(rounded, torch.bfloat16), truth, strict=True):
         assert error(found, true) > 2e-3  # what the test is about
 
@@ -137,8 +137,9 @@ def test_a_training_in_bfloat16_leaves_the_parents_towers(
     parent = tmp_path / "parent"
     original(tiny, tmp_path / "original", LIKE_PUBLISHED, inside=False)
     HumanOmniForConditionalGeneration.from_pretrained(tmp_path / "original").save_pretrained(parent)
-    tiny[1].save_pretrained(parent)
-    model, processor = load_parent(parent)
+    tiny.processor.save_pretrained(parent)
+    backbone = load_parent(parent)
+    model = backbone.module
     with torch.no_grad():
         for parameter in model.parameters():  # as DeepSpeed does
             parameter.data = parameter.data.to(torch.bfloat16)
@@ -146,7 +147,7 @@ def test_a_training_in_bfloat16_leaves_the_parents_towers(
     paths = TrainingPaths(tmp_path / "child", tmp_path / "training", tmp_path / ".state")
     clip = Clip("c", "dfew", "c.mp4", "sad", "train", 1, None, None, 1.0, 8.0, 8, True, "0")
     save_checkpoint(
-        model, processor, paths, stage_params=params.base, mode="reasoned", parent=parent,
+        backbone, paths, stage_params=params.base, mode="reasoned", parent=parent,
         clips=[clip], data={},
     )  # fmt: skip
     before, after = (load_file(x / "model.safetensors") for x in (parent, paths.checkpoint))

@@ -1,13 +1,13 @@
 """Real SQLite stores in temporary folders, copied from the empty one of tests/conftest.py."""
 
-import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
+from made_up_model import write_model
 
 from r1omni.config import TrackingParams
 
@@ -42,37 +42,4 @@ def manifest(project: Path) -> Path:
 @pytest.fixture
 def trained(project: Path) -> Callable[..., dict[str, Path]]:
     """The outputs of the stages before `register` for one model."""
-
-    def make(name: str, *, weights: bytes = b"w" * 1000, war: float = 0.5) -> dict[str, Path]:
-        checkpoint = project / "data" / "checkpoints" / name
-        training = project / "data" / "training" / name
-        for folder in (checkpoint, training):
-            folder.mkdir(parents=True, exist_ok=True)
-        (checkpoint / "model.safetensors").unlink(missing_ok=True)  # as DVC does before a stage
-        (checkpoint / "model.safetensors").write_bytes(weights)
-        provenance: dict[str, Any] = {"stage": name, "mode": "reasoned", "fold": 1, "seed": 7}
-        provenance |= {"params": {"grpo": {"lr": 0.1}}, "parent": None, "trained_on": {"dfew": 2}}
-        provenance |= {"code": "c0de", "params_hash": "5a5a", "parameters": {"total": 1034567}}
-        provenance |= {"data": {"dfew": {"data": "synthetic", "shortcut": 0.5}}}
-        (checkpoint / "provenance.json").write_text(json.dumps(provenance))
-        rows = [{"step": step, "train/loss": 1.0 / step} for step in range(1, 41)]
-        (training / "curves.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        rollouts = {"step": [1, 1], "completion": ["a", "b"], "reward": [0.0, 2.0]}
-        pd.DataFrame(rollouts).to_parquet(training / "rollouts.parquet")
-        predictions = project / "data" / "predictions" / f"{name}.parquet"
-        predictions.parent.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame({"clip_id": ["dfew/1"]}).to_parquet(predictions)
-        metrics = project / "data" / "reports" / "metrics.json"
-        metrics.parent.mkdir(parents=True, exist_ok=True)
-        values = {"war": war, "uar": 0.4, "war_ci": [0.3, 0.6], "uar_ci": [0.2, 0.5], "n": 480}
-        values |= {"format_rate": 0.9, "recall": {"happy": 0.7}}
-        metrics.write_text(json.dumps({name: {"ravdess": values}}))
-        return {
-            "checkpoint": checkpoint,
-            "metrics": metrics,
-            "training": training,
-            "predictions": predictions,
-            "receipt": project / "data" / "registry" / f"{name}.json",
-        }
-
-    return make
+    return partial(write_model, project)

@@ -111,7 +111,7 @@ def answer(
     kind = {"Content-Type": "application/json"}
     request = urllib.request.Request(url, body, {**kind, **headers}, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=120) as response:
             return response.status, response.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()

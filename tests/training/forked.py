@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -24,24 +25,21 @@ from r1omni.tracking.runs import open_run
 # For training on a CUDA device: DeepSpeed is not yet imported there, for the CPU.
 _fresh = multiprocessing.get_context("spawn")
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
-    [
-        "forked",
-        "deepspeed",
-        "deepspeed.runtime.zero.muon.muon_optimizer",  # takes seconds, under ZeRO 1-3
-        "mlflow",
-        "mlflow.store.tracking.sqlalchemy_store",
-        "r1omni.training.grpo",
-        # imported late, by every training
-        "deepspeed.module_inject.auto_ep_layer",
-        "mlflow.store.tracking.sqlalchemy_workspace_store",
-        "pyarrow.dataset",
-        "sqlalchemy.dialects.sqlite",
-    ]
-)
+_context.set_forkserver_preload(["preloaded"])
 
 get_checkpoint_conversion_mapping("")  # makes transformers compile its thousand patterns, once
 toy.toy_params()  # read once, before anything is forked: an edit of params.yaml changes no child
+
+
+def _start_server() -> None:
+    """Start the server, if it is not running; it must find the modules of this folder."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), before or ""])
+    forkserver.ensure_running()
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
 
 
 class Ranks:
@@ -49,6 +47,7 @@ class Ranks:
 
     def __init__(self, folder: Path, size: int, target: Callable[..., None], *args: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        _start_server()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -61,7 +60,7 @@ class Ranks:
         for process in self.processes:
             process.start()
 
-    def wait(self, seconds: float = 120.0) -> list[int | None]:
+    def wait(self, seconds: float = 600.0) -> list[int | None]:
         """Their exit codes; those that hang are killed and have None."""
         for process in self.processes:
             process.join(seconds)

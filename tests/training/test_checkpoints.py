@@ -45,7 +45,7 @@ def save(tiny, folder, params, data, parent=None, **grpo) -> Lineage:
     paths = TrainingPaths(folder, folder.with_name("training"), folder.with_name("state"))
     paths.state.mkdir(exist_ok=True)
     save_checkpoint(
-        *tiny,
+        tiny,
         paths,
         stage_params=params.grpo.model_copy(update=grpo),
         mode="direct",
@@ -61,8 +61,8 @@ def test_a_checkpoint_records_data_size_seed_code_and_params_of_all_its_ancestor
     tiny, params, tmp_path
 ):
     base = save(tiny, tmp_path / "base", params, {"generic": RENDERED})
-    size = sum(parameter.numel() for parameter in tiny[0].parameters())
-    text = tiny[0].model
+    size = sum(parameter.numel() for parameter in tiny.model.parameters())
+    text = tiny.model.model
     own = sum(
         parameter.numel()
         for part in (text.embed_tokens, text.layers, text.norm)

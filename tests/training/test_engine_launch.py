@@ -36,7 +36,7 @@ def launched(folder: Path, size: int, code: str, *arguments: str, restarts: int 
 
 
 def until(condition) -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -65,14 +65,14 @@ def test_one_failed_rank_ends_all_and_is_quoted(tmp_path):
         "import os, sys, time\n"
         "if os.environ['RANK'] == '1':\n"
         "    print('no such clip'); sys.exit(7)\n"
-        "time.sleep(60)"
+        "time.sleep(900)"
     )
     began = time.monotonic()
     assert launched(tmp_path, 2, code).wait() == [7]
     said = (tmp_path / "said-0").read_text()
     assert "rank 1 ended with code 7" in said
     assert "no such clip" in said
-    assert time.monotonic() - began < 50
+    assert time.monotonic() - began < 300
 
 
 def test_a_killed_rank_is_named_and_not_the_one_that_lost_it(tmp_path):
@@ -154,7 +154,7 @@ def test_a_killed_launcher_leaves_no_rank(tmp_path):
     ranks = psutil.Process(launcher.pid).children()
     assert len(ranks) == 2
     process.kill()
-    assert psutil.wait_procs(ranks, timeout=30)[1] == []
+    assert psutil.wait_procs(ranks, timeout=120)[1] == []
 
 
 def test_one_process_and_a_launched_rank_train_by_themselves(params, monkeypatch):
@@ -239,7 +239,7 @@ def test_ranks_of_another_launcher_train_together(world, tmp_path, launcher):
     given = ("sft", world, folder, {"zero_stage": 2, "save_every": 1}, {"epochs": 1})
     codes = Ranks(folder, 2, as_launched, places, folder, *given).wait()
     (tmp_path / "done").touch()
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=300) == 0
     assert codes == [0, 0], (folder / "said-1").read_text()[-3000:]
     assert [(folder / f"ranks-{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
     assert [row["step"] for row in kills.curves(folder)] == [1, 2, 3]
@@ -267,7 +267,7 @@ def test_a_killed_rank_of_the_stages_command_is_named_and_both_go_on(repo, world
     assert ranks_in(state) == 2, (tmp_path / "said").read_text()
     (last,) = [p for p in psutil.Process(process.pid).children() if p.environ()["RANK"] == "1"]
     last.kill()
-    assert process.wait(timeout=180) == 128 + signal.SIGKILL
+    assert process.wait(timeout=600) == 128 + signal.SIGKILL
     said = (tmp_path / "said").read_text()
     assert "rank 1 was killed (SIGKILL: out of memory?)" in said
     assert "by peer" not in said

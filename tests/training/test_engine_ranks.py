@@ -198,6 +198,7 @@ def walk(
     from r1omni.machine.environment import is_first
     from r1omni.machine.ranks import join_ranks
     from r1omni.machine.state_folders import open_state
+    from r1omni.model.humanomni.backbone import HumanOmniBackbone
     from r1omni.training import sft
     from r1omni.training.checkpoints import load_parent, save_checkpoint
     from r1omni.training.engine import Engine, linear_decay
@@ -206,7 +207,8 @@ def walk(
     clips = [toy.clip_at(i) for i in range(toy.CLIPS)]
     examples = sft.examples_from(clips, "reasoned")
     store = sft.FeatureStore([world / "features"])
-    parent, processor = load_parent(world / "parent")
+    parent = load_parent(world / "parent")
+    processor = parent.processor
     found = {}
     for zero_stage, dtype in pairs:
         paths = toy.paths_in(folder / f"{zero_stage}-{dtype}")
@@ -215,14 +217,15 @@ def walk(
         def begin(params=params, dtype=dtype):
             schedule = linear_decay(3, 0.0)
             options = {"lr": 1e-2, "weight_decay": 0.0, "max_grad_norm": 1.0}
-            return Engine(deepcopy(parent), params, dtype=dtype, schedule=schedule, **options)
+            return Engine(deepcopy(parent.model), params, dtype=dtype, schedule=schedule, **options)
 
         def learn(trainer, upto):
             metrics = {}
             while trainer.step_count < upto:
                 for places in trainer.shares(len(examples)):
                     part = [examples[place] for place in places]
-                    loss = sft._batch_loss(trainer.model, processor, store.load, part)
+                    backbone = HumanOmniBackbone(trainer.model, processor)
+                    loss = sft._batch_loss(backbone, store.load, part)
                     trainer.backward(*loss[:2])
                 metrics = trainer.update()
             return metrics
@@ -244,8 +247,7 @@ def walk(
         learn(resumed, 3)
         again = answer(resumed.model)
         save_checkpoint(
-            trainer.model,
-            processor,
+            HumanOmniBackbone(trainer.model, processor),
             paths,
             stage_params=toy.sft_params(),
             mode="reasoned",

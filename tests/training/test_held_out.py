@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from r1omni.config import HeldOutParams
 from r1omni.corpora.clip import Clip
-from r1omni.training.held_out import Watch, set_aside, watched
+from r1omni.training.held_out import HeldOutSet, held_out_metrics, set_aside
 
 
 def clip(corpus: str, number: int, split: str = "train", label: str | None = "sad") -> Clip:
@@ -62,14 +62,16 @@ def test_more_than_half_of_a_corpus_is_refused_by_name():
         set_aside(CLIPS, HeldOutParams(clips=6, seed=1, every=1))
 
 
-def test_a_look_is_due_every_so_many_steps_and_at_the_end():
-    watch = Watch([CLIPS[0]], None, "direct", 4, every=4)  # type: ignore[arg-type]
+def test_an_evaluation_is_due_every_so_many_steps_and_at_the_end():
+    watch = HeldOutSet([CLIPS[0]], None, "direct", 4, every=4)  # type: ignore[arg-type]
     assert [step for step in range(1, 11) if watch.due(step, 10)] == [4, 8, 10]
     assert not replace(watch, clips=[]).due(10, 10)
 
 
 def test_war_uar_and_format_are_those_worked_by_hand():
-    seen = watched(["sad", "sad", "sad", "happy"], ["sad", "sad", "happy", "no idea"], "direct")
+    seen = held_out_metrics(
+        ["sad", "sad", "sad", "happy"], ["sad", "sad", "happy", "no idea"], "direct"
+    )
     assert seen == pytest.approx(
         {"held_out/war": 2 / 4, "held_out/uar": (2 / 3 + 0) / 2, "held_out/format": 3 / 4}
     )

@@ -1,19 +1,20 @@
 """It learns: four clips by heart under SFT, and a two-answer bandit under GRPO."""
 
+from contextlib import nullcontext
 from copy import deepcopy
 
 import pytest
 import torch
+from noise import as_features
 
 from r1omni import completions, prompts
 from r1omni.corpora.clip import Clip
 from r1omni.inference.greedy import answer_batch
 from r1omni.machine.state_folders import TrainingPaths
-from r1omni.model.feature_store import FeatureBatch
-from r1omni.training.checkpoints import freeze
+from r1omni.model.humanomni.backbone import HumanOmniBackbone
 from r1omni.training.engine import Engine
 from r1omni.training.grpo import Models, learn, roll_out
-from r1omni.training.rollouts import rollout_metrics
+from r1omni.training.rollouts import SharedPrefixSampler, rollout_metrics
 from r1omni.training.sft import Example, examples_from, train_supervised
 
 
@@ -34,9 +35,7 @@ def features_of(model, names):
         audio.append(
             torch.randn(config.audio_tokens, config.audio_config.d_model, generator=generator)
         )
-    return FeatureBatch(
-        torch.stack(vision), torch.stack(audio), torch.ones(len(names), dtype=torch.bool)
-    )
+    return as_features(torch.stack(vision), torch.stack(audio))
 
 
 def clip_named(name, label, rationale=None, split="train"):
@@ -59,20 +58,17 @@ def clip_named(name, label, rationale=None, split="train"):
 
 @pytest.fixture
 def fresh(tiny):
-    """A copy of the tiny model that a test may train."""
-    model, processor = tiny
-    model = deepcopy(model)
-    freeze(model)
-    return model, processor
+    """A copy of the tiny backbone that a test may train."""
+    backbone = HumanOmniBackbone(deepcopy(tiny.model), tiny.processor)
+    backbone.freeze()
+    return backbone
 
 
 def sft_on(fresh, examples, params, folder, epochs):
-    model, processor = fresh
     paths = TrainingPaths(folder / "checkpoint", folder / "training", folder)
     train_supervised(
-        model,
-        processor,
-        lambda names: features_of(model, names),
+        fresh,
+        lambda names: features_of(fresh.model, names),
         examples,
         paths,
         sft=params.cold_start.model_copy(
@@ -86,18 +82,17 @@ def sft_on(fresh, examples, params, folder, epochs):
 
 
 def test_four_clips_are_learned_by_heart(fresh, params, tmp_path):
-    model, processor = fresh
     labels = {"a": "happy", "b": "sad", "c": "angry", "d": "neutral"}
     clips = [clip_named(name, label, f"the voice {name}") for name, label in labels.items()]
     sft_on(fresh, examples_from(clips, "reasoned"), params, tmp_path, epochs=40)
-    model.config.answer_mode = "reasoned"
-    answers = answer_batch(model, processor, features_of(model, list(labels)), 32)
+    fresh.answer_mode = "reasoned"
+    answers = answer_batch(fresh, features_of(fresh.model, list(labels)), 32)
     expected = [completions.render(f"the voice {name}", label) for name, label in labels.items()]
     assert [answer.completion for answer in answers] == expected
 
 
 def test_a_two_answer_bandits_reward_rises(fresh, params, tmp_path):
-    model, processor = fresh
+    model = fresh.model
     question = prompts.instruction("reasoned")
     examples = [
         Example("a", question, completions.render("it", label), label) for label in ("happy", "sad")
@@ -106,7 +101,7 @@ def test_a_two_answer_bandits_reward_rises(fresh, params, tmp_path):
     grpo = params.grpo.model_copy(
         update={"group_size": 8, "max_new_tokens": 16, "lr": 3e-4, "kl_coef": 0.0}
     )
-    models = Models(model, deepcopy(model).requires_grad_(False), processor)
+    models = Models(fresh, nullcontext(fresh.frozen_copy()), SharedPrefixSampler(fresh))
     trainer = Engine(
         model,
         params.machine.model_copy(update={"device": "cpu"}),
@@ -122,7 +117,7 @@ def test_a_two_answer_bandits_reward_rises(fresh, params, tmp_path):
         rolled = roll_out(models, features_of(model, ["a"] * 4), batch, grpo, step, range(4))
         trainer.backward(learn(models, rolled, grpo).loss)
         trainer.update()
-        rewards.append(rollout_metrics(rolled.groups, rolled.scores)["reward/accuracy"])
+        rewards.append(rollout_metrics(rolled.completions, rolled.scores)["reward/accuracy"])
     assert 0.2 < rewards[0] < 0.8
     assert sum(rewards[-3:]) / 3 > rewards[0] + 0.3
 

@@ -3,7 +3,6 @@
 import gc
 import weakref
 from collections import Counter
-from copy import deepcopy
 
 import pytest
 import torch
@@ -15,6 +14,8 @@ from r1omni.training import grpo as stage
 from r1omni.training.checkpoints import load_parent
 from r1omni.training.engine import Engine
 from r1omni.training.grpo import Models, learn_share
+from r1omni.training.reference import CopiedReference
+from r1omni.training.rollouts import SharedPrefixSampler
 
 
 class Watched(Engine):
@@ -32,11 +33,11 @@ def step_of(world, monkeypatch, *, prefix="reuse", kl_coef=0.04, seed=1, **machi
     """One GRPO step of four clips, watched: (engine, metrics of its parts)."""
     params = toy.machine_params(processes=1, **machine)
     grpo = toy.grpo_params(clips_per_step=4, kl_coef=kl_coef, seed=seed)
-    policy, processor = load_parent(world / "parent")
-    reference = deepcopy(policy).requires_grad_(False)
-    models = Models(policy, reference, processor, prefix, params.gradient_checkpointing)
+    policy = load_parent(world / "parent")
+    sampler = SharedPrefixSampler(policy)
+    models = Models(policy, CopiedReference(policy), sampler, prefix, params.gradient_checkpointing)
     trainer = Watched(
-        policy,
+        policy.module,
         params,
         dtype="fp32",
         lr=1e-3,
@@ -52,15 +53,15 @@ def step_of(world, monkeypatch, *, prefix="reuse", kl_coef=0.04, seed=1, **machi
         def noted(*args, **kwargs):
             trainer.ran[name] += 1
             found = run(*args, **kwargs)
-            if name == "prefill_batch":
+            if name == "prefill_asked":
                 trainer.prefixes.append(weakref.ref(found.keys[0]))
             return found
 
         monkeypatch.setattr(stage, name, noted)
 
-    for name in ("prefill_batch", "sample_groups"):
+    for name in ("prefill_asked", "uniform_draws"):
         watched(name)
-    layer = policy.model.layers[0].mlp
+    layer = policy.language_model.model.layers[0].mlp
     layer.register_forward_pre_hook(lambda *_: trainer.ran.update(["layer"]))
     clips = read_manifest(world / "manifest.parquet")[:4]
     parts = learn_share(models, trainer, FeatureStore([world / "features"]), clips, grpo, 1)
@@ -70,14 +71,14 @@ def step_of(world, monkeypatch, *, prefix="reuse", kl_coef=0.04, seed=1, **machi
 def test_each_micro_batch_is_decoded_by_itself_and_gone_before_the_next(world, monkeypatch):
     trainer, parts = step_of(world, monkeypatch, micro_batch_size=1)
     assert len(parts) == 4
-    assert trainer.ran["sample_groups"] == trainer.ran["prefill_batch"] == 4
+    assert trainer.ran["uniform_draws"] == trainer.ran["prefill_asked"] == 4
     assert trainer.alive == [1, 1, 1, 1]
 
 
 def test_with_recompute_all_are_decoded_at_once_and_no_prefix_outlives_it(world, monkeypatch):
     trainer, parts = step_of(world, monkeypatch, micro_batch_size=1, prefix="recompute")
     assert len(parts) == 4
-    assert trainer.ran["sample_groups"] == trainer.ran["prefill_batch"] == 1
+    assert trainer.ran["uniform_draws"] == trainer.ran["prefill_asked"] == 1
     assert trainer.alive == [0, 0, 0, 0]
     assert all(part.metrics["time/sample"] > 0 for part in parts)
 

@@ -14,18 +14,17 @@ from pretend_cuda import on_cpu, pretend_cuda
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from r1omni import completions, prompts
-from r1omni.inference.answer import features_of
-from r1omni.inference.files import ReadFile
 from r1omni.inference.greedy import answer_batch
 from r1omni.inference.probabilities import label_probabilities
 from r1omni.media import TowerInputs
 from r1omni.model import packed_linear
 from r1omni.model.feature_store import FeatureStore
-from r1omni.model.features import _encode, tower_fingerprint
 from r1omni.training.checkpoints import load_parent
 from r1omni.training.engine import Engine, _Handover
-from r1omni.training.grpo import _follow, _models, learn, learn_share, roll_out
-from r1omni.training.held_out import Watch
+from r1omni.training.grpo import Models, learn, learn_share, roll_out
+from r1omni.training.held_out import HeldOutSet
+from r1omni.training.reference import CopiedReference
+from r1omni.training.rollouts import SharedPrefixSampler
 from r1omni.training.sft import Example, _batch_loss
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real one")
@@ -64,17 +63,19 @@ def store(world):
 
 
 def moved(world, device):
-    model, processor = load_parent(world / "parent")
-    return model.to(device), processor
+    backbone = load_parent(world / "parent")
+    backbone.module.to(device)
+    return backbone
 
 
 def moved_models(world, device, machine):
     """Policy and reference, as the stage brings them to the device."""
-    policy, processor = load_parent(world / "parent")
-    models = _models(policy, processor, machine)
-    policy.to(device)
-    _follow(models.reference, policy)
-    return models
+    policy = load_parent(world / "parent")
+    reference = CopiedReference(policy)
+    policy.module.to(device)
+    reference.follow(policy)
+    sampler = SharedPrefixSampler(policy)
+    return Models(policy, reference, sampler, machine.prefix, machine.gradient_checkpointing)
 
 
 def gradients(model, loss):
@@ -123,9 +124,10 @@ def test_grpo_samples_and_learns_the_same(world, store, both, prefix, kl_coef, c
             compared = learn(models, rolled, grpo)
             flat = replace(rolled, advantages=torch.zeros_like(rolled.advantages))
             losses = [compared.loss, learn(models, flat, grpo).loss]
-            grads = gradients(models.policy, compared.loss)
-            sampled = tensors_of(rolled.groups)
-            there = [*tensors_of(rolled.asked), *sampled, *losses, *grads.values()]
+            grads = gradients(models.policy.module, compared.loss)
+            sampled = tensors_of(rolled.completions)
+            media = [x for clip in rolled.prompts.media for x in clip.values()]
+            there = [*rolled.prompts.tensors.values(), *media, *sampled, *losses, *grads.values()]
             assert {x.device for x in there} == {device}
             apart = ("time/", "rollout/logprob_gap")  # which is rounding and nothing else
             told = {k: v for k, v in compared.metrics.items() if not k.startswith(apart)}
@@ -147,7 +149,7 @@ def test_micro_batches_learn_the_same(world, store, both):
 
     def walk(device):
         models = moved_models(world, device, machine)
-        trainer = WithoutDeepSpeed(models.policy, machine)
+        trainer = WithoutDeepSpeed(models.policy.module, machine)
         parts = learn_share(models, trainer, store, CLIPS, grpo, 1)
         _Handover.apply(list(trainer._mean), *trainer._trained).backward()
         handed = [weight.grad for weight in trainer._trained]
@@ -168,11 +170,11 @@ def test_sft_learns_the_same(world, store, both, checkpointing):
     examples = list(starmap(Example, zip(clips, questions, answers, ["happy", "sad"], strict=True)))
 
     def walk(device):
-        model, processor = moved(world, device)
+        backbone = moved(world, device)
         loss, tokens, broken = _batch_loss(
-            model, processor, store.load, examples, checkpointing=checkpointing
+            backbone, store.load, examples, checkpointing=checkpointing
         )
-        grads = gradients(model, loss)
+        grads = gradients(backbone.module, loss)
         assert {x.device for x in (loss, *grads.values())} == {device}
         assert not broken
         return loss, tokens, grads
@@ -187,12 +189,12 @@ def test_answers_are_the_same(world, store, both, mode):
     spoken = [completions.render("it", "sad"), "not well formed", completions.render("", "happy")]
 
     def walk(device):
-        model, processor = moved(world, device)
-        model.config.answer_mode = mode
+        backbone = moved(world, device)
+        backbone.answer_mode = mode
         features = store.load([clip.clip_id for clip in CLIPS[:3]])
-        answers = answer_batch(model, processor, features, 24)
-        chances = label_probabilities(model, processor, features, spoken, toy.LABELS)
-        seen = Watch(CLIPS, store, mode, 24, 1).look(model, processor)
+        answers = answer_batch(backbone, features, 24)
+        chances = label_probabilities(backbone, features, spoken, toy.LABELS)
+        seen = HeldOutSet(CLIPS, store, mode, 24, 1).evaluate(backbone)
         return [(a.completion, a.finished, a.n_tokens) for a in answers], [
             [a.logprob for a in answers], [c for c in chances if c is not None], seen
         ]  # fmt: skip
@@ -202,17 +204,14 @@ def test_answers_are_the_same(world, store, both, mode):
     assert_close(found, expected)
 
 
-def test_the_towers_see_and_hear_the_same(world, both, tmp_path):
+def test_the_towers_see_and_hear_the_same(world, both):
     def walk(device):
-        model, processor = moved(world, device)
-        inputs = tower_inputs(processor)
-        *encoded, _ = _encode(model, inputs)
+        backbone = moved(world, device)
+        features = backbone.encode(tower_inputs(backbone.processor))
+        encoded = [x for clip in features for x in clip.values()]
         assert {x.device for x in encoded} == {CPU}  # they go to a file
-        features = features_of(model, [ReadFile(tmp_path, one, ()) for one in inputs])
-        answered = answer_batch(model, processor, features, 4)
-        return tower_fingerprint(model), [
-            *encoded, features.vision, features.audio, [a.logprob for a in answered]
-        ]  # fmt: skip
+        answered = answer_batch(backbone, features, 4)
+        return backbone.tower_fingerprint(), [*encoded, [a.logprob for a in answered]]
 
     (towers, expected), (found_towers, found) = both(walk)
     assert found_towers == towers
@@ -223,7 +222,8 @@ def test_the_forward_pass_is_the_same(world, both):
     """transformers' way: media raw, one token more with the cache, then text alone."""
 
     def walk(device):
-        model, processor = moved(world, device)
+        backbone = moved(world, device)
+        model, processor = backbone.model, backbone.processor
         inputs = tower_inputs(processor)
         question = prompts.instruction("reasoned")
         gate_ids, gate_mask = (torch.tensor([x] * 2) for x in processor.encode_gate(question))

@@ -1,21 +1,23 @@
 """Padded prompts, bfloat16, losses that are no number: a pretended GPU does as the CPU does."""
 
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import fields
 
 import pytest
 import torch
 import toy
+from noise import noise_features
 from pretend_cuda import on_cpu, pretend_cuda
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from r1omni import completions, prompts
 from r1omni.base_model.stage import build_untrained
-from r1omni.model.feature_store import FeatureBatch
-from r1omni.model.prompting import encode_prompts, prefill_batch
-from r1omni.model.sampling import decode, score_completions
-from r1omni.training.checkpoints import freeze
-from r1omni.training.group_loss import Sampled, group_loss
+from r1omni.model.backbone import prefill_asked
+from r1omni.model.humanomni.backbone import HumanOmniBackbone
+from r1omni.model.sampling import Decoded, decode, score_completions
+from r1omni.training.group_loss import group_loss
+from r1omni.training.rollouts import Rollouts
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real one")
 
@@ -27,18 +29,13 @@ EVEN = 1e6  # the temperature at which all tokens are equally likely
 
 @pytest.fixture(scope="module")
 def untrained():
-    """A random model of the toy's size, its processor, and noise for three clips."""
+    """A random backbone of the toy's size, and noise for three clips."""
     params = toy.toy_params()
     torch.manual_seed(SEED)
     texts = [completions.render("the voice is loud", label) for label in toy.LABELS]
-    model, processor = build_untrained(texts, texts, model=params.model, media=params.media)
-    freeze(model)
-    config = model.config
-    vision = torch.randn(
-        3, config.num_frames, config.patch_grid**2, config.vision_config.hidden_size
-    )
-    audio = torch.randn(3, config.audio_tokens, config.audio_config.d_model)
-    return model, processor, FeatureBatch(vision, audio, torch.ones(3, dtype=torch.bool))
+    backbone = build_untrained(texts, texts, model=params.model, media=params.media)
+    backbone.freeze()
+    return backbone, noise_features(backbone.model.config, 3)
 
 
 @pytest.fixture
@@ -46,10 +43,10 @@ def asked(untrained):
     """A copy of the model on a device, and the three prompts there."""
 
     def bring(device, dtype=torch.float32):
-        model, processor, features = untrained
-        moved = deepcopy(model).to(device, dtype)
-        batch = encode_prompts(processor, features, ASKED, device)
-        assert not bool(batch.attention_mask.all())
+        backbone, features = untrained
+        moved = HumanOmniBackbone(deepcopy(backbone.model).to(device, dtype), backbone.processor)
+        batch = moved.ask(features, ASKED)
+        assert not bool(batch.tensors["attention_mask"].all())
         return moved, batch
 
     return bring
@@ -78,11 +75,11 @@ def test_padded_prompts_are_decoded_and_scored_the_same(untrained, asked, dtype)
     """Rows leave the batch as they end, and a prompt's all before the others'."""
     lengths = torch.tensor([[1, 2, 1, 2], [3, 9, 5, 11], [12, 4, 11, 10]])
     torch.manual_seed(SEED)
-    draws = draws_that_end(lengths, END, untrained[0].lm_head.out_features)
+    draws = draws_that_end(lengths, END, untrained[0].model.lm_head.out_features)
 
     def walk(device):
-        model, batch = asked(device, dtype)
-        prefix = prefill_batch(model, batch)
+        backbone, batch = asked(device, dtype)
+        model, prefix = backbone.model, prefill_asked(backbone, batch)
         decoded = [
             decode(model, prefix, eos_token_id=END, group_size=n, max_new_tokens=ROOM, **how)
             for n, how in ((1, {}), (4, {"temperature": EVEN, "draws": draws}))
@@ -105,12 +102,14 @@ def test_a_group_without_a_number_for_its_loss_is_named_the_same(asked, kl_coef)
     advantages = torch.tensor([[1.0, -1.0], [0.0, 0.0], [torch.nan, 1.0]])
 
     def walk(device):
-        model, batch = asked(device)
+        backbone, batch = asked(device)
         ids = torch.arange(3, 33, device=device).view(3, 2, 5)
-        sampled = Sampled(
-            batch, prefill_batch(model, batch), ids, torch.ones_like(ids), advantages.to(device)
-        )
-        found = group_loss(model, model, sampled, temperature=1.0, kl_coef=kl_coef)
+        certain = torch.zeros(ids.shape, device=device)
+        sampled = Decoded(ids, certain, torch.ones_like(ids), torch.zeros_like(ids[..., 0]).bool())
+        prefix = prefill_asked(backbone, batch)
+        rollouts = Rollouts(batch, prefix, sampled, advantages.to(device))
+        reference = nullcontext(backbone)
+        found = group_loss(backbone, reference, rollouts, temperature=1.0, kl_coef=kl_coef)
         assert found.loss.device == device
         return found.broken
 

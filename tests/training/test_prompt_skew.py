@@ -1,5 +1,6 @@
 """One clip, one question: SFT, GRPO, the held-out watch, evaluation and `predict` ask the same."""
 
+from contextlib import nullcontext
 from copy import deepcopy
 
 import pytest
@@ -11,9 +12,10 @@ from r1omni.inference.greedy import answer_batch
 from r1omni.machine.state_folders import TrainingPaths
 from r1omni.media import decode
 from r1omni.model import HumanOmniForConditionalGeneration as HumanOmni
-from r1omni.training.checkpoints import freeze
+from r1omni.model.humanomni.backbone import HumanOmniBackbone
 from r1omni.training.grpo import Models, roll_out
-from r1omni.training.held_out import Watch
+from r1omni.training.held_out import HeldOutSet
+from r1omni.training.rollouts import SharedPrefixSampler
 from r1omni.training.sft import examples_from, train_supervised
 
 CLIP = clip_named("a", "happy", "the voice is loud")
@@ -29,13 +31,12 @@ class Store:
         return features_of(self.model, names)
 
 
-def by_sft(model, processor, params, folder):
+def by_sft(backbone, params, folder):
     machine = params.machine.model_copy(update={"device": "cpu", "processes": 1})
     train_supervised(
-        model,
-        processor,
-        Store(model).load,
-        examples_from([CLIP], model.config.answer_mode),
+        backbone,
+        Store(backbone.model).load,
+        examples_from([CLIP], backbone.answer_mode),
         TrainingPaths(folder / "checkpoint", folder / "training", folder),
         sft=params.cold_start.model_copy(update={"epochs": 1, "batch_size": 1}),
         engine=params.engine,
@@ -45,26 +46,26 @@ def by_sft(model, processor, params, folder):
     )
 
 
-def by_grpo(model, processor, params, folder):
-    models = Models(model, deepcopy(model).requires_grad_(False), processor)
+def by_grpo(backbone, params, folder):
+    sampler = SharedPrefixSampler(backbone)
+    models = Models(backbone, nullcontext(backbone.frozen_copy()), sampler)
     grpo = params.grpo.model_copy(update={"group_size": 2, "max_new_tokens": 2})
-    roll_out(models, features_of(model, ["a"]), [CLIP], grpo, 1, [0])
+    roll_out(models, features_of(backbone.model, ["a"]), [CLIP], grpo, 1, [0])
 
 
-def by_watch(model, processor, params, folder):
-    Watch([CLIP], Store(model), model.config.answer_mode, 2, 1).look(model, processor)
+def by_watch(backbone, params, folder):
+    HeldOutSet([CLIP], Store(backbone.model), backbone.answer_mode, 2, 1).evaluate(backbone)
 
 
-def by_evaluation(model, processor, params, folder):
-    answer_batch(model, processor, features_of(model, ["a"]), 2)
+def by_evaluation(backbone, params, folder):
+    answer_batch(backbone, features_of(backbone.model, ["a"]), 2)
 
 
-def by_predict(model, processor, params, folder):
+def by_predict(backbone, params, folder):
     write_clip(folder / "a.mp4")
     said = answer_files(
         [str(folder / "a.mp4")],
-        model,
-        processor,
+        backbone,
         labels=["happy", "sad"],
         batch_size=1,
         max_new_tokens=2,
@@ -97,12 +98,12 @@ def test_every_road_asks_a_clip_the_same_question(tiny, params, tmp_path, monkey
     monkeypatch.setattr(HumanOmni, "embed_prompt", spy)
     seen = {}
     for road in ROADS[mode]:
-        model = deepcopy(tiny[0])
-        model.config.answer_mode = mode
-        freeze(model)
+        backbone = HumanOmniBackbone(deepcopy(tiny.model), tiny.processor)
+        backbone.answer_mode = mode
+        backbone.freeze()
         (tmp_path / road.__name__).mkdir()
         asked.clear()
-        road(model, tiny[1], params, tmp_path / road.__name__)
+        road(backbone, params, tmp_path / road.__name__)
         assert asked, f"{road.__name__} asked nothing"
         seen[road.__name__] = {tuple(map(tuple, question)) for question in asked}
     words = {
@@ -114,10 +115,10 @@ def test_every_road_asks_a_clip_the_same_question(tiny, params, tmp_path, monkey
         "As an emotional recognition expert; throughout the video, which emotion conveyed by the "
         f"characters {words}"
     )
-    media = tiny[1].media
+    media = tiny.processor.media
     clip = decode(write_clip(tmp_path / "b.mp4"), media.num_frames, media.sampling_rate)
-    inputs = tiny[1](question, clip.frames, clip.waveform)
+    inputs = tiny.processor(question, clip.frames, clip.waveform)
     expected = (tuple(inputs["input_ids"][0].tolist()), tuple(inputs["gate_input_ids"][0].tolist()))
     assert seen == {road.__name__: {expected} for road in ROADS[mode]}
-    said = tiny[1].tokenizer.decode([i for i in expected[0] if i >= 0])
+    said = tiny.processor.tokenizer.decode([i for i in expected[0] if i >= 0])
     assert said.endswith(f"{question}<|im_end|>\n<|im_start|>assistant\n")

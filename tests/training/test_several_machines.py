@@ -66,7 +66,7 @@ def steps_in(folder: Path) -> int:
 
 def after_steps(both, folder: Path, n: int) -> None:
     """Wait until n steps are in the curves."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while steps_in(folder) < n:
         assert all(process.poll() is None for process in both), (folder / "said").read_text()[
             -3000:
@@ -89,7 +89,7 @@ def test_two_machines_stop_continue_and_die_together_and_learn_what_one_process_
     after_steps(both, folder, 2)
     both[1].send_signal(signal.SIGTERM)  # on one machine: both save the same step
     for process in both:
-        process.wait(timeout=60)
+        process.wait(timeout=300)
     (saved,) = (folder / ".state" / "checkpoint").glob("*/step-*")
     stopped_at = steps_in(folder)
     assert saved.name == f"step-{stopped_at:06d}", (folder / "said").read_text()[-3000:]
@@ -99,9 +99,9 @@ def test_two_machines_stop_continue_and_die_together_and_learn_what_one_process_
     ranks = ranks_of(both)
     assert len(ranks) == 2
     both[0].kill()  # torchrun itself: its rank dies with it, the other one notices
-    assert psutil.wait_procs(ranks, timeout=60)[1] == []
+    assert psutil.wait_procs(ranks, timeout=300)[1] == []
     for process in both:
-        process.wait(timeout=60)
+        process.wait(timeout=300)
 
     (curves,) = (folder / ".state" / "checkpoint").glob("*/curves.jsonl")
     found = read_curves(curves)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,11 @@ def warm_up(world: Path, folder: Path) -> None:
     from r1omni.machine.environment import is_first
     from r1omni.machine.ranks import join_ranks
     from r1omni.media import TowerInputs
-    from r1omni.training.checkpoints import freeze, load_parent
+    from r1omni.training.checkpoints import load_parent
 
     join_ranks(toy.machine_params())
-    model, processor = load_parent(world / "parent")
+    backbone = load_parent(world / "parent")
+    model, media = backbone.model, backbone.preparation
     rng = np.random.default_rng(0)
     clips = [
         GenericClip(
@@ -38,7 +40,6 @@ def warm_up(world: Path, folder: Path) -> None:
         )
         for i in range(6)
     ]  # fmt: skip
-    media = processor.media
     mel_frames = media.n_samples // media.hop_length
     decoded = {
         clip.clip_id: TowerInputs(
@@ -61,8 +62,8 @@ def warm_up(world: Path, folder: Path) -> None:
     model.requires_grad_(True)
     torch.manual_seed(3)
     train_towers(model, [(decoded[c.clip_id], c.targets) for c in clips], base=base, log=log)
-    freeze(model)
-    train_connector(model, processor, clips, _tower_outputs(model, decoded), base=base, log=log)
+    backbone.freeze()
+    train_connector(backbone, clips, _tower_outputs(backbone, decoded), base=base, log=log)
     if is_first():
         save_file(
             {k: v.clone() for k, v in model.state_dict().items()}, folder / "weights.safetensors"
@@ -109,7 +110,7 @@ def whole_base(world: Path, folder: Path) -> None:
     (folder / f"decoded-{rank()}.json").write_text(json.dumps(decoded))
 
 
-def look(world: Path, folder: Path) -> None:
+def evaluate(world: Path, folder: Path) -> None:
     """What every rank is told of the held-out clips, and the answers that were judged."""
     import toy
 
@@ -121,20 +122,20 @@ def look(world: Path, folder: Path) -> None:
 
     join_ranks(toy.machine_params())
     clips = [toy.clip_at(i) for i in range(toy.CLIPS)]
-    watch = held_out.Watch(clips, FeatureStore([world / "features"]), "reasoned", 24, 1)
+    watch = held_out.HeldOutSet(clips, FeatureStore([world / "features"]), "reasoned", 24, 1)
     judged = []
-    real_watched, real_answers = held_out.watched, held_out.Watch._answers
+    real_watched, real_answers = held_out.held_out_metrics, held_out.HeldOutSet._answers
 
     def watched(labels, completions, mode):
         judged.extend(zip(labels, completions, strict=True))
         return real_watched(labels, completions, mode)
 
-    def named_answers(self, model, processor, clips):  # the toy says the same of every clip
-        answers = real_answers(self, model, processor, clips)
+    def named_answers(self, backbone, clips):  # the toy says the same of every clip
+        answers = real_answers(self, backbone, clips)
         return [f"{clip.clip_id} {text}" for clip, text in zip(clips, answers, strict=True)]
 
-    held_out.watched, held_out.Watch._answers = watched, named_answers
-    seen = watch.look(*load_parent(world / "parent"))
+    held_out.held_out_metrics, held_out.HeldOutSet._answers = watched, named_answers
+    seen = watch.evaluate(load_parent(world / "parent"))
     (folder / f"seen-{rank()}.json").write_text(json.dumps([seen, judged]))
 
 
@@ -160,7 +161,9 @@ def test_two_ranks_train_towers_and_connector_as_one_does(world, tmp_path):
     assert {"towers/vision_loss", "towers/audio_accuracy"} <= curves[0][0].keys()
 
 
-def test_two_ranks_make_the_base_that_one_makes(world, tmp_path):
+@pytest.fixture(scope="module")
+def generic_world(world, tmp_path_factory):
+    """The toy world with a generic corpus of six clips."""
     entries = [
         {
             "video": f"{i}.mp4",
@@ -171,20 +174,52 @@ def test_two_ranks_make_the_base_that_one_makes(world, tmp_path):
         }
         for i in range(6)
     ]
-    world = shutil.copytree(world, tmp_path / "world")
-    (world / "generic").mkdir()
-    (world / "generic" / "annotations.json").write_text(json.dumps(entries))
-    one, two = (run(whole_base, size, world, tmp_path / str(size)) for size in (1, 2))
+    copy = shutil.copytree(world, tmp_path_factory.mktemp("generic") / "world")
+    (copy / "generic").mkdir()
+    (copy / "generic" / "annotations.json").write_text(json.dumps(entries))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def undisturbed_base(generic_world, tmp_path_factory):
+    """The base stage's folder of one process that nothing disturbed."""
+    return run(whole_base, 1, generic_world, tmp_path_factory.mktemp("base"))
+
+
+def test_two_ranks_make_the_base_that_one_makes(generic_world, undisturbed_base, tmp_path):
+    two = run(whole_base, 2, generic_world, tmp_path)
     shares = [json.loads((two / f"decoded-{rank}.json").read_text()) for rank in range(2)]
     assert shares == [["0", "1", "2"], ["3", "4", "5"]]
-    ours, theirs = (load_file(f / "checkpoint" / "model.safetensors") for f in (two, one))
+    ours, theirs = (
+        load_file(f / "checkpoint" / "model.safetensors") for f in (two, undisturbed_base)
+    )
     assert ours.keys() == theirs.keys()
     for name in theirs:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+def test_a_killed_base_is_what_an_undisturbed_one_is(generic_world, undisturbed_base, tmp_path):
+    """Killed once its towers are kept; the next run trains the rest, and the same files come out.
+
+    Label SFT's and GRPO's kills: test_survival.py.
+    """
+    ranks = Ranks(tmp_path, 1, whole_base, generic_world, tmp_path)
+    while ranks.alive and not list(tmp_path.glob(".state/toy/*/towers.safetensors")):
+        time.sleep(0.001)
+    ranks.kill()
+    (towers,) = tmp_path.glob(".state/toy/*/towers.safetensors")
+    made = towers.stat().st_mtime_ns
+    assert not (tmp_path / "checkpoint").exists()
+    run(whole_base, 1, generic_world, tmp_path)
+    assert towers.stat().st_mtime_ns == made
+    files = sorted(p for p in (undisturbed_base / "checkpoint").rglob("*") if p.is_file())
+    assert len(files) > 3
+    for file in files:
+        assert (tmp_path / file.relative_to(undisturbed_base)).read_bytes() == file.read_bytes()
+
+
 def test_ranks_share_the_held_out_clips_and_are_told_the_same(world, tmp_path):
-    one, three = (run(look, size, world, tmp_path / str(size)) for size in (1, 3))
+    one, three = (run(evaluate, size, world, tmp_path / str(size)) for size in (1, 3))
     metrics, judged = json.loads((one / "seen-0.json").read_text())
     assert [label for label, _ in judged] == [clip_at(i).label for i in range(CLIPS)]
     assert [text.split()[0] for _, text in judged] == [f"clip-{i}" for i in range(CLIPS)]

@@ -23,7 +23,7 @@ from r1omni.machine.states import WHOLE, StateDoesNotFit, newest_state, write_st
 from r1omni.model.checksums import write_sums
 from r1omni.model.feature_store import INDEX
 from r1omni.training.engine import Engine, NonFiniteLoss
-from r1omni.training.held_out import Watch
+from r1omni.training.held_out import HeldOutSet
 
 
 @pytest.mark.parametrize(
@@ -252,13 +252,13 @@ def alone(world, tmp_path_factory, request):
     return request.param, folder
 
 
-@pytest.mark.parametrize("busy", ["look", "save"])
-def test_sigterm_in_a_look_or_a_save_stops_after_that_step(
+@pytest.mark.parametrize("busy", ["evaluate", "save"])
+def test_sigterm_during_an_evaluation_or_a_save_stops_after_that_step(
     world, tmp_path, monkeypatch, alone, busy
 ):
     """Sent from within, so that it always comes at that moment."""
     kind, undisturbed = alone
-    owner = {"look": Watch, "save": Engine}[busy]
+    owner = {"evaluate": HeldOutSet, "save": Engine}[busy]
     real = getattr(owner, busy)
 
     def interrupted(self, *arguments):
@@ -271,7 +271,7 @@ def test_sigterm_in_a_look_or_a_save_stops_after_that_step(
         train(kind, world, folder, {"save_every": 2}, params)
     assert stopped.value.code == 143
     monkeypatch.undo()
-    steps = {"look": [2], "save": [2, 3]}[busy]  # a save is too late for its own step
+    steps = {"evaluate": [2], "save": [2, 3]}[busy]  # a save is too late for its own step
     states = sorted(p.name for p in toy.state_in(folder).glob("step-*"))
     assert states == [f"step-{step:06d}" for step in steps]
     train(kind, world, folder, {"save_every": 2}, params)

@@ -5,12 +5,12 @@ For processes that train, die and train again; `python toy.py` is not meant to b
 
 import hashlib
 import json
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
 import torch
+from noise import noise_features
 
 from r1omni import completions, prompts
 from r1omni.base_model.stage import build_untrained
@@ -20,11 +20,10 @@ from r1omni.corpora.sets import Member
 from r1omni.corpora.sets import write_set as write_set_file
 from r1omni.machine.curves import Log, read_curves
 from r1omni.machine.state_folders import TrainingPaths
-from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.checksums import write_sums
-from r1omni.model.feature_store import INDEX, FeatureBatch, Shard, write_shard
+from r1omni.model.feature_store import INDEX, Features, join_rows, write_shard
+from r1omni.model.humanomni.backbone import HumanOmniBackbone
 from r1omni.params_file import read_params
-from r1omni.training.checkpoints import freeze
 from r1omni.training.sft import Example, train_supervised
 
 REPO = Path(__file__).parents[2]
@@ -80,38 +79,25 @@ def build_world(root: Path) -> Path:
     params = toy_params()
     torch.manual_seed(0)
     texts = ["the voice is loud"] + [completions.render("it", label) for label in LABELS] * 50
-    model, processor = build_untrained(texts, texts, model=params.model, media=params.media)
+    backbone = build_untrained(texts, texts, model=params.model, media=params.media)
     clips = [clip_at(i) for i in range(CLIPS)]
     write_manifest(clips, root / "manifest.parquet")
     generator = torch.Generator().manual_seed(1)
-    config = model.config
-    vision = torch.randn(
-        CLIPS,
-        config.num_frames,
-        config.patch_grid**2,
-        config.vision_config.hidden_size,
-        generator=generator,
-    )
-    audio = torch.randn(
-        CLIPS, config.audio_tokens, config.audio_config.d_model, generator=generator
-    )
-    has_audio = torch.tensor([clip.has_audio for clip in clips])
     names = [clip.clip_id for clip in clips]
-    features = FeatureBatch(vision, audio, has_audio)
-    _teach(model, processor, features, [clip.clip_id for clip in clips], root / "taught")
-    model.save_pretrained(root / "parent")
-    processor.save_pretrained(root / "parent")
+    features = noise_features(backbone.model.config, CLIPS, generator)
+    _teach(backbone, dict(zip(names, features, strict=True)), root / "taught")
+    backbone.save(root / "parent", None)
     (root / "parent" / "provenance.json").write_text(json.dumps({"fold": 1, "mode": "reasoned"}))
     (root / "features").mkdir()
-    shard = Shard(tuple(names), vision.half(), audio.half(), has_audio)
-    checksum = write_shard(shard, root / "features" / "0.safetensors")
+    half = [{name: x.half() for name, x in clip.items()} for clip in features]
+    checksum = write_shard(join_rows(names, half), root / "features" / "0.safetensors")
     pd.DataFrame(
         {
             "clip_id": names,
             "key": names,
             "shard": "0.safetensors",
             "row": range(CLIPS),
-            "has_audio": has_audio.tolist(),
+            "has_audio": [clip.has_audio for clip in clips],
             "towers": "toy",
             "sha256": checksum,
         }
@@ -120,31 +106,20 @@ def build_world(root: Path) -> Path:
     return root
 
 
-def _teach(
-    model: HumanOmniForConditionalGeneration,
-    processor: HumanOmniProcessor,
-    features: FeatureBatch,
-    names: list[str],
-    folder: Path,
-) -> None:
+def _teach(backbone: HumanOmniBackbone, features: dict[str, Features], folder: Path) -> None:
     """Answers in the right form with any label, so that sampled rewards differ."""
-    freeze(model)
+    backbone.freeze()
     question = prompts.instruction("reasoned")
     examples = [
         Example(name, question, completions.render("it", label), label)
-        for name in names
+        for name in features
         for label in LABELS
     ]
 
-    def load(wanted: Sequence[str]) -> FeatureBatch:
-        rows = [names.index(name) for name in wanted]
-        return FeatureBatch(features.vision[rows], features.audio[rows], features.has_audio[rows])
-
     folder.mkdir()
     train_supervised(
-        model,
-        processor,
-        load,
+        backbone,
+        lambda wanted: [features[name] for name in wanted],
         examples,
         TrainingPaths(folder, folder, folder),
         sft=sft_params(epochs=60, batch_size=21, lr=1e-2),

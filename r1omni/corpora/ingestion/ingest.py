@@ -171,7 +171,7 @@ def _locate(
             places = _unlisted_places(corpus, root, fold) if places is None else places
             found = find_anywhere(places, row.candidates)
             if len(found) > 1:
-                detail = f"which of {', '.join(found[:6])} is meant cannot be told"
+                detail = f"which of {', '.join(found[:6])} is meant is ambiguous"
                 yield reject(corpus.name, row.where, "duplicate", detail, named), ""
                 continue
             path = find_clip(root, found)
@@ -265,16 +265,16 @@ def _progress(corpus: str, total: int) -> Iterator[Callable[[], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeRemainingColumn())  # fmt: skip
     console = Console(stderr=True)
-    start = said = time.monotonic()
+    start = logged = time.monotonic()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"reading {corpus}", total=total)
 
         def advance() -> None:
-            nonlocal said
+            nonlocal logged
             progress.advance(task)
             now = time.monotonic()
-            if not console.is_terminal and now - said >= _LOG_SECONDS:
-                said = now
+            if not console.is_terminal and now - logged >= _LOG_SECONDS:
+                logged = now
                 done = int(progress.tasks[task].completed)
                 rate = done / (now - start)
                 _log.info(

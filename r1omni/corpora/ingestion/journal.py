@@ -1,6 +1,6 @@
 """What an ingestion has found out so far, in a SQLite file: flat memory, and a kill costs little.
 
-The table `findings` says what is in each file that has been opened. It outlives the ingestion, so
+The table `findings` has a row for each file that has been opened. It outlives the ingestion, so
 that a killed one goes on and another fold opens no file twice. What became of the rows of the
 ingestion that is running stands in temporary tables.
 """
@@ -51,7 +51,7 @@ class Journal:
         self._uncommitted = 0
 
     def known(self, source: Source) -> Finding | None:
-        """What an earlier look found in the file, if neither it nor our decoding has changed."""
+        """An earlier run's finding, if neither the file nor our decoding has changed."""
         with suppress(OSError):
             row = self._db.execute(
                 "SELECT found FROM findings WHERE path = ? AND stamp = ?",

@@ -67,18 +67,18 @@ class Sketch:
         if self._last is None:
             self._start = frame.time
         else:
-            self._look(self._last, frame.time - self._start)
+            self._add_frame(self._last, frame.time - self._start)
         self._last = frame
 
     def prints(self) -> tuple[str | None, str | None]:
         """Sound and picture print in hexadecimal; None where there is too little to go by."""
         if self._last is not None and self._last.time is not None:
-            self._look(self._last, self._last.time - self._start + 1e-6)
+            self._add_frame(self._last, self._last.time - self._start + 1e-6)
         known = self._sound and self._sound[0].format.name.removesuffix("p") in _TYPES
         sound = sound_print(_mono(self._sound), self._sound[0].sample_rate) if known else None
         return sound, picture_print(self._pictures)
 
-    def _look(self, frame: av.VideoFrame, until: float) -> None:
+    def _add_frame(self, frame: av.VideoFrame, until: float) -> None:
         """Keep `frame` for the times before `until` at which it is on the screen."""
         shown = sum(time < until for time in _TIMES[len(self._pictures) :])
         if shown:

@@ -30,7 +30,7 @@ def read_rows(root: Path, fold: int) -> Iterator[Listed | Reject]:
     """Every row of the table of reasons, all train clips; EMER has no folds.
 
     The label is the first open-vocabulary word that emotions.py knows. Raises CorpusError if a
-    table is missing, or tables of both versions are there: which one is meant cannot be told.
+    table is missing, or tables of both versions are there: which one is meant is ambiguous.
     """
     del fold
     tables = {path: _header(path) for path in sorted(root.glob("*.csv"))}

@@ -1,4 +1,4 @@
-"""A contact sheet: a few clips of each emotion at their apex, for a person to look at."""
+"""A contact sheet: a few clips of each emotion at their apex, for people."""
 
 import os
 from collections.abc import Sequence

@@ -35,8 +35,8 @@ from r1omni.media import (
     frames_to_pixels,
     waveform_to_mel,
 )
-from r1omni.model.configuration import HumanOmniConfig
-from r1omni.model.original_layout import tower_directory
+from r1omni.model.humanomni.configuration import HumanOmniConfig
+from r1omni.model.humanomni.original_layout import tower_directory
 from r1omni.model.tokenizers import train_gate_tokenizer, train_tokenizer
 from r1omni.model.weights import find_directory, read_end_tokens, read_json
 
@@ -141,19 +141,19 @@ class HumanOmniProcessor:
     def encode_prompt(self, instruction: str) -> list[int]:
         """The prompt's ids (L,), one sentinel per modality, up to where the model is to answer.
 
-        A control token in the instruction is spelt out: no text can begin or end a turn. Raises
-        ValueError for an instruction that names a placeholder itself.
+        A control token in the instruction is split into letters: no text can begin or end a turn.
+        Raises ValueError for an instruction that names a placeholder itself.
         """
         if _PLACEHOLDER.search(instruction):
             raise ValueError(
                 f"the instruction {instruction!r} contains {' or '.join(SENTINELS)}, which stand "
                 "for the clip itself: leave them out"
             )
-        spelt = self._spell(instruction)
-        if spelt == self._encode(instruction):
+        letters = self._spell(instruction)
+        if letters == self._encode(instruction):
             return self.splice_sentinels(self._render(instruction))
         before, after = self._render("\0").split("\0")
-        return [*self.splice_sentinels(before), *spelt, *self.splice_sentinels(after)]
+        return [*self.splice_sentinels(before), *letters, *self.splice_sentinels(after)]
 
     def splice_sentinels(self, text: str) -> list[int]:
         """The ids of `text`, every placeholder as its sentinel, without any added special token."""
@@ -165,7 +165,7 @@ class HumanOmniProcessor:
     def encode_gate(self, instruction: str) -> tuple[list[int], list[int]]:
         """The instruction alone for the gate's BERT: ids (I,), [CLS] to [SEP], and mask (I,).
 
-        A control token in the instruction is spelt out: the only [CLS] is the first id.
+        A control token in the instruction is split into letters: the only [CLS] is the first id.
         """
         encoded = self.gate_tokenizer(
             instruction, truncation=True, max_length=_GATE_MAX_LENGTH, split_special_tokens=True
@@ -175,7 +175,7 @@ class HumanOmniProcessor:
     def encode_completion(self, text: str) -> list[int]:
         """The completion's ids and the end-of-turn id, which it is trained to finish with.
 
-        A control token in the text is spelt out: no text can end a turn.
+        A control token in the text is split into letters: no text can end a turn.
         """
         return [*self._spell(text), self.eos_token_id]
 

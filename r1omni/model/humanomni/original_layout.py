@@ -123,7 +123,7 @@ def original_settings(directory: Path) -> dict[str, Any]:
 def tower_directory(
     directory: Path, settings: Mapping[str, Any], tower_name: str, *, weights: bool
 ) -> Path:
-    """The folder of a tower: as config.json says, beside the checkpoint, or from the hub.
+    """The folder of a tower: as named in config.json, beside the checkpoint, or from the hub.
 
     Public configs name folders of the machine that trained them; the last part of such a path is
     then looked for inside the checkpoint, beside it, and on the hub where it is the usual tower.

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from r1omni.model.configuration import HumanOmniConfig
-from r1omni.model.original_layout import (
+from r1omni.model.humanomni.configuration import HumanOmniConfig
+from r1omni.model.humanomni.original_layout import (
     ORIGINAL_MODEL_TYPE,
     TOWERS,
     original_settings,

@@ -12,7 +12,11 @@ from transformers import (
 )
 
 from r1omni.config import MediaParams, ModelParams
-from r1omni.model.original_layout import ORIGINAL_MODEL_TYPE, PROJECTOR_TYPE, original_settings
+from r1omni.model.humanomni.original_layout import (
+    ORIGINAL_MODEL_TYPE,
+    PROJECTOR_TYPE,
+    original_settings,
+)
 from r1omni.model.weights import find_directory
 
 ANSWER_MODES = ("reasoned", "direct")

@@ -29,13 +29,13 @@ from transformers.generation.utils import GenerateOutput
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 
-from r1omni.model.configuration import HumanOmniConfig
-from r1omni.model.conversion import Checkpoint, check_tensors, read_checkpoint
 from r1omni.model.decoder_layers import use_own_attention
 from r1omni.model.head import LanguageModelHead
-from r1omni.model.projector import HumanOmniProjector, mlp
-from r1omni.model.splicing import splice
-from r1omni.model.towers import TOWERS, AudioTower, VisionTower, are_half
+from r1omni.model.humanomni.configuration import HumanOmniConfig
+from r1omni.model.humanomni.conversion import Checkpoint, check_tensors, read_checkpoint
+from r1omni.model.humanomni.projector import HumanOmniProjector, mlp
+from r1omni.model.humanomni.splicing import splice
+from r1omni.model.humanomni.towers import TOWERS, AudioTower, VisionTower, are_half
 from r1omni.model.weights import GENERATION_FILE, read_end_tokens
 
 _PROMPT = (  # what `embed_prompt` takes besides the ids

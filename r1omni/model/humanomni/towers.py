@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import SiglipVisionModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from r1omni.model.configuration import HumanOmniConfig
+from r1omni.model.humanomni.configuration import HumanOmniConfig
 
 TOWERS = ("vision_tower", "audio_tower")  # of HumanOmniModel
 
