@@ -232,7 +232,8 @@ def test_a_repository_without_config_json_is_no_checkpoint(hub, tmp_path):
 
 
 def test_the_files_are_those_that_the_converter_looks_for():
-    from r1omni.model import original_layout, weights
+    from r1omni.model import weights
+    from r1omni.model.humanomni import original_layout
 
     assert set(ours.WEIGHTS) == {weights.SAFETENSORS, weights.PICKLED}
     keys = {name: tower.config_key for name, tower in original_layout.TOWERS.items()}

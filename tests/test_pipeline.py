@@ -344,7 +344,8 @@ def test_the_flow_runs_the_same_graph(project, monkeypatch):
     from flows.stages import read_stages
 
     monkeypatch.chdir(project)
-    others = {f"register@{name}" for name in ("base", "cold_start", "label_sft")}
+    names = ("base", "cold_start", "label_sft")
+    others = {f"{verb}@{name}" for verb in ("register", "held_out") for name in names}
     stages = read_stages(project, ["report", "register@grpo"])
     assert {stage.name for stage in stages} == set(lock(project)) - others
     assert {stage.name for stage in read_stages(project)} == set(lock(project))

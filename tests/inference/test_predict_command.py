@@ -147,7 +147,10 @@ def test_without_params_the_options_have_defaults_and_params_yaml_is_used_if_the
             ["predict", "a.mp4"],
             "data/checkpoints/grpo: no such folder.*Pass one of them as --model",
         ),
-        (["predict", "a.mp4", "--model", "models:/r1-omni@champion"], "no params.yaml here says"),
+        (
+            ["predict", "a.mp4", "--model", "models:/r1-omni@champion"],
+            "there is no params.yaml here",
+        ),
         (["evaluate", "--model", "x", "--corpus", "dfew"], "run this in the project's folder"),
     ],
 )

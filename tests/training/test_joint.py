@@ -2,7 +2,7 @@
 
 import pytest
 
-from r1omni.training.joint import Part, Weights, joint_metrics
+from r1omni.training.joint import MeanWeights, Part, joint_metrics
 
 
 def part(completions, tokens, scored, **metrics):
@@ -10,7 +10,7 @@ def part(completions, tokens, scored, **metrics):
         {name.replace("_", "/", 1): value for name, value in metrics.items()},
         completions,
         tokens,
-        Weights(*scored),
+        MeanWeights(*scored),
         rows=[],
     )
 

@@ -110,7 +110,8 @@ def poisoned(world: Path, folder: Path, where: int) -> Path:
     shutil.copytree(world, folder)
     path = folder / "features" / "0.safetensors"
     tensors = load_file(path)
-    tensors["audio"][where] = float("nan")
+    start, end = tensors["audio.offsets"][where : where + 2].tolist()
+    tensors["audio"][start:end] = float("nan")
     names = json.dumps([toy.clip_at(i).clip_id for i in range(toy.CLIPS)])
     save_file(tensors, path, metadata={"keys": names})
     index = pd.read_parquet(path.with_name(INDEX))
