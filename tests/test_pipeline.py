@@ -141,6 +141,7 @@ def test_it_ends_with_table_1_on_screen(project):
     tail = printed[-3000:]
     for word in ("DFEW", "MAFW", "RAVDESS", "cold_start", "grpo", "label_sft", "base"):
         assert word in tail
+    assert "is now champion: the first" in printed.splitlines()[-1]
 
 
 def test_every_artefact_says_synthetic_and_the_models_size(project):
@@ -326,12 +327,21 @@ def test_an_unknown_key_is_one_clear_line(project):
 def test_predict_names_the_emotion_of_a_clip_with_no_skew_and_refuses_what_is_no_clip(
     project, tmp_path
 ):
+    from mlflow import MlflowClient
+
+    from r1omni.tracking.registry import find_model_version
+
     clip = next((project / "data/synthetic/ravdess").rglob("01-01-*.mp4"))
     text = tmp_path / "notes.mp4"
     text.write_text("not a video")
-    answered = run(project, str(BIN / "r1omni"), "predict", str(clip), str(text))
+    champion = "models:/r1-omni@champion"  # README's line
+    answered = run(
+        project, str(BIN / "r1omni"), "predict", str(clip), str(text), "--model", champion
+    )
     assert answered.returncode == 1, answered.stdout
-    rows = pd.read_parquet(project / "data/predictions/grpo.parquet").set_index("clip_id")
+    model = find_model_version(MlflowClient(f"sqlite:///{project}/mlflow.db"), champion)
+    rows = pd.read_parquet(project / f"data/predictions/{model.tags['model']}.parquet")
+    rows = rows.set_index("clip_id")
     row = rows.loc[f"ravdess/{clip.stem}"]
     prediction = row.prediction if isinstance(row.prediction, str) else "no known emotion"
     assert f"{clip.name}: {prediction}" in answered.stdout

@@ -1,4 +1,4 @@
-"""Files in a run's artifacts: large files are stored once, and all are read-only."""
+"""Files in artifacts of runs and models: large files are stored once, and all are read-only."""
 
 import logging
 import os
@@ -17,16 +17,15 @@ READ_ONLY = 0o444
 logger = logging.getLogger(__name__)
 
 
-def store_files(client: Any, run_id: str, source: Path, folder: str) -> None:
-    """Add a file, or all files of a directory, to the run's artifacts, as read-only files.
+def store_files(client: Any, address: str, source: Path, folder: str) -> None:
+    """Add a file, or all files of a directory, to the artifacts at `address`, as read-only files.
 
     On the same disk a large read-only file is hard-linked (DVC makes committed files read-only). A
     writable file is copied, and so is every file for a server with its own artifact store.
     """
-    target = local_path(client.get_run(run_id).info.artifact_uri)
+    target = local_path(address)
     if target is None:
-        upload = client.log_artifacts if source.is_dir() else client.log_artifact
-        upload(run_id, str(source), folder)
+        _upload(client, address, source, folder)
         return
     files = sorted(source.rglob("*")) if source.is_dir() else [source]
     root = source if source.is_dir() else source.parent
@@ -34,6 +33,14 @@ def store_files(client: Any, run_id: str, source: Path, folder: str) -> None:
         # Outside the checkpoint's folder: a killed `register` leaves no file there.
         temporary = target / f".{os.getpid()}.new"
         _store_file(path.resolve(), target / folder / path.relative_to(root), temporary)
+
+
+def _upload(client: Any, address: str, source: Path, folder: str) -> None:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    repository = get_artifact_repository(address, tracking_uri=client.tracking_uri)
+    upload = repository.log_artifacts if source.is_dir() else repository.log_artifact
+    upload(str(source), folder or None)
 
 
 def _store_file(source: Path, target: Path, temporary: Path) -> None:

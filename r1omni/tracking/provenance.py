@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import time
@@ -15,6 +16,8 @@ from r1omni.lineage import Lineage, origin_record, read_lineage
 from r1omni.tracking.store import project_root
 
 WRITTEN = ("dvc.lock", "data")  # the run itself writes these
+logger = logging.getLogger(__name__)
+
 HELD_OUT_NOTE = b"r1omni.held_out"  # in the metadata of a table of held-out predictions
 
 
@@ -49,6 +52,19 @@ def held_out_note(path: Path) -> dict[str, Any]:
             f"{path}: expected held-out predictions, as `r1omni predict-held-out` writes them: "
             f"{error!r}"
         ) from error
+
+
+def check_content(what: str, folder: Path, registered: str | None) -> None:
+    """Raise ValueError if the folder's content hash is not the registered one; None: a warning."""
+    if registered is None:
+        logger.warning("%s: registered without a content hash, so it cannot be checked", what)
+        return
+    found = content_hash(folder)
+    if found != registered:
+        raise ValueError(
+            f"{what}: the files in {folder} are not those that were registered: their content hash "
+            f"is {found[:12]}, not {registered[:12]}; register the undamaged checkpoint again"
+        )
 
 
 def fingerprint(*parts: object) -> str:

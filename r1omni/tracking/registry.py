@@ -12,7 +12,9 @@ from typing import Any
 from r1omni.config import TrackingParams
 from r1omni.lineage import DATA_TEXT, PROVENANCE, Data, read_provenance, size_text
 from r1omni.tracking.artifacts import store_files
+from r1omni.tracking.mlflow_model import logged_model
 from r1omni.tracking.provenance import (
+    check_content,
     code_tags,
     content_hash,
     held_out_note,
@@ -83,12 +85,14 @@ def run_register(
         if times is not None:
             deliver_times(client, run_id, times)
         tag_run(client, run_id, lineage_tags(checkpoint))
-        _log_evaluation(client, run_id, evaluation)
-        store_files(client, run_id, predictions, "predictions")
-        store_files(client, run_id, held_out, HELD_OUT)
-        store_files(client, run_id, checkpoint, CHECKPOINT)
+        artifacts = client.get_run(run_id).info.artifact_uri
+        store_files(client, artifacts, predictions, "predictions")
+        store_files(client, artifacts, held_out, HELD_OUT)
+        model = logged_model(client, experiment, run_id, tags)
+        store_files(client, model.artifact_location, checkpoint, CHECKPOINT)
+        _log_evaluation(client, run_id, evaluation, model.model_id, {HELD_OUT: digest})
         if version is None:
-            version = _create_version(client, tracking.registered_model, run_id, tags)
+            version = _create_version(client, tracking.registered_model, model, tags)
         client.set_model_version_tag(version.name, version.version, HELD_OUT, digest)
         for key, value in evaluation.items():
             if key.endswith(("/war", "/uar")):
@@ -132,7 +136,9 @@ def model_directory(uri: str, tracking: TrackingParams) -> Path:
             )
     if not folder.is_dir():
         raise ValueError(f"{uri}: its files should be in {folder}, which does not exist")
-    _check_content(uri, folder, version.tags.get("content_hash"))
+    inner = folder / CHECKPOINT
+    folder = inner if inner.is_dir() else folder  # a version of before MLmodel has no such folder
+    check_content(uri, folder, version.tags.get("content_hash"))
     return folder
 
 
@@ -146,18 +152,6 @@ def registered_version(client: Any, receipt: Receipt) -> Any:
             f"registered here; run `dvc repro --force --single-item register@{name}`"
         )
     return found
-
-
-def _check_content(uri: str, folder: Path, registered: str | None) -> None:
-    if registered is None:
-        logger.warning("%s: registered without a content hash, so it cannot be checked", uri)
-        return
-    found = content_hash(folder)
-    if found != registered:
-        raise ValueError(
-            f"{uri}: the files in {folder} are not those that were registered: their content hash "
-            f"is {found[:12]}, not {registered[:12]}; register the undamaged checkpoint again"
-        )
 
 
 def find_model_version(client: Any, uri: str) -> Any:
@@ -179,7 +173,9 @@ def find_model_version(client: Any, uri: str) -> Any:
 def find_content(client: Any, model: str, digest: str) -> Any:
     """The MLflow ModelVersion with this content hash, or None."""
     found = client.search_model_versions(f"name = '{model}' and tags.content_hash = '{digest}'")
-    return min(found, key=lambda version: int(version.version), default=None)
+    # Older versions are a checkpoint's folder alone, which MLflow cannot load.
+    models = [version for version in found if not version.source.endswith(f"/{CHECKPOINT}")]
+    return min(models, key=lambda version: int(version.version), default=None)
 
 
 def _training_run(client: Any, experiment: str, tags: Mapping[str, str], state: Path | None) -> str:
@@ -204,13 +200,18 @@ def _training_run(client: Any, experiment: str, tags: Mapping[str, str], state: 
     return run_id
 
 
-def _create_version(client: Any, model: str, run_id: str, tags: Mapping[str, str]) -> Any:
-    if not client.search_registered_models(f"name = '{model}'", max_results=1):
-        client.create_registered_model(model, description="base, cold_start, label_sft and grpo")
-    source = f"{client.get_run(run_id).info.artifact_uri}/{CHECKPOINT}"
-    description = _description(tags)
+def _create_version(client: Any, registered: str, model: Any, tags: Mapping[str, str]) -> Any:
+    if not client.search_registered_models(f"name = '{registered}'", max_results=1):
+        client.create_registered_model(
+            registered, description="base, cold_start, label_sft and grpo"
+        )
     return client.create_model_version(
-        model, source, run_id, tags=dict(tags), description=description
+        registered,
+        model.artifact_location,
+        model.source_run_id,
+        tags=dict(tags),
+        description=_description(tags),
+        model_id=model.model_id,
     )
 
 
@@ -266,7 +267,14 @@ def _evaluation(path: Path, name: str) -> Iterator[tuple[str, float]]:
         raise ValueError(message) from error
 
 
-def _log_evaluation(client: Any, run_id: str, evaluation: Mapping[str, float]) -> None:
+def _log_evaluation(
+    client: Any,
+    run_id: str,
+    evaluation: Mapping[str, float],
+    model_id: str,
+    digests: Mapping[str, str],
+) -> None:
+    """Log the metrics to run and model, with the test set where its digest is known."""
     from mlflow.entities import Metric
 
     known = client.get_run(run_id).data.metrics
@@ -276,4 +284,10 @@ def _log_evaluation(client: Any, run_id: str, evaluation: Mapping[str, float]) -
         changed = known.keys() & new.keys()
         step = 1 + max(p.step for k in changed for p in client.get_metric_history(run_id, k))
     now = int(time.time() * 1000)
-    client.log_batch(run_id, metrics=[Metric(k, v, now, step) for k, v in new.items()])
+    metrics = []
+    for key, value in new.items():
+        corpus = key.split("/")[1]
+        digest = digests.get(corpus)
+        dataset = (None, None) if digest is None else (corpus, digest[:32])
+        metrics.append(Metric(key, value, now, step, model_id, *dataset))
+    client.log_batch(run_id, metrics=metrics)

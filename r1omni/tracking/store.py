@@ -7,6 +7,7 @@ folder; opening the store sets them to the new one.
 import fcntl
 import logging
 import os
+import re
 import sqlite3
 import urllib.parse
 from collections.abc import Iterator
@@ -139,7 +140,13 @@ def translate_store_errors(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise StoreUnreachable(f"{uri}: {first_line}") from error
+        # The cause's own text is in the traceback alone, which R1OMNI_DEBUG shows.
+        raise StoreUnreachable(mask_password(f"{uri}: {first_line}")) from error
+
+
+def mask_password(text: str) -> str:
+    """The text with *** for the password of every address like scheme://user:password@host."""
+    return re.sub(r"(\w://[^/\s:@]*):[^/\s]*@", r"\1:***@", text)
 
 
 def _create_experiment(client: Any, tracking: TrackingParams) -> str:

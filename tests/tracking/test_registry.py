@@ -186,7 +186,8 @@ def test_editing_a_checkpoint_in_place_leaves_the_registered_version_as_it_was(
     folder = model_directory("models:/r1-omni/1", tracking)
     assert (folder / "model.safetensors").read_bytes() == weights
     assert json.loads((folder / "provenance.json").read_text())["stage"] == "grpo"
-    for path in (*folder.iterdir(), folder.parent / "predictions" / "grpo.parquet"):
+    (predictions,) = project.glob("mlartifacts/*/artifacts/predictions/grpo.parquet")
+    for path in (*folder.iterdir(), predictions):
         assert not path.read_bytes().startswith(b"edited")
         assert stat.S_IMODE(path.stat().st_mode) == 0o444
 

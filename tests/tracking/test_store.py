@@ -25,6 +25,17 @@ client.create_run(experiment)
 """
 
 
+@pytest.mark.parametrize("password", ["secret", "se:cr@et", "s%40cret"])
+def test_a_password_in_the_address_is_masked(
+    project: Path, tracking: TrackingParams, password: str
+) -> None:
+    address = f"http://lab:{password}@127.0.0.1:9"
+    with pytest.raises(StoreUnreachable) as raised:
+        open_client(tracking.model_copy(update={"uri": address}))
+    assert password not in str(raised.value)
+    assert "http://lab:***@127.0.0.1:9: " in str(raised.value)
+
+
 def test_a_relative_store_stands_at_dvcs_root_not_in_the_experiments_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

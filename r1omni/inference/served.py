@@ -1,0 +1,133 @@
+"""A registered model as MLflow loads and serves it: `predict`'s answers for a table of media.
+
+MLmodel names this module as the loader of its python_function flavour. No pickle is read.
+"""
+
+import base64
+import binascii
+import json
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final
+
+from r1omni.emotions import EMOTIONS
+from r1omni.inference.options import PredictOptions, choose_options
+from r1omni.lineage import caution, read_lineage
+from r1omni.tracking.provenance import check_content
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from r1omni.inference.answer import Answer
+    from r1omni.inference.files import Refusal
+    from r1omni.model.backbone import Backbone
+
+MEDIA_ROOT: Final = "R1OMNI_MEDIA_ROOT"  # the folder below which `path` may name files
+
+logger = logging.getLogger(__name__)
+
+
+def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> "ServedModel":
+    """MLflow's hook: the model in the folder `path`, which MLmodel describes.
+
+    Options are those of `r1omni predict`: of ./params.yaml, or its defaults. Raises ValueError if
+    the checkpoint's bytes are not those that were registered.
+    """
+    options = choose_options(None, False, {})
+    options.set_threads()
+    from r1omni.inference.loading import load_checkpoint
+    from r1omni.media.pool import start_forkserver
+
+    start_forkserver()
+    checkpoint = Path(path) / "checkpoint"
+    check_content(path, checkpoint, (model_config or {}).get("content_hash"))
+    if warning := caution(read_lineage(checkpoint)):
+        logger.warning(warning)
+    root = os.environ.get(MEDIA_ROOT)
+    return ServedModel(
+        load_checkpoint(checkpoint, device=options.device), options, Path(root) if root else None
+    )
+
+
+class ServedModel:
+    """Answers tables with the columns `path` and `bytes` (base64); a row has one of them.
+
+    A path names a file below `root`; without a root no path is taken. No URL is fetched.
+    """
+
+    def __init__(self, backbone: "Backbone", options: PredictOptions, root: Path | None) -> None:
+        self._backbone = backbone
+        self._options = options
+        self._root = root
+        self._lock = threading.Lock()  # MLflow's server answers each request in its own thread
+
+    def predict(self, model_input: "pd.DataFrame") -> list[dict[str, Any]]:
+        """One object per row, as `r1omni predict --json` prints it; `file` is the row's path."""
+        from r1omni.inference.answer import answer_batches
+
+        rows = model_input.to_dict("records")
+        with TemporaryDirectory(prefix="r1omni-") as folder, self._lock:
+            files = [self._file_of(row, Path(folder) / str(i)) for i, row in enumerate(rows)]
+            batches = answer_batches(
+                files,
+                self._backbone,
+                labels=EMOTIONS,
+                batch_size=self._options.batch_size,
+                max_new_tokens=self._options.max_new_tokens,
+                limits=self._options.limits,
+            )
+            with closing(batches):
+                outcomes = [outcome for batch in batches for outcome in batch]
+        return _records(rows, outcomes)
+
+    def _file_of(self, row: dict[Any, Any], new: Path) -> "Path | Refusal":
+        """The row's file; its bytes are written to `new`."""
+        from r1omni.inference.files import Refusal
+
+        path, encoded = row.get("path"), row.get("bytes")
+        if isinstance(path, str) == isinstance(encoded, str):
+            return Refusal("", "expected either path or bytes (base64), as text")
+        if isinstance(path, str):
+            try:
+                return allowed_file(path, self._root)
+            except ValueError as error:
+                return Refusal(path, str(error))
+        try:
+            new.write_bytes(base64.b64decode(str(encoded), validate=True))
+        except binascii.Error as error:
+            return Refusal("", f"its bytes are not base64: {error}")
+        return new
+
+
+def allowed_file(path: str, root: Path | None) -> Path:
+    """The real path of a file below `root`; a relative `path` starts there.
+
+    Raises ValueError without a root, for a URL, and for a path that leads out of the root, also
+    through a symbolic link.
+    """
+    if "://" in path:
+        raise ValueError("URLs are not fetched: send the file's bytes")
+    if root is None:
+        raise ValueError(f"no path is taken: {MEDIA_ROOT} names no folder; send the file's bytes")
+    if "\0" in path:
+        raise ValueError("no path has a null character")
+    real = Path(os.path.realpath(root / path))
+    if not real.is_relative_to(os.path.realpath(root)):
+        raise ValueError(f"is not below {MEDIA_ROOT}")
+    return real
+
+
+def _records(
+    rows: Sequence[dict[Any, Any]], outcomes: "Sequence[Answer | Refusal]"
+) -> list[dict[str, Any]]:
+    """The outcomes as JSON objects; `file` is what the client sent, or null for bytes."""
+    return [
+        {**json.loads(outcome.as_json()), "file": path if isinstance(path, str) else None}
+        for outcome, row in zip(outcomes, rows, strict=True)
+        for path in [row.get("path")]
+    ]
