@@ -47,7 +47,7 @@ class Difference:
     def __str__(self) -> str:
         return (
             f"{self.criterion} {self.candidate:.4f} against {self.rival:.4f}: {self.gain:+.4f} "
-            f"[{self.low:+.4f}, {self.high:+.4f}]"
+            f"[{self.low:+.4f}, {self.high:+.4f}], sign test p {self.sign_p:.3f}"
         )
 
 
