@@ -31,14 +31,16 @@ class KeptShards:
         for path in sorted(folder.glob("*.safetensors")):
             try:
                 inode = path.stat().st_ino
-                if _is_sound(path):
-                    self._remember(path, read_shard(path).keys)
-                else:
+            except FileNotFoundError:  # another process has just dropped it
+                continue
+            try:
+                if not _is_sound(path):
+                    raise ValueError(f"{path}: is damaged or has no checksum")
+                self._remember(path, read_shard(path).keys)
+            except (ValueError, FileNotFoundError) as error:  # also the layout of an older version
+                if path.exists():
                     self._unusable.add((path, inode))
-                    _log.warning("%s: is damaged or has no checksum: it is made again", path)
-            except (ValueError, FileNotFoundError):
-                if path.exists():  # else another process has just dropped it
-                    raise
+                    _log.warning("%s: it is made again", error)
 
     def __contains__(self, key: object) -> bool:
         return key in self._places

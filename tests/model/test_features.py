@@ -1,6 +1,7 @@
 """The feature cache: no skew, only new clips, the same bytes after a kill, and the store."""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.media import decode
 from r1omni.model import features
-from r1omni.model.checksums import SUMS, write_sums
+from r1omni.model.checksums import SUMS, sha256_of, write_sums
 from r1omni.model.feature_rejects import (
     REJECTS,
     FeatureReject,
@@ -30,6 +31,7 @@ from r1omni.model.feature_rejects import (
 )
 from r1omni.model.feature_store import INDEX, FeatureStore, join_rows, read_shard, write_shard
 from r1omni.model.features import run_features
+from r1omni.model.kept_shards import KeptShards
 
 FEATURES = {"batch_size": 4, "workers": 2, "min_free_gb": 0.0}
 BATCHES_OF_THREE = FEATURES | {"batch_size": 3}
@@ -378,6 +380,17 @@ def test_a_shard_comes_back_as_it_was_and_a_broken_one_is_named(tmp_path):
     (tmp_path / "s.safetensors").write_bytes(b"short")
     with pytest.raises(ValueError, match=r"s\.safetensors: not a shard of features"):
         read_shard(tmp_path / "s.safetensors")
+
+
+def test_a_kept_shard_of_an_older_layout_is_made_again(tmp_path, caplog):
+    """Without offsets, as shards were before clips could differ in length."""
+    path = tmp_path / "a.safetensors"
+    save_file({"vision": torch.zeros(1, 2)}, path, metadata={"keys": json.dumps(["k"])})
+    path.with_suffix(".sha256").write_text(sha256_of(path))
+    kept = KeptShards(tmp_path)
+    assert "k" not in kept
+    assert f"{path}: not a shard of features" in caplog.text
+    assert "it is made again" in caplog.text
 
 
 def _flip_a_byte(path: Path) -> None:
