@@ -58,23 +58,7 @@ def measure_trl(group_size: int, new_tokens: int) -> dict[str, object]:
         trainer = trl.GRPOTrainer(
             model=model,
             reward_funcs=lambda completions, **_: [float(i) for i in range(len(completions))],
-            args=trl.GRPOConfig(
-                output_dir=str(folder / "out"),
-                per_device_train_batch_size=group_size,
-                num_generations=group_size,
-                max_completion_length=new_tokens,
-                max_steps=1,
-                beta=KL_COEF,
-                loss_type="grpo",
-                optim="sgd",
-                gradient_checkpointing=False,
-                bf16=False,
-                use_cpu=not torch.cuda.is_available(),
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                generation_kwargs={"min_new_tokens": new_tokens},
-            ),
+            args=_one_step(folder / "out", group_size, new_tokens),
             train_dataset=dataset,
             processing_class=word_tokenizer(config.vocab_size),
             callbacks=[timed],
@@ -92,6 +76,29 @@ def measure_trl(group_size: int, new_tokens: int) -> dict[str, object]:
         "tokens_seen": tokens,
         "version": trl.__version__,
     }
+
+
+def _one_step(out: Path, group_size: int, new_tokens: int) -> Any:
+    """TRL's settings for one step of the fast path's sizes; it writes below `out`."""
+    import trl
+
+    return trl.GRPOConfig(
+        output_dir=str(out),
+        per_device_train_batch_size=group_size,
+        num_generations=group_size,
+        max_completion_length=new_tokens,
+        max_steps=1,
+        beta=KL_COEF,
+        loss_type="grpo",
+        optim="sgd",
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        generation_kwargs={"min_new_tokens": new_tokens},
+    )
 
 
 def word_tokenizer(vocab_size: int) -> Any:

@@ -32,6 +32,7 @@ PLUMBING = (
     "__init__.py",
     "__main__.py",
     "cli.py",
+    "commands/*.py",
     "config.py",
     "corpora/__init__.py",
     "evaluation/__init__.py",

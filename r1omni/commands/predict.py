@@ -1,0 +1,119 @@
+"""`predict`: any media file's emotion."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from r1omni.commands.command import PEOPLE, Allow, Mode, Model, commands
+from r1omni.corpora.known import find_corpus
+from r1omni.emotions import EMOTIONS
+from r1omni.inference.options import (
+    BatchSize,
+    MaxNewTokens,
+    MaxPixels,
+    MemoryMb,
+    OnDevice,
+    PredictOptions,
+    Threads,
+    Timeout,
+    choose_options,
+)
+from r1omni.machine.imports import quick_imports
+
+
+@commands.command(rich_help_panel=PEOPLE)
+def predict(
+    files: Annotated[list[str], typer.Argument(help="media files, folders or glob patterns")],
+    model: Model = "data/checkpoints/grpo",
+    mode: Mode = None,
+    allow: Allow = None,
+    labels: Annotated[
+        str, typer.Option(help="all, or the corpus whose labels' probabilities to print")
+    ] = "all",
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object per line")] = False,
+    batch_size: BatchSize = None,
+    max_new_tokens: MaxNewTokens = None,
+    timeout_seconds: Timeout = None,
+    max_pixels: MaxPixels = None,
+    memory_mb: MemoryMb = None,
+    threads: Threads = None,
+    device: OnDevice = None,
+    params: Annotated[
+        Path | None, typer.Option(help="where the other options are from; ./params.yaml if there")
+    ] = None,
+    no_params: Annotated[
+        bool, typer.Option("--no-params", help="leave ./params.yaml unread")
+    ] = False,
+) -> None:
+    """Name the emotion in any media file, with the model's rationale and each label's probability.
+
+    Works in any folder: an option that is not given is params.yaml's if there is one here, and the
+    default in its help if not. Exit code: 0 if every file was answered, 1 if some were refused or
+    the model could not be loaded (standard error says why; a refused file is an object of --json
+    too), 2 for a wrong option, 130 after Ctrl-C.
+    """
+    if params is not None and no_params:
+        raise typer.BadParameter("--params and --no-params exclude each other")
+    given = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "device": device,
+             "timeout_seconds": timeout_seconds, "max_pixels": max_pixels, "memory_mb": memory_mb,
+             "threads": threads}  # fmt: skip
+    asked = EMOTIONS if labels == "all" else find_corpus(labels).labels or EMOTIONS
+    options = choose_options(params, no_params, given)
+    options.set_threads()
+    from r1omni.media.pool import start_forkserver
+
+    start_forkserver()  # it imports while the model is loaded: the first answer need not wait
+    _predict(files, model, mode, allow or (), asked, options, as_json)
+
+
+def _predict(
+    files: Sequence[str],
+    model: str,
+    mode: Mode,
+    allow: Sequence[str],
+    labels: Sequence[str],
+    options: PredictOptions,
+    as_json: bool,
+) -> None:
+    """Print each file's answer as soon as its batch is done. Raises typer.Exit."""
+    with quick_imports():
+        from r1omni.hub import translate_hub_errors
+        from r1omni.inference.answer import Answer, answer_batches
+        from r1omni.inference.files import Refusal
+        from r1omni.inference.finding import find_files
+        from r1omni.inference.loading import find_checkpoint, load_checkpoint
+        from r1omni.lineage import caution, read_lineage
+
+    found = find_files(files)
+    if account := found.account():
+        typer.echo(account, err=True)
+    n_answered = n_refused = 0
+    try:
+        with translate_hub_errors(model):
+            checkpoint = find_checkpoint(model, options.tracking)
+            if warning := caution(read_lineage(checkpoint)):
+                typer.echo(warning, err=True)
+            backbone = load_checkpoint(checkpoint, mode, allow, options.device)
+        batches = answer_batches(
+            found.items,
+            backbone,
+            labels=labels,
+            batch_size=options.batch_size,
+            max_new_tokens=options.max_new_tokens,
+            limits=options.limits,
+        )
+        with closing(batches):
+            for batch in batches:
+                n_answered += sum(isinstance(outcome, Answer) for outcome in batch)
+                n_refused += sum(isinstance(outcome, Refusal) for outcome in batch)
+                for outcome in batch:
+                    text = outcome.as_json() if as_json else outcome.as_text()
+                    typer.echo(text, err=isinstance(outcome, Refusal) and not as_json)
+    except KeyboardInterrupt:
+        typer.echo(f"stopped: {n_answered} of {len(found.items)} answered", err=True)
+        raise typer.Exit(130) from None
+    if n_refused:
+        raise typer.Exit(1)
