@@ -295,9 +295,16 @@ class PromotionParams(Section):
 
 
 class TrackingParams(Section):
-    """Where MLflow remembers."""
+    """Where MLflow remembers.
+
+    uri: SQLite (a relative path begins at the project), PostgreSQL, or an MLflow server's http(s)
+    address; MLFLOW_TRACKING_URI in the environment takes its place. artifacts: where a new
+    experiment in PostgreSQL keeps its files, such as s3://bucket/folder; SQLite keeps them in
+    mlartifacts/ beside itself, a server where it was told to.
+    """
 
     uri: str
+    artifacts: str | None
     experiment: str
     system_metrics: bool
     registered_model: str

@@ -1,5 +1,6 @@
 """Reads params.yaml; errors name file, line and key."""
 
+import os
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -75,7 +76,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def read_params(path: Path) -> Params:
-    """The validated contents of `path`.
+    """The validated contents of `path`; MLFLOW_TRACKING_URI takes the place of tracking.uri.
 
     Raises ParamsError, naming file, line, key and the expected value: for a file that is missing or
     is not YAML in UTF-8; for a duplicate, unknown or missing key; for a value that is out of range
@@ -93,6 +94,9 @@ def read_params(path: Path) -> Params:
     ]
     if lines:
         raise ParamsError("\n".join(lines))
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        tracking = params.tracking.model_copy(update={"uri": uri})
+        return params.model_copy(update={"tracking": tracking})
     return params
 
 

@@ -9,6 +9,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.pop("MLFLOW_TRACKING_URI", None)  # no test may write to the user's own store
 
 REPO = Path(__file__).resolve().parents[1]
 gc.set_threshold(50_000, 20, 20)  # imports alone make a million objects

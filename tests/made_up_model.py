@@ -9,6 +9,7 @@ import pandas as pd
 from r1omni.corpora.clip import Clip
 from r1omni.evaluation.held_out import write_held_out
 from r1omni.evaluation.predictions import Prediction, TableMetadata
+from r1omni.tracking.provenance import MeasuredSet
 
 
 def write_model(
@@ -20,8 +21,8 @@ def write_model(
     right: int = 60,
     n: int = 100,
     sha256: str = "",
-) -> dict[str, Path]:
-    """The paths that `run_register` takes; the files lie in the project's data/."""
+) -> dict[str, Any]:
+    """The paths and test sets that `run_register` takes; the files lie in the project's data/."""
     checkpoint = project / "data" / "checkpoints" / name
     training = project / "data" / "training" / name
     for folder in (checkpoint, training):
@@ -53,6 +54,7 @@ def write_model(
         "predictions": predictions,
         "held_out": held_out_table(held_out, name, right, n, sha256),
         "receipt": project / "data" / "registry" / f"{name}.json",
+        "test_sets": [MeasuredSet("ravdess", "5e7" * 20, 480, Path("data/manifests/ravdess"))],
     }
 
 

@@ -247,3 +247,12 @@ def test_a_corpus_that_cannot_have_its_role_is_named_before_anything_runs(
         "corpora: no corpus" in message
     )
     assert expected in message
+
+
+def test_the_stores_address_in_the_environment_wins(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.lab.example")
+    assert read_params(repo / "params.yaml").tracking.uri == "https://mlflow.lab.example"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert read_params(repo / "params.yaml").tracking.uri == "sqlite:///mlflow.db"

@@ -122,11 +122,13 @@ def register(
     training: Annotated[Path, typer.Option(help="the stage's curves and rollouts")],
     predictions: Annotated[Path, typer.Option(help="the model's predictions")],
     held_out: Annotated[Path, typer.Option(help="its predictions for the held-out clips")],
+    test_set: Annotated[Path, typer.Option(help="the list of test corpora, by `r1omni sets`")],
     receipt: Annotated[Path, typer.Option(help="JSON file to write")],
     params: ParamsFile = PARAMS,
 ) -> None:
     """Register a checkpoint in MLflow, once per content hash, by reference to its files."""
     with quick_imports():
+        from r1omni.evaluation.measured import measured_sets
         from r1omni.tracking.registry import run_register
 
     run_register(
@@ -137,6 +139,7 @@ def register(
         held_out,
         receipt,
         name=name,
+        test_sets=measured_sets(predictions, test_set),
         tracking=read_params(params).tracking,
         state=Path(".state") / f"{checkpoint.name}.run.json",
     )

@@ -1,7 +1,7 @@
 """Stages that make checkpoints and features: base, features, cold-start, label-sft, grpo."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -47,7 +47,13 @@ def base(
         "base",
         tracking=read.tracking,
         **_described(
-            read.machine, base=read.base, model=read.model, media=read.media, engine=read.engine
+            "base",
+            params,
+            read.machine,
+            base=read.base,
+            model=read.model,
+            media=read.media,
+            engine=read.engine,
         ),
         datasets=[*reasoning, *source.glob("annotations.json")],
         tags={"training_code": code_hash()[:32]},
@@ -155,7 +161,14 @@ def grpo(
     with open_run(
         "grpo",
         tracking=read.tracking,
-        **_described(read.machine, grpo=read.grpo, held_out=read.held_out, engine=read.engine),
+        **_described(
+            "grpo",
+            params,
+            read.machine,
+            grpo=read.grpo,
+            held_out=read.held_out,
+            engine=read.engine,
+        ),
         datasets=manifests,
         tags=_origin(parent, features),
         state=paths.state.with_suffix(".run.json"),
@@ -201,7 +214,7 @@ def _sft(
     with open_run(
         stage,
         tracking=read.tracking,
-        **_described(read.machine, **{stage: sft}, engine=read.engine, **watched),
+        **_described(stage, params, read.machine, **{stage: sft}, engine=read.engine, **watched),
         datasets=manifests,
         tags=_origin(parent, features),
         state=paths.state.with_suffix(".run.json"),
@@ -245,10 +258,15 @@ def _launch(machine: MachineParams) -> None:
 
 
 def _described(
-    machine: MachineParams, **sections: Section
-) -> dict[str, dict[str, dict[str, object]]]:
-    """What MLflow notes of the params: the recipe, and apart what changes only time and memory."""
+    stage: str, params: Path, machine: MachineParams, **sections: Section
+) -> dict[str, Any]:
+    """What MLflow notes of the params: a name of what is special, the recipe, and apart from it
+    what changes only time and memory.
+    """
+    from r1omni.stages.run_names import run_name
+
     return {
+        "name": run_name(stage, sections, params),
         "params": {name: section.recipe() for name, section in sections.items()},
         "machine": {"machine": machine.recipe()},
     }

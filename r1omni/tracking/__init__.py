@@ -11,3 +11,4 @@ os.environ["DO_NOT_TRACK"] = "true"
 # A tracking server that is down must not hold a training step for minutes (MLflow's default).
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("PGCONNECT_TIMEOUT", "5")  # seconds; PostgreSQL's driver has none of its own

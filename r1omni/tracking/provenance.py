@@ -6,7 +6,8 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from r1omni.tracking.store import project_root
 WRITTEN = ("dvc.lock", "data")  # the run itself writes these
 logger = logging.getLogger(__name__)
 
+DIGEST_LENGTH = 32  # MLflow allows 36 characters
 HELD_OUT_NOTE = b"r1omni.held_out"  # in the metadata of a table of held-out predictions
 
 
@@ -100,6 +102,14 @@ def code_tags() -> dict[str, str]:
     return tags
 
 
+def committed_text(path: Path) -> str | None:
+    """The text of a file of the project in the last commit; None if that has no such file."""
+    found = (project_root() / path).resolve()
+    if not found.is_relative_to(project_root().resolve()):
+        return None
+    return _git("show", f"HEAD:./{found.relative_to(project_root().resolve()).as_posix()}")
+
+
 def write_commit_record(path: Path) -> None:
     """Write a checkpoint's commit and date to `path`, atomically.
 
@@ -146,23 +156,45 @@ def lineage_tags(checkpoint: Path) -> dict[str, str]:
     return {key: str(value) for key, value in tags.items() if value is not None}
 
 
+@dataclass(frozen=True)
+class MeasuredSet:
+    """Test clips on which a model was measured; `digest` is over their ids, labels and bytes."""
+
+    corpus: str
+    digest: str
+    n: int
+    source: Path
+
+
+def measured_inputs(measured: Iterable[MeasuredSet]) -> list[Any]:
+    """One MLflow DatasetInput for each set of test clips."""
+    return [
+        _dataset_input(found.corpus, found.digest, found.source, found.n, "evaluation")
+        for found in measured
+    ]
+
+
 def dataset_inputs(datasets: Sequence[Path]) -> list[Any]:
     """One MLflow DatasetInput per file: its name, content digest, path and number of rows."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
     return [
-        DatasetInput(
-            Dataset(
-                name=dataset_name(path),
-                digest=file_hash(path)[:32],  # MLflow allows 36 characters
-                source_type="local",
-                source=json.dumps({"uri": str(path)}),
-                profile=json.dumps({"num_rows": _rows_of(path)}),
-            ),
-            [InputTag("mlflow.data.context", "training")],
-        )
+        _dataset_input(dataset_name(path), file_hash(path), path, _rows_of(path), "training")
         for path in datasets
     ]
+
+
+def _dataset_input(name: str, digest: str, source: Path, rows: int, context: str) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    return DatasetInput(
+        Dataset(
+            name=name,
+            digest=digest[:DIGEST_LENGTH],
+            source_type="local",
+            source=json.dumps({"uri": str(source)}),
+            profile=json.dumps({"num_rows": rows}),
+        ),
+        [InputTag("mlflow.data.context", context)],
+    )
 
 
 def dataset_name(path: Path) -> str:

@@ -171,6 +171,7 @@ def open_run(
     *,
     tracking: TrackingParams,
     params: Mapping[str, Any],
+    name: str | None = None,
     datasets: Sequence[Path] = (),
     tags: Mapping[str, str] | None = None,
     machine: Mapping[str, Any] | None = None,
@@ -178,7 +179,8 @@ def open_run(
 ) -> Iterator[Run]:
     """The MLflow run of one training stage. Leaving the block ends it: FINISHED, FAILED or KILLED.
 
-    `params`: nested, such as {"grpo": {...}}. `datasets`: manifests (parquet) or a corpus's JSON
+    `name`: what MLflow shows; by default the stage. `params`: nested, such as {"grpo": {...}}.
+    `datasets`: manifests (parquet) or a corpus's JSON
     annotations. `state`: a small file outside DVC's outs; it keeps the run's id after a kill. The
     run is continued if stage, params, datasets and tags are the same as when it was opened.
     Otherwise a new run begins; the old one ends as KILLED if it is still RUNNING. `machine`: params
@@ -188,7 +190,8 @@ def open_run(
     if not is_first():
         yield _DisabledRun(Description(stage, params, datasets, {}), tracking, state)
         return
-    description = Description(stage, params, datasets, dict(tags or {}), dict(machine or {}))
+    noted = (params, datasets, dict(tags or {}), dict(machine or {}))
+    description = Description(stage, *noted, name=name)
     run = Run(description, tracking, state)
     run.flush()
     try:

@@ -17,6 +17,7 @@ from typing import Any
 
 from r1omni.config import TrackingParams
 from r1omni.machine.imports import quick_imports
+from r1omni.tracking.database import create_tables, database_lock, is_postgresql, tables_of
 
 SQLITE = "sqlite:///"
 # The tables of a complete store; MLflow's migrations create some of these only at their end.
@@ -71,7 +72,10 @@ def local_path(uri: str) -> Path | None:
 
 @contextmanager
 def locked(uri: str) -> Iterator[None]:
-    """Hold the store's lock: one process at a time creates the store or a model version."""
+    """Hold the store's lock: one process at a time creates the store or a model version.
+
+    Of several machines with one PostgreSQL too; with a server only of those with this project.
+    """
     folder = artifact_root(uri).parent / ".state"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,18 +84,27 @@ def locked(uri: str) -> Iterator[None]:
         raise StoreUnreachable(f"{uri}: {error}") from error
     with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        if not is_postgresql(uri):
+            yield
+            return
+        with translate_store_errors(uri), database_lock(uri):
+            yield
 
 
-def ensure_store(uri: str) -> str:
-    """The absolute URI of a store whose tables exist; a missing SQLite store is created.
+def ensure_store(uri: str, artifacts: str | None = None) -> str:
+    """The absolute URI of a store whose tables exist; missing ones are created.
 
-    Its artifact paths are updated to the store's present folder.
+    The artifact paths of a SQLite store are updated to the store's present folder.
     Concurrent first use corrupts MLflow's SQLite, and so does a kill in the middle of its
     migrations. Hence one process at a time creates it under another name and then renames it.
-    Raises StoreUnreachable if that fails.
+    `artifacts`: `tracking.artifacts`, for PostgreSQL. Raises StoreUnreachable if that fails.
     """
     absolute = resolve_uri(uri)
+    if is_postgresql(uri):
+        with translate_store_errors(uri):
+            if not tables_of(uri) >= TABLES:
+                with locked(uri):
+                    create_tables(uri, artifacts or str(project_root() / ARTIFACTS))
     if not absolute.startswith(SQLITE):
         return absolute
     path = Path(absolute.removeprefix(SQLITE))
@@ -117,7 +130,7 @@ def open_client(tracking: TrackingParams) -> tuple[Any, str]:
     with quick_imports():
         from mlflow import MlflowClient
 
-    uri = ensure_store(tracking.uri)
+    uri = ensure_store(tracking.uri, tracking.artifacts)
     with translate_store_errors(uri):
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         found = client.get_experiment_by_name(tracking.experiment)
@@ -149,21 +162,45 @@ def mask_password(text: str) -> str:
     return re.sub(r"(\w://[^/\s:@]*):[^/\s]*@", r"\1:***@", text)
 
 
+def artifact_address(tracking: TrackingParams) -> str | None:
+    """Where a new experiment of this store keeps its files; None for a server, which knows.
+
+    Raises ValueError for a database without `tracking.artifacts`.
+    """
+    if tracking.uri.startswith(SQLITE):
+        return artifact_root(tracking.uri).as_uri()
+    if tracking.uri.startswith(("http://", "https://")):
+        return None
+    if tracking.artifacts is None:
+        raise ValueError(
+            f"{mask_password(tracking.uri)}: tracking.artifacts in params must say where the "
+            "database's users keep checkpoints: s3://bucket/folder, or a folder that all share"
+        )
+    return tracking.artifacts.rstrip("/")
+
+
 def _create_experiment(client: Any, tracking: TrackingParams) -> str:
-    if not tracking.uri.startswith(SQLITE):  # a server keeps its own artifacts
-        return str(client.create_experiment(tracking.experiment))
-    location = artifact_root(tracking.uri).as_uri()
-    return str(client.create_experiment(tracking.experiment, artifact_location=location))
+    address = artifact_address(tracking)
+    return str(client.create_experiment(tracking.experiment, artifact_location=address))
 
 
 def _check_artifacts(tracking: TrackingParams, location: str) -> None:
-    """Raise StoreUnreachable if artifacts would be written outside the store's own folder."""
-    root, path = artifact_root(tracking.uri), local_path(location)
-    inside = path is not None and path.resolve().is_relative_to(root.resolve())
-    if tracking.uri.startswith(SQLITE) and not inside:
+    """Raise StoreUnreachable if artifacts would be written outside the store's own place."""
+    path = local_path(location)
+    local = path is not None or tracking.artifacts is not None or tracking.uri.startswith(SQLITE)
+    expected = artifact_address(tracking) if local else None
+    if expected is None:
+        return
+    root = local_path(expected)
+    if root is None or path is None:
+        inside = location == expected or location.startswith(f"{expected}/")
+    else:
+        inside = path.resolve().is_relative_to(root.resolve())
+    if not inside:
         raise StoreUnreachable(
-            f"{tracking.uri}: the experiment {tracking.experiment!r} keeps its artifacts in "
-            f"{location}, not in {root}; set another tracking.experiment or tracking.uri in params"
+            f"{mask_password(tracking.uri)}: the experiment {tracking.experiment!r} keeps its "
+            f"artifacts in {location}, not in {expected}; set another tracking.experiment, "
+            "tracking.artifacts or tracking.uri in params"
         )
 
 

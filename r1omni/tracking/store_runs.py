@@ -33,6 +33,7 @@ class Description:
     datasets: Sequence[Path]
     tags: Mapping[str, str]
     machine: Mapping[str, Any] = field(default_factory=dict)  # params that do not affect results
+    name: str | None = None  # what MLflow shows; the stage without one
 
     def fingerprint(self) -> str:
         """A hash that is equal for two trainings that would give the same numbers."""
@@ -50,7 +51,7 @@ def create_run(client: Any, experiment: str, description: Description) -> str:
         **code_tags(),
         **description.tags,
     }
-    run = client.create_run(experiment, tags=tags, run_name=description.stage)
+    run = client.create_run(experiment, tags=tags, run_name=description.name or description.stage)
     run_id = str(run.info.run_id)
     values = [*flatten(description.params), *flatten(description.machine)]
     params = [Param(key, value[:PARAM_LENGTH]) for key, value in values]

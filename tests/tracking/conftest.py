@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -25,6 +26,7 @@ def project(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) 
 def tracking() -> TrackingParams:
     return TrackingParams(
         uri="sqlite:///mlflow.db",
+        artifacts=None,
         experiment="r1omni",
         system_metrics=False,
         registered_model="r1-omni",
@@ -40,6 +42,6 @@ def manifest(project: Path) -> Path:
 
 
 @pytest.fixture
-def trained(project: Path) -> Callable[..., dict[str, Path]]:
+def trained(project: Path) -> Callable[..., dict[str, Any]]:
     """The outputs of the stages before `register` for one model."""
     return partial(write_model, project)

@@ -8,6 +8,7 @@ import pytest
 
 from r1omni.config import TrackingParams
 from r1omni.tracking.artifacts import MIN_LINKED_BYTES
+from r1omni.tracking.provenance import MeasuredSet
 from r1omni.tracking.registry import (
     model_directory,
     read_receipt,
@@ -52,24 +53,24 @@ def test_a_version_carries_its_provenance_and_its_evaluation(
     receipt = read_receipt(paths["receipt"])
     client, _ = open_client(tracking)
     version = client.get_model_version("r1-omni", "1")
-    kept = {key: version.tags[key] for key in ("model", "stage", "mode", "fold", "seed")}
-    assert kept == {
+    held_out = version.tags.pop("held_out")
+    assert version.tags == {
         "model": "grpo",
-        "stage": "grpo",
-        "mode": "reasoned",
-        "fold": "1",
+        "data": "synthetic",
         "seed": "7",
+        "content_hash": receipt.content_hash,
     }
-    assert version.tags["content_hash"] == receipt.content_hash
     about = {"data": "synthetic", "parameters": "1034567", "code": "c0de", "params_hash": "5a5a"}
-    for tags in (version.tags, client.get_run(version.run_id).data.tags):
-        assert {key: tags[key] for key in about} == about
-        assert json.loads(tags["corpora"]) == {"dfew": {"data": "synthetic", "shortcut": 0.5}}
+    about |= {"model": "grpo", "stage": "grpo", "mode": "reasoned", "fold": "1", "seed": "7"}
+    run = client.get_run(version.run_id)
+    assert {key: run.data.tags[key] for key in about} == about
+    assert json.loads(run.data.tags["corpora"]) == {"dfew": {"data": "synthetic", "shortcut": 0.5}}
+    tested = {i.dataset.name: i.dataset.digest for i in run.inputs.dataset_inputs}
+    assert tested == {"ravdess": ("5e7" * 20)[:32], "held_out": held_out[:32]}
     assert version.description.startswith(
-        "grpo, answers reasoned · trained on synthetic corpora (rendered faces) · 1.0 M parameters "
-        "· seed 7 · code c0de · params 5a5a"
+        "WAR/UAR ravdess 62.5/40.0, held_out 60.0/60.0 · grpo, answers reasoned · trained on "
+        "synthetic corpora (rendered faces) · 1.0 M parameters · seed 7 · code c0de · params 5a5a"
     )
-    assert version.tags["eval/ravdess/war"] == "0.6250"
     metrics = client.get_run(version.run_id).data.metrics
     assert metrics["eval/ravdess/war"] == 0.625
     assert metrics["eval/ravdess/war_ci_low"] == 0.3
@@ -292,7 +293,28 @@ def test_scoring_anew_updates_the_evaluation(
     version = version_of(paths["receipt"], tracking)
     assert int(version.version) == 1
     assert client.get_run(version.run_id).data.metrics["eval/ravdess/war"] == 0.75
-    assert client.get_model_version("r1-omni", "1").tags["eval/ravdess/war"] == "0.7500"
+    assert "ravdess 75.0/40.0" in client.get_model_version("r1-omni", "1").description
+
+
+def test_each_number_names_the_clips_that_it_was_measured_on(
+    project: Path, tracking: TrackingParams, trained: Any
+) -> None:
+    """The same WAR on other clips is another number."""
+    paths = trained("grpo")
+    for digest in ("a" * 64, "a" * 64, "b" * 64):
+        paths["test_sets"] = [MeasuredSet("ravdess", digest, 480, Path("ravdess.parquet"))]
+        run_register(**paths, name="grpo", tracking=tracking)
+    client, _ = open_client(tracking)
+    version = version_of(paths["receipt"], tracking)
+    (model,) = client.search_logged_models([client.get_run(version.run_id).info.experiment_id])
+    measured = client.get_logged_model(model.model_id).metrics
+    found = [(m.value, m.dataset_digest) for m in measured if m.key == "eval/ravdess/war"]
+    assert sorted(found) == [(0.5, "a" * 32), (0.5, "b" * 32)]
+    inputs = client.get_run(version.run_id).inputs.dataset_inputs
+    assert {i.dataset.digest for i in inputs if i.dataset.name == "ravdess"} == {
+        "a" * 32,
+        "b" * 32,
+    }
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ def test_a_store_that_fails_at_the_end_is_asked_again_or_owed_the_rest(
     assert state.exists() == (failures == 2)
     client, experiment = open_client(tracking)
     tags = {"content_hash": content_hash(checkpoint), "model": "grpo"}
-    completed = _training_run(client, experiment, tags, state)
+    completed = _training_run(client, experiment, tags, {}, state)
     (only,) = all_runs(tracking)
     assert (only.info.run_id, only.info.status) == (completed, "FINISHED")
     assert only.data.tags["content_hash"] == tags["content_hash"]

@@ -18,7 +18,8 @@ FIRST_USE = """
 from r1omni.config import TrackingParams
 from r1omni.tracking.store import open_client
 tracking = TrackingParams(
-    uri="sqlite:///mlflow.db", experiment="r1omni", system_metrics=False, registered_model="m"
+    uri="sqlite:///mlflow.db", experiment="r1omni", system_metrics=False, registered_model="m",
+    artifacts=None,
 )
 client, experiment = open_client(tracking)
 client.create_run(experiment)

@@ -118,7 +118,11 @@ def stage(
     """A GRPO or SFT stage of the toy with its MLflow run, which hears of every step at once."""
     store = folder / "mlflow.db"
     tracking = TrackingParams(
-        uri=f"sqlite:///{store}", experiment="toy", system_metrics=False, registered_model="toy"
+        uri=f"sqlite:///{store}",
+        artifacts=None,
+        experiment="toy",
+        system_metrics=False,
+        registered_model="toy",
     )
     paths = toy.paths_in(folder)
     os.environ["DVC_ROOT"] = str(folder)
