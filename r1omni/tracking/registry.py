@@ -101,7 +101,8 @@ def run_register(
         store_files(client, artifacts, predictions, "predictions")
         store_files(client, artifacts, held_out, HELD_OUT)
         model = logged_model(client, experiment, run_id, tags)
-        store_files(client, model.artifact_location, checkpoint, CHECKPOINT)
+        if version is None or local_path(model.artifact_location) is not None:
+            store_files(client, model.artifact_location, checkpoint, CHECKPOINT)
         client.log_inputs(run_id, measured_inputs(measured))
         _log_evaluation(client, run_id, evaluation, model.model_id, measured)
         if version is None:

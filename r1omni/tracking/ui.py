@@ -17,7 +17,13 @@ from rich.console import Console
 from r1omni.config import TrackingParams
 from r1omni.loopback import HOST, listeners, read_secret
 from r1omni.tracking.guard import APP, SECRET_FILE, USER
-from r1omni.tracking.store import SQLITE, artifact_root, ensure_store, project_root
+from r1omni.tracking.store import (
+    SQLITE,
+    artifact_address,
+    artifact_root,
+    ensure_store,
+    project_root,
+)
 
 STARTUP_SECONDS = 120.0
 PAGES = {
@@ -35,8 +41,8 @@ def run_ui(tracking: TrackingParams, port: int) -> None:
 
     Everybody on the machine can reach the port, and MLflow's own server lets everybody change runs
     and move aliases. Hence ours asks for the password in .state/mlflow-password (mode 0600).
-    Raises PortTaken; ValueError if other users can read the password; RuntimeError with the
-    server's last lines if it does not start.
+    Raises PortTaken; ValueError if other users can read the password, or if tracking.uri is a
+    server's; RuntimeError with the server's last lines if it does not start.
     """
     console = Console()
     console.print("Starting MLflow (about 10 seconds; Ctrl-C stops it) …")
@@ -79,13 +85,15 @@ def serving(tracking: TrackingParams, port: int) -> Iterator[subprocess.Popen[by
     Its clients need USER and the password, in MLFLOW_TRACKING_USERNAME and _PASSWORD.
     """
     _check_port(port)
-    uri = ensure_store(tracking.uri)
+    root = artifact_address(tracking)
+    if root is None:
+        raise ValueError(f"{tracking.uri} is a server with pages of its own: open it in a browser")
+    uri = ensure_store(tracking.uri, tracking.artifacts)
     log = _state(tracking) / "mlflow-ui.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     read_secret(secret_path(tracking))  # the server must not start without one
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
-    command += ["--app-name", APP, "--workers", "1", "--backend-store-uri", uri]
-    command += ["--default-artifact-root", artifact_root(uri).as_uri()]
+    command += ["--app-name", APP, "--workers", "1", "--default-artifact-root", root]
     # Artifacts are files of this disk. The server's upload would write through hard links.
     command += ["--no-serve-artifacts", "--allowed-hosts", f"{HOST}:{port}"]
     command += ["--cors-allowed-origins", f"http://{HOST}:{port}"]
@@ -93,6 +101,7 @@ def serving(tracking: TrackingParams, port: int) -> Iterator[subprocess.Popen[by
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
         SECRET_FILE: str(secret_path(tracking)),
+        "MLFLOW_BACKEND_STORE_URI": uri,  # no argument: everybody can read those, with a password
     }
     with log.open("wb") as output:
         # Its own session: Ctrl-C reaches only this process, which stops the server's workers too.
