@@ -261,6 +261,9 @@ class MachineParams(Section):
     save_every: Count
     keep_last: Count
     restarts: Annotated[int, Field(ge=0)]
+    engine: Literal["local", "ray"]
+    ray_address: str | None
+    rank_patience_seconds: Positive
 
 
 class PredictParams(Section):

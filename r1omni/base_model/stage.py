@@ -78,8 +78,7 @@ def run_base(
     captions = [clip.caption for clip in clips]
     backbone = build_untrained(captions, spoken, model=model, media=media)
     decoded = _decode(source, clips, backbone.preparation, machine.workers, limits)
-    built = backbone.model
-    pairs = [(decoded[clip.clip_id], clip.targets) for clip in clips]
+    built, pairs = backbone.model, [(decoded[clip.clip_id], clip.targets) for clip in clips]
     _kept(
         {"vision": built.model.vision_tower, "audio": built.model.audio_tower},
         paths.state / "towers.safetensors",

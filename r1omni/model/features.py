@@ -7,13 +7,17 @@ new. What is handed out are hard links to them, so the bytes lie on disk once; s
 last complete run did not hand out are dropped.
 
 Where RANK and WORLD_SIZE say that several processes run (on as many GPUs as there are), each makes
-its own share of the shards, and the first hands them out once all are there.
+its own share of the shards, and the first hands them out once all are there. Tasks of a Ray
+cluster make one shard each instead.
 """
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
@@ -49,6 +53,82 @@ SHARD_BYTES: Final = 2**28  # fewer clips to a shard where each is large: one is
 Item = TypeVar("Item")
 
 
+@dataclass(frozen=True)
+class FeatureJob:
+    """Whose features to compute, and how; see run_features."""
+
+    manifest: Path
+    root: Path
+    checkpoint: Path
+    out: Path
+    batch_size: int
+    workers: int
+    limits: Limits
+    device: Device
+    allow: tuple[str, ...]
+    shard_clips: int
+
+
+Elsewhere = Callable[[FeatureJob, Sequence[int]], Iterable[int]]
+
+
+class _Shards:
+    """The shards of a job: which there are to be, which are kept, and how one is made."""
+
+    def __init__(self, job: FeatureJob) -> None:
+        self.job = job
+        self.clips = sorted(read_manifest(job.manifest), key=lambda clip: clip.clip_id)
+        self._backbone = load_backbone(job.checkpoint, job.allow)
+        self._backbone.module.to(own_device(job.device))
+        self.preparation = self._backbone.preparation
+        self.towers = self._backbone.tower_fingerprint()
+        self.keys = [_key(clip, self.towers, self.preparation) for clip in self.clips]
+        clips = zip(self.keys, self.clips, strict=True)
+        self._paths = {key: _path(job.manifest, job.root, clip) for key, clip in clips}
+        self.clip_bytes = self._backbone.clip_bytes()
+        size = max(1, min(job.shard_clips, SHARD_BYTES // self.clip_bytes))
+        self.groups = list(_groups(self._paths, size))
+        self.kept = KeptShards(STATE / job.out.name)
+
+    def missing(self, numbers: Iterable[int]) -> list[int]:
+        """Those of the shards that are not kept."""
+        return [number for number in numbers if not self.kept.holds(self.groups[number])]
+
+    def clips_of(self, numbers: Iterable[int]) -> list[str]:
+        """The keys in these shards whose features no kept shard has."""
+        return [key for n in numbers for key in self.groups[n] if key not in self.kept]
+
+    def refuse_missing(self, numbers: Iterable[int]) -> None:
+        """Raise ValueError where files of these shards' clips are gone."""
+        found = [media.file_of(self._paths[key]) for key in self.clips_of(numbers)]
+        if gone := [path for path in found if not path.is_file()]:
+            raise ValueError(
+                f"{self.job.manifest}: lists {len(gone)} clips that are gone, the first "
+                f"{gone[0]}; restore the files, or ingest the corpus again"
+            )
+
+    def make(self, numbers: Sequence[int], advance: Callable[[int], None], disk: Disk) -> None:
+        """Make these shards; `advance` is told of each batch's number of clips."""
+        workers = self.job.workers or max(1, usable_cores() // world_size())
+        sources = [self._paths[key] for key in self.clips_of(numbers)]
+        decoded = decode_clips(sources, self.preparation, workers, self.job.limits)
+        with _spare_threads(workers):
+            for group in (self.groups[number] for number in numbers):
+                new = [key for key in group if key not in self.kept]
+                disk.check(len(group))
+                reasons: dict[str, str] = {}
+                done: dict[str, Features] = {}
+                for batch in _groups(_decoded(new, decoded, reasons), self.job.batch_size):
+                    encoded = self._backbone.encode([inputs for _, inputs in batch])
+                    done |= zip((key for key, _ in batch), encoded, strict=True)
+                    advance(len(batch))
+                advance(len(reasons))
+                if readable := [key for key in group if key not in reasons]:
+                    self.kept.add(readable, done)
+                if reasons:
+                    self.kept.reject(group, reasons)
+
+
 def run_features(
     manifest: Path,
     root: Path,
@@ -61,57 +141,63 @@ def run_features(
     limits: Limits,
     device: Device = "auto",
     allow: Sequence[str] = (),
+    patience: float = math.inf,
+    elsewhere: Elsewhere | None = None,
     free_bytes: FreeBytes = free_on_disk,
 ) -> None:
     """Write the features of every clip of `manifest` to the folder `out` (see feature_store).
 
     `allow` names surplus tensors of the checkpoint that are left out.
     A clip that does not decode within `limits` stands in the folder's table of rejects, with its
-    reason. Raises ValueError naming manifest and file for a clip that is gone or leads out of
+    reason. `elsewhere`: who makes the shards with these numbers, and returns each one's number of
+    clips; by default this process. `patience`: seconds that rank 0 waits for another rank's next
+    shard. Raises ValueError naming manifest and file for a clip that is gone or leads out of
     `root`, where more than a tenth of the clips do not decode, and before the disk is full:
-    `free_bytes` returns how much a folder's disk can take.
+    `free_bytes` returns how much a folder's disk can take; TimeoutError if a rank does not come.
     """
-    clips = sorted(read_manifest(manifest), key=lambda clip: clip.clip_id)
-    backbone = load_backbone(checkpoint, allow)
-    backbone.module.to(own_device(device))
-    preparation = backbone.preparation
-    towers = backbone.tower_fingerprint()
-    keys = [_key(clip, towers, preparation) for clip in clips]
-    paths = {key: _path(manifest, root, c) for key, c in zip(keys, clips, strict=True)}
-    clip_bytes = backbone.clip_bytes()
-    groups = list(_groups(paths, max(1, min(SHARD_CLIPS, SHARD_BYTES // clip_bytes))))
-    kept = KeptShards(STATE / out.name)
-    disk = Disk(out, free_bytes, min_free_gb, clip_bytes)
-    disk.announce(groups, kept)
-    _announce_cuts(out.name, clips, preparation)
-
-    todo = [group for group in groups[rank() :: world_size()] if not kept.holds(group)]
-    missing = [key for group in todo for key in group if key not in kept]
-    workers = workers or max(1, usable_cores() // world_size())
-    _refuse_missing(manifest, [media.file_of(paths[key]) for key in missing])
-    decoded = decode_clips([paths[key] for key in missing], preparation, workers, limits)
-    with _spare_threads(workers), features_bar(out.name, len(missing)) as advance:
-        for group in todo:
-            new = [key for key in group if key not in kept]
-            disk.check(len(group))
-            reasons: dict[str, str] = {}
-            done: dict[str, Features] = {}
-            for batch in _groups(_decoded(new, decoded, reasons), batch_size):
-                encoded = backbone.encode([inputs for _, inputs in batch])
-                done |= zip((key for key, _ in batch), encoded, strict=True)
-                advance(len(batch))
-            advance(len(reasons))
-            if readable := [key for key in group if key not in reasons]:
-                kept.add(readable, done)
-            if reasons:
-                kept.reject(group, reasons)
-
+    job = FeatureJob(
+        manifest, root, checkpoint, out, batch_size, workers, limits, device, tuple(allow),
+        SHARD_CLIPS,
+    )  # fmt: skip
+    shards = _Shards(job)
+    name, kept = job.out.name, shards.kept
+    disk = Disk(job.out, free_bytes, min_free_gb, shards.clip_bytes)
+    disk.announce(shards.groups, kept)
+    _announce_cuts(name, shards.clips, shards.preparation)
+    share = range(len(shards.groups))[rank() :: world_size()]
+    todo = shards.missing(share)
+    shards.refuse_missing(todo)
+    with features_bar(name, len(shards.clips_of(todo))) as advance:
+        if elsewhere is None:
+            shards.make(todo, advance, disk)
+        else:
+            for n_clips in elsewhere(job, todo):
+                advance(n_clips)
     if rank() == 0:
-        kept.wait_for(groups)
-        reasons = {key: why for group in groups for key, why in kept.rejected(group).items()}
-        rejects = _rejects(manifest, clips, keys, reasons, kept)
-        left = [[key for key in group if key not in reasons] for group in groups]
-        _link_out(clips, keys, [group for group in left if group], kept, out, towers, rejects)
+        kept.wait_for(shards.groups, patience)
+        reasons = {k: why for group in shards.groups for k, why in kept.rejected(group).items()}
+        rejects = _rejects(job.manifest, shards.clips, shards.keys, reasons, kept)
+        left = [[key for key in group if key not in reasons] for group in shards.groups]
+        groups = [group for group in left if group]
+        _link_out(shards.clips, shards.keys, groups, kept, job.out, shards.towers, rejects)
+
+
+def make_shard(number: int, *, job: FeatureJob, min_free_gb: float) -> int:
+    """Make one shard of the job, in any process of any machine; returns its number of clips.
+
+    The towers stay in memory for the process's next shard.
+    """
+    shards = _loaded(job)
+    todo = shards.missing([number])
+    disk = Disk(job.out, free_on_disk, min_free_gb, shards.clip_bytes)
+    n_clips = len(shards.clips_of(todo))
+    shards.make(todo, lambda _: None, disk)
+    return n_clips
+
+
+@lru_cache(maxsize=1)
+def _loaded(job: FeatureJob) -> _Shards:
+    return _Shards(job)
 
 
 def _link_out(
@@ -169,14 +255,6 @@ def _rejects(
         raise ValueError(f"{manifest}: {found}; restore the files, or ingest the corpus again")
     _log.warning("%s: %s; they have no features and are left out", manifest, found)
     return rejects
-
-
-def _refuse_missing(manifest: Path, paths: Sequence[Path]) -> None:
-    if gone := [path for path in paths if not path.is_file()]:
-        raise ValueError(
-            f"{manifest}: lists {len(gone)} clips that are gone, the first {gone[0]}; restore the "
-            "files, or ingest the corpus again"
-        )
 
 
 def _announce_cuts(name: str, clips: Sequence[Clip], preparation: Preparation) -> None:

@@ -97,9 +97,21 @@ class KeptShards:
         write_shard(shard, self.path(keys), lambda checksum: _write_line(sums, checksum))
         self._remember(self.path(keys), keys)
 
-    def wait_for(self, groups: Sequence[Sequence[str]]) -> None:
-        """Return when every group's shard exists; other ranks may still be making some."""
-        while not all(map(self.holds, groups)):
+    def wait_for(self, groups: Sequence[Sequence[str]], patience: float) -> None:
+        """Return when every group's shard exists; other ranks may still be making some.
+
+        Raises TimeoutError if no further shard appears for `patience` seconds.
+        """
+        left, since = len(groups), time.monotonic()
+        while missing := sum(not self.holds(group) for group in groups):
+            if missing < left:
+                left, since = missing, time.monotonic()
+            elif time.monotonic() - since > patience:
+                raise TimeoutError(
+                    f"{self._folder}: {missing} of {len(groups)} shards are missing, and no other "
+                    f"rank finished one for {patience:g} s (machine.rank_patience_seconds): start "
+                    "the ranks that ended again, or run the stage with fewer"
+                )
             time.sleep(_POLL_SECONDS)
 
     def drop_all_but(self, paths: Iterable[Path]) -> None:

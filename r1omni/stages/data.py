@@ -1,16 +1,24 @@
 """Stages up to the manifests, and the sets that are made of them: synthesize … sets."""
 
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from r1omni.config import SyntheticCorpus
+from r1omni.config import MachineParams, SyntheticCorpus
 from r1omni.corpora.known import known_names
 from r1omni.corpora.table import TABLE
 from r1omni.machine.imports import quick_imports
 from r1omni.params_file import read_params
 from r1omni.stages.command import PARAMS, STAGES, ParamsFile, stages
+
+if TYPE_CHECKING:
+    from r1omni.corpora.ingestion.probing import Job, Probe, Probed
+    from r1omni.limits import Limits
+
+FILES_OF_A_TASK = 256  # on a Ray cluster
 
 
 @stages.command(rich_help_panel=STAGES)
@@ -91,7 +99,24 @@ def ingest(
         ingest=read.ingest,
         limits=read.limits,
         workers=read.machine.workers,
+        elsewhere=_on_ray(read.machine, read.limits) if read.machine.engine == "ray" else None,
     )
+
+
+def _on_ray(machine: MachineParams, limits: "Limits") -> "Probe":
+    """Files are opened by tasks of a Ray cluster."""
+    from r1omni.corpora.ingestion.probing import probe_chunk
+    from r1omni.machine.ray_cluster import chunks, run_on_ray
+
+    cpus = max(1, machine.workers)
+    work = partial(probe_chunk, workers=cpus, limits=limits)
+
+    def elsewhere(jobs: "Iterable[Job]") -> "Iterator[Probed]":
+        chunked = chunks(jobs, FILES_OF_A_TASK)
+        for found in run_on_ray(work, chunked, address=machine.ray_address, cpus=cpus):
+            yield from found
+
+    return elsewhere
 
 
 @stages.command(rich_help_panel=STAGES)

@@ -1,5 +1,7 @@
 """Stages that make checkpoints and features: base, features, cold-start, label-sft, grpo."""
 
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +22,7 @@ from r1omni.stages.command import (
 
 if TYPE_CHECKING:
     from r1omni.machine.state_folders import TrainingPaths
+    from r1omni.model.features import Elsewhere, FeatureJob
     from r1omni.prompts import AnswerMode
 
 
@@ -106,7 +109,27 @@ def features(
         min_free_gb=read.machine.min_free_gb,
         limits=read.limits,
         device=read.machine.device,
+        patience=read.machine.rank_patience_seconds,
+        elsewhere=_on_ray(read.machine) if read.machine.engine == "ray" else None,
     )
+
+
+def _on_ray(machine: MachineParams) -> "Elsewhere":
+    """Shards as tasks of a Ray cluster, each on one GPU where the towers run on GPUs."""
+    from r1omni.machine.ray_cluster import run_on_ray
+    from r1omni.model.features import make_shard
+
+    def elsewhere(job: "FeatureJob", numbers: Sequence[int]) -> Iterator[int]:
+        work = partial(make_shard, job=job, min_free_gb=machine.min_free_gb)
+        return run_on_ray(
+            work,
+            numbers,
+            address=machine.ray_address,
+            cpus=max(1, machine.workers),
+            gpus=int(machine.device == "cuda"),
+        )
+
+    return elsewhere
 
 
 Parent = Annotated[Path, typer.Argument(help="checkpoint to start from")]

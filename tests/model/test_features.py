@@ -609,3 +609,20 @@ def test_a_killed_run_goes_on_to_the_same_bytes(checkpoint, tmp_path, monkeypatc
     assert _files(killed / "out/dfew") == _files(tmp_path / "undisturbed/out/dfew")
     kept = {name: (state / name).stat().st_ino for name in finished}
     assert kept == finished  # what was finished was not computed again
+
+
+def test_rank_0_does_not_wait_for_ever_for_ranks_that_have_ended(
+    checkpoint, raw, tmp_path, monkeypatch
+):
+    root, clips = raw
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(features, "SHARD_CLIPS", 4)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    write_manifest(clips, tmp_path / "m.parquet")
+    arguments = (tmp_path / "m.parquet", root, checkpoint, tmp_path / "out/dfew")
+    with pytest.raises(TimeoutError, match=r"1 of 3 shards are missing.*rank_patience_seconds"):
+        run_features(*arguments, **FEATURES, limits=LIMITS, patience=0.5)
+    assert not (tmp_path / "out/dfew").exists()
+    monkeypatch.setenv("WORLD_SIZE", "1")  # with fewer ranks: the two shards are kept
+    run_features(*arguments, **FEATURES, limits=LIMITS, patience=0.5)
+    assert len(list((tmp_path / "out/dfew").glob("*.safetensors"))) == 3

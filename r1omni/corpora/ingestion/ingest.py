@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from r1omni.config import IngestParams
 from r1omni.corpora.clip import Clip, Reject, write_rejects, write_sorted_manifest
 from r1omni.corpora.ingestion.journal import Journal
 from r1omni.corpora.ingestion.lists import CorpusError, Listed, reject
-from r1omni.corpora.ingestion.probing import Finding, Unreadable, probe_clips
+from r1omni.corpora.ingestion.probing import Finding, Probe, Unreadable, probe_clips
 from r1omni.corpora.origin import origin_of_root
 from r1omni.corpora.paths import EscapesRoot, find_anywhere, find_clip, index_names
 from r1omni.corpora.record import Corpus
@@ -45,9 +46,11 @@ def run_ingest(
     ingest: IngestParams,
     limits: Limits,
     workers: int,
+    elsewhere: Probe | None = None,
 ) -> None:
     """Write the manifest and the rejects of the corpus at `root`; log a line per reason.
 
+    `elsewhere`: who opens the files; by default `workers` processes of this machine.
     What has been found out about each file is kept in `.state/ingest/`: a killed ingestion goes on
     from there, and so does the ingestion of another fold.
     """
@@ -55,7 +58,8 @@ def run_ingest(
     note = origin_record(origin_of_root(root))
     journal = Journal(STATE / f"{manifest.stem}.sqlite")
     try:
-        _read_into(journal, corpus, root, fold, ingest, limits, workers)
+        here = partial(probe_clips, workers=workers, limits=limits)
+        _read_into(journal, corpus, root, fold, ingest, elsewhere or here)
         write_rejects(journal.rejects(), rejects)
         soft = journal.has_soft_labels()
         write_sorted_manifest(
@@ -95,7 +99,8 @@ def read_corpus(
     check_request(corpus, root, fold)
     journal = Journal(None)
     try:
-        _read_into(journal, corpus, root, fold, ingest, limits, workers)
+        here = partial(probe_clips, workers=workers, limits=limits)
+        _read_into(journal, corpus, root, fold, ingest, here)
         return list(journal.clips(order="position")), list(journal.rejects())
     finally:
         journal.close()
@@ -121,8 +126,7 @@ def _read_into(
     root: Path,
     fold: int,
     ingest: IngestParams,
-    limits: Limits,
-    workers: int,
+    probe: Probe,
 ) -> None:
     """Put every row of the corpus into the journal, as a clip or as a reject."""
     total = sum(1 for _ in corpus.read_rows(root, fold))
@@ -144,7 +148,7 @@ def _read_into(
             advance()
 
     with _progress(corpus.name, total) as advance:
-        for position, found in probe_clips(unopened(), workers=workers, limits=limits):
+        for position, found in probe(unopened()):
             row, path = waiting.pop(position)
             if isinstance(found, Finding):
                 journal.remember(_source(root, row, path), found)

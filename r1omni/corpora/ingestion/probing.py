@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -36,9 +36,12 @@ class Unreadable:
     detail: str
 
 
-def probe_clips(
-    jobs: Iterable[tuple[int, Source]], *, workers: int, limits: Limits
-) -> Iterator[tuple[int, Finding | Unreadable]]:
+Job = tuple[int, Source]
+Probed = tuple[int, Finding | Unreadable]
+Probe = Callable[[Iterable[Job]], Iterator[Probed]]
+
+
+def probe_clips(jobs: Iterable[Job], *, workers: int, limits: Limits) -> Iterator[Probed]:
     """Each file's number and what the file holds, in order, from `workers` processes (0: per core).
 
     A file that takes more than `limits`, or ends its process, is Unreadable. Raises RuntimeError if
@@ -60,6 +63,11 @@ def probe_clips(
                 yield numbers.popleft(), Unreadable(outcome.reason)
             else:
                 yield numbers.popleft(), outcome
+
+
+def probe_chunk(jobs: Sequence[Job], *, workers: int, limits: Limits) -> list[Probed]:
+    """`probe_clips` of a few files, at once: a task that another machine can do."""
+    return list(probe_clips(jobs, workers=workers, limits=limits))
 
 
 def inspect(source: Source, max_pixels: int | None = None) -> Finding | Unreadable:
