@@ -20,7 +20,13 @@ from r1omni.tracking.provenance import (
     held_out_note,
     lineage_tags,
 )
-from r1omni.tracking.store import local_path, locked, open_client, translate_store_errors
+from r1omni.tracking.store import (
+    has_store,
+    local_path,
+    locked,
+    open_client,
+    translate_store_errors,
+)
 from r1omni.tracking.store_runs import (
     Description,
     create_run,
@@ -61,6 +67,7 @@ def run_register(
     name: str,
     tracking: TrackingParams,
     state: Path | None = None,
+    documents: Path | None = None,
 ) -> None:
     """Register the checkpoint and write the receipt (JSON) of its model version; a leaf stage.
 
@@ -69,6 +76,7 @@ def run_register(
     content is the same version, however often it is registered. No alias moves here.
     If the store was unreachable during the training, the missing points and seconds are sent first,
     to the run that `state` names, if there is one. Each point is in the store once.
+    The files of the folder `documents` (model card, BOM) are stored beside the checkpoint's folder.
     Raises StoreUnreachable; ValueError for an invalid checkpoint, invalid metrics or predictions.
     """
     measured = held_out_note(held_out)
@@ -90,6 +98,8 @@ def run_register(
         store_files(client, artifacts, held_out, HELD_OUT)
         model = logged_model(client, experiment, run_id, tags)
         store_files(client, model.artifact_location, checkpoint, CHECKPOINT)
+        if documents is not None:
+            store_files(client, model.artifact_location, documents, "")
         _log_evaluation(client, run_id, evaluation, model.model_id, {HELD_OUT: digest})
         if version is None:
             version = _create_version(client, tracking.registered_model, model, tags)
@@ -152,6 +162,18 @@ def registered_version(client: Any, receipt: Receipt) -> Any:
             f"registered here; run `dvc repro --force --single-item register@{name}`"
         )
     return found
+
+
+def find_here(tracking: TrackingParams, model: str, digest: str) -> Any:
+    """The MLflow ModelVersion with this content hash, or None; creates no store to look in.
+
+    Raises StoreUnreachable.
+    """
+    if not has_store(tracking.uri):
+        return None
+    client, _ = open_client(tracking)
+    with translate_store_errors(tracking.uri):
+        return find_content(client, model, digest)
 
 
 def find_model_version(client: Any, uri: str) -> Any:
