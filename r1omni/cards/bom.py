@@ -142,7 +142,7 @@ def _data(name: str, origin: Origin, corpus: CorpusFacts | None) -> Json:
     return {
         **part,
         "hashes": [{"alg": "SHA-256", "content": corpus.sha256}],
-        "properties": [*part["properties"], _property("manifest", str(corpus.manifest))],
+        "properties": [*part["properties"], _property("manifest", corpus.manifest.name)],
     }
 
 

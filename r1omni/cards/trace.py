@@ -22,6 +22,7 @@ from r1omni.cards.facts import (
     released_parents,
 )
 from r1omni.config import TrackingParams
+from r1omni.corpora.clip import Clip
 from r1omni.evaluation.held_out import dataset_digest
 from r1omni.evaluation.metrics import half_width, rate, uar, war
 from r1omni.evaluation.predictions import Prediction, read_metadata, read_predictions
@@ -172,35 +173,31 @@ def _trace_step(step: Step, project: Project, trail: Trail) -> None:
     trail.add("", f"content hash {step.content_hash or 'not here'}")
     trail.add("", f"params {json.dumps(step.params, sort_keys=True)}")
     for corpus, count in sorted(step.trained_on.items()):
-        facts = next((c for c in project.corpora if c.name == corpus), None)
-        if facts is None:
-            trail.add("training clips", f"{corpus}: {count}, of no manifest that is here")
-            continue
-        clips = facts.split("train")
+        clips, where = _clips(corpus, "train", project, trail)
         trail.add(
-            "training clips",
-            f"{count} of the {len(clips)} train clips in {_shown(facts.manifest, project)}, which "
-            f"has their hashes; together {dataset_digest(clips)[:16]}",
+            "training clips", f"{count} of the {where}; together {dataset_digest(clips)[:16]}"
         )
-        _check_lock(facts.manifest, project, trail)
 
 
 def _trace_test_clips(
     cell: Cell, rows: Sequence[Prediction], project: Project, trail: Trail
 ) -> None:
-    facts = next((c for c in project.corpora if c.name == cell.corpus), None)
-    if facts is None:
-        raise ValueError(f"{cell.corpus}: is no entry of corpora in params")
-    clips = {clip.clip_id: clip for clip in facts.split("test")}
-    answered = [clip for row in rows if (clip := clips.get(row.clip_id)) is not None]
-    same = all(row.clip_id in clips and clips[row.clip_id].label == row.label for row in rows)
-    trail.check(
-        "test clips",
-        same,
-        f"{len(rows)} of the {len(clips)} test clips in {_shown(facts.manifest, project)}, which "
-        f"has their hashes; together {dataset_digest(answered)[:16]}",
-    )
-    _check_lock(facts.manifest, project, trail)
+    clips, told = _clips(cell.corpus, "test", project, trail)
+    known = {clip.clip_id: clip for clip in clips}
+    answered = [known[row.clip_id] for row in rows if row.clip_id in known]
+    same = [row.label for row in rows] == [clip.label for clip in answered]
+    digest = dataset_digest(answered)[:16]
+    trail.check("test clips", same, f"{len(rows)} of the {told}; together {digest}")
+
+
+def _clips(corpus: str, split: str, project: Project, trail: Trail) -> tuple[list[Clip], str]:
+    """The clips of a corpus's split, and where their hashes are."""
+    found = [facts for facts in project.corpora if facts.name == corpus]
+    for facts in found:
+        _check_lock(facts.manifest, project, trail)
+    clips = [clip for facts in found for clip in facts.split(split)]
+    files = ", ".join(_shown(facts.manifest, project) for facts in found) or "no manifest"
+    return clips, f"{len(clips)} {split} clips of {corpus}, with their hashes in {files}"
 
 
 def _trace_registered(cell: Cell, made: Checkpoint, project: Project, trail: Trail) -> None:
