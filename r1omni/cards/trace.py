@@ -47,7 +47,8 @@ class Cell:
     interval: Interval | None
 
     def __str__(self) -> str:
-        return f"{self.model} · {self.corpus} · {RATES[self.key]} = {100 * self.value:.1f} %"
+        half = "" if self.interval is None else f" (± {100 * half_width(self.interval):.1f})"
+        return f"{self.model} · {self.corpus} · {RATES[self.key]} = {100 * self.value:.1f} %{half}"
 
 
 @dataclass

@@ -87,7 +87,7 @@ def test_a_number_of_two_cells_lists_both(project: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["74.9"], r"74.9 is in no cell of Table 1; nearest: grpo · dfew · WAR = 75.0 %"),
+        (["74.9"], r"74.9 is in no cell of Table 1; nearest: grpo · dfew · WAR = 75.0 % "),
         (["65.83"], "65.83 was not measured here: it is the paper's .*R1-Omni on dfew, WAR"),
         (["grpo", "mafw", "war"], "grpo mafw war: not measured; known: grpo dfew"),
         (["best"], "best: expected a number"),
@@ -174,7 +174,7 @@ def test_the_commands_exit_code_is_1_where_something_does_not_agree(
     METRICS.write_text(METRICS.read_text().replace('"war": 0.75', '"war": 0.76'))
     done = run("76.0")
     assert done.exit_code == 1
-    assert done.stderr.startswith("\nDOES NOT AGREE (2):\n✗ grpo · dfew · WAR = 76.0 %: hash: ")
+    assert done.stderr.startswith("\nDOES NOT AGREE (2):\n✗ grpo · dfew · WAR = 76.0 %")
 
 
 def test_a_folders_hash_is_dvcs_own(tmp_path: Path) -> None:
