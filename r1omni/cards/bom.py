@@ -122,7 +122,7 @@ def read_bom(path: Path) -> Json:
 
 def _data(name: str, origin: Origin, corpus: CorpusFacts | None) -> Json:
     """One corpus that the model or an ancestor was trained on; its hash is the manifest's."""
-    people = "none: rendered" if origin.data == "synthetic" else "faces and voices of people"
+    people = {"synthetic": "none: rendered", "unknown": "not recorded"}
     part: Json = {
         "type": "data",
         "bom-ref": f"data:{name}",
@@ -132,7 +132,7 @@ def _data(name: str, origin: Origin, corpus: CorpusFacts | None) -> Json:
                 "type": "dataset",
                 "name": name,
                 "classification": origin.data,
-                "sensitiveData": [people],
+                "sensitiveData": [people.get(origin.data, "faces and voices of people")],
             }
         ],
         "properties": [_property(key, getattr(origin, key)) for key in ("shortcut", "seed")],

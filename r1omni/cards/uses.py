@@ -18,15 +18,17 @@ PROHIBITED: Final = (
 )
 INFORM: Final = (
     "Whoever deploys emotion recognition elsewhere must inform the people who are exposed to it, "
-    f"and process their personal data as the GDPR asks: {ACT}, Article 50(3)."
+    f"and process their personal data as the GDPR asks: {ACT}, Article 50(3), which has an "
+    "exception for law enforcement."
 )
 HIGH_RISK: Final = (
-    f"Where it is not prohibited, emotion recognition is a high-risk use: {ACT}, Article 6(2) and "
-    "Annex III, point 1(c). This checkpoint went through none of what that asks for."
+    f"Where it is not prohibited, emotion recognition is listed as high-risk: {ACT}, Article 6(2) "
+    "and Annex III, point 1(c). This checkpoint went through none of what the Act then asks for."
 )
 DOUBT: Final = (
-    "A face or a voice shows no feeling for certain: expressions differ between cultures, persons "
-    f"and situations ({ACT}, recital 44). An answer is a guess at what a clip shows."
+    "A face or a voice shows no feeling for certain: expressions differ between cultures and "
+    f"situations, and within one person ({ACT}, recital 44). An answer is a guess at what a clip "
+    "shows."
 )
 SYNTHETIC: Final = (
     "Trained on rendered faces and voices only: its answers about real people mean nothing."

@@ -27,6 +27,8 @@ def trace(
     from r1omni.pipeline import METRICS
 
     root, read = Path.cwd(), read_params(params)
+    if not METRICS.is_file():
+        raise ValueError(f"{METRICS}: does not exist yet; `r1omni repro` makes it")
     cells = find_cells(read_metrics(METRICS), what)
     corpora = read_corpora(root / "data/manifests", root / "data/rejects", read.corpora)
     project = open_project(root, corpora, read.tracking)
