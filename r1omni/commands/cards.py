@@ -17,9 +17,10 @@ def trace(
 ) -> None:
     """Follow a number of Table 1 to predictions, checkpoint, code, params, parents and clips.
 
-    NUMBER is as printed: in percent, rounded. MODEL CORPUS RATE names a cell; RATE is war, uar or
-    format_rate. The number is computed again from the raw completions, and files are compared with
-    dvc.lock, receipt and registry. Exit code: 0 if all agrees, 1 if not, or if no cell has it.
+    A number is written as in the table: in percent, rounded. MODEL CORPUS RATE names one cell; the
+    rates are war, uar and format_rate. The number is computed again from the raw completions, and
+    files are compared with dvc.lock, the receipt and the registry. Exit code: 0 if all agrees, 1 if
+    something does not, or if no cell has the number.
     """
     from r1omni.cards.facts import read_corpora
     from r1omni.cards.trace import find_cells, open_project, trace_cell
