@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from made_up_project import CLIPS, cards_of, write_checkpoints, write_project
 
 from r1omni.corpora.clip import write_manifest
-from r1omni.lineage import Origin
+from r1omni.lineage import Data, Origin
 from r1omni.tracking.provenance import content_hash
 
 
@@ -67,10 +67,11 @@ def test_equal_files_are_equal_bytes_wherever_the_project_lies(
     assert first == second
 
 
-def test_a_model_of_real_clips_is_no_toy_and_says_whom_to_ask(project: Path) -> None:
+@pytest.mark.parametrize("kind", ["real", "mixed", "unknown"])
+def test_a_model_of_real_clips_is_no_toy_and_says_whom_to_ask(project: Path, kind: Data) -> None:
     shutil.rmtree("data/checkpoints")
-    write_checkpoints(Path("data"), Origin("real"))
-    write_manifest(CLIPS, Path("data/manifests/dfew.parquet"), note={"data": "real"})
+    write_checkpoints(Path("data"), Origin(kind))
+    write_manifest(CLIPS, Path("data/manifests/dfew.parquet"), note={"data": kind})
     Path("data/reports/metrics.json").write_text("{}")
     page = (cards_of(project) / "grpo/README.md").read_text()
     assert "A toy" not in page
