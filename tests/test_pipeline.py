@@ -179,6 +179,19 @@ def test_every_artefact_says_synthetic_and_the_models_size(project):
     assert made["mlflow.source.git.commit"] == git(project, "rev-parse", "HEAD").strip()
 
 
+def test_the_cards_say_so_too_and_a_number_is_traced_to_all_that_made_it(project):
+    content = json.loads((project / "data/registry/grpo.json").read_text())["content_hash"]
+    card = (project / "data/cards/grpo/README.md").read_text()
+    assert "> **A toy.**" in card
+    assert content in card
+    assert len(list((project / "data/cards").glob("*.croissant.json"))) == 4
+    assert len(list((project / "mlartifacts").rglob("bom.json"))) == 4
+    done = run(project, str(BIN / "r1omni"), "trace", "grpo", "dfew", "war")
+    assert done.returncode == 0, done.stdout
+    assert f"content hash {content}" in done.stdout
+    assert "✗" not in done.stdout
+
+
 def test_metrics_hold_every_model_and_corpus(project):
     metrics = json.loads((project / "data/reports/metrics.json").read_text())
     assert set(metrics) == {"base", "cold_start", "label_sft", "grpo"}

@@ -30,6 +30,7 @@ STAGES = {
     "held_out": ("r1omni/evaluation/predict_held_out.py", {"held_out", "predict"}),
     "score": ("r1omni/evaluation/score.py", {"score"}),
     "report": ("r1omni/evaluation/report/report.py", {"report"}),
+    "cards": ("r1omni/cards/cards.py", {"corpora"}),
     "register": ("r1omni/tracking/registry.py", {"tracking"}),
 }
 

@@ -1,6 +1,7 @@
-"""Stages from checkpoints to numbers: predictions, score, report, register."""
+"""Stages from checkpoints to numbers: predictions, score, report, cards, register."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -115,6 +116,23 @@ def report(
 
 
 @stages.command(rich_help_panel=STAGES)
+def cards(
+    checkpoints: Annotated[list[Path], typer.Argument(help="the checkpoints of all models")],
+    metrics: Annotated[Path, typer.Option(help="metrics.json")],
+    manifests: Annotated[Path, typer.Option(help="folder with the manifests")],
+    rejects: Annotated[Path, typer.Option(help="folder with the rejects")],
+    validation: Annotated[Path, typer.Option(help="validation's summary.json")],
+    out: Annotated[Path, typer.Option(help="folder to write")],
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Write model cards and ML-BOMs (a folder per model) and data cards (a file per corpus)."""
+    from r1omni.cards.cards import run_cards
+
+    corpora = read_params(params).corpora
+    run_cards(checkpoints, metrics, manifests, rejects, validation, out, corpora=corpora)
+
+
+@stages.command(rich_help_panel=STAGES)
 def register(
     name: Annotated[str, typer.Argument(help="base, cold_start, label_sft or grpo")],
     checkpoint: Annotated[Path, typer.Option(help="the checkpoint to register")],
@@ -123,26 +141,31 @@ def register(
     predictions: Annotated[Path, typer.Option(help="the model's predictions")],
     held_out: Annotated[Path, typer.Option(help="its predictions for the held-out clips")],
     test_set: Annotated[Path, typer.Option(help="the list of test corpora, by `r1omni sets`")],
+    cards: Annotated[Path, typer.Option(help="its model card and BOM, a folder of `cards`")],
     receipt: Annotated[Path, typer.Option(help="JSON file to write")],
     params: ParamsFile = PARAMS,
 ) -> None:
     """Register a checkpoint in MLflow, once per content hash, by reference to its files."""
     with quick_imports():
+        from r1omni.cards.cards import write_documents
         from r1omni.evaluation.measured import measured_sets
         from r1omni.tracking.registry import run_register
 
-    run_register(
-        checkpoint,
-        metrics,
-        training,
-        predictions,
-        held_out,
-        receipt,
-        name=name,
-        test_sets=measured_sets(predictions, test_set),
-        tracking=read_params(params).tracking,
-        state=Path(".state") / f"{checkpoint.name}.run.json",
-    )
+    with TemporaryDirectory() as documents:
+        write_documents(cards, Path(documents))
+        run_register(
+            checkpoint,
+            metrics,
+            training,
+            predictions,
+            held_out,
+            receipt,
+            name=name,
+            test_sets=measured_sets(predictions, test_set),
+            tracking=read_params(params).tracking,
+            state=Path(".state") / f"{checkpoint.name}.run.json",
+            documents=Path(documents),
+        )
 
 
 def _within(folder: Path | None, pattern: str) -> list[Path]:

@@ -34,11 +34,21 @@ def content_hash(folder: Path) -> str:
 
     Raises ValueError if there are none.
     """
+    return joint_hash(file_hashes(folder))
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Relative path -> SHA-256 of every file under `folder`. Raises ValueError for no files."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     if not files:
         raise ValueError(f"{folder}: expected a checkpoint folder with files in it")
-    lines = [f"{path.relative_to(folder).as_posix()} {file_hash(path)}\n" for path in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
+
+
+def joint_hash(hashes: Mapping[str, str]) -> str:
+    """The content hash of a folder whose `file_hashes` are these."""
+    text = "".join(f"{name} {digest}\n" for name, digest in hashes.items())
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def held_out_note(path: Path) -> dict[str, Any]:

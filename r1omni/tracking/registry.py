@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from typing import Any
 from r1omni.config import TrackingParams
 from r1omni.lineage import DATA_TEXT, PROVENANCE, Data, read_provenance, size_text
 from r1omni.tracking.artifacts import store_files
+from r1omni.tracking.measurements import log_evaluation, numbers_first, read_evaluation
 from r1omni.tracking.mlflow_model import logged_model
 from r1omni.tracking.provenance import (
-    DIGEST_LENGTH,
     MeasuredSet,
     check_content,
     code_tags,
@@ -23,7 +23,13 @@ from r1omni.tracking.provenance import (
     lineage_tags,
     measured_inputs,
 )
-from r1omni.tracking.store import local_path, locked, open_client, translate_store_errors
+from r1omni.tracking.store import (
+    has_store,
+    local_path,
+    locked,
+    open_client,
+    translate_store_errors,
+)
 from r1omni.tracking.store_runs import (
     Description,
     create_run,
@@ -67,6 +73,7 @@ def run_register(
     test_sets: Sequence[MeasuredSet],
     tracking: TrackingParams,
     state: Path | None = None,
+    documents: Path | None = None,
 ) -> None:
     """Register the checkpoint and write the receipt (JSON) of its model version; a leaf stage.
 
@@ -76,11 +83,12 @@ def run_register(
     is registered. No alias moves here.
     If the store was unreachable during the training, the missing points and seconds are sent first,
     to the run that `state` names, if there is one. Each point is in the store once.
+    The files of the folder `documents` (model card, BOM) are stored beside the checkpoint's folder.
     Raises StoreUnreachable; ValueError for an invalid checkpoint, invalid metrics or predictions.
     """
     note = held_out_note(held_out)
     digest = note.pop("digest")
-    evaluation = dict(_evaluation(metrics, name))
+    evaluation = dict(read_evaluation(metrics, name))
     evaluation |= {f"eval/{HELD_OUT}/{key}": value for key, value in note.items()}
     measured = [*test_sets, MeasuredSet(HELD_OUT, digest, int(note["n"]), held_out)]
     tags = _provenance(checkpoint, name) | {"content_hash": content_hash(checkpoint)}
@@ -103,11 +111,13 @@ def run_register(
         model = logged_model(client, experiment, run_id, tags)
         if version is None or local_path(model.artifact_location) is not None:
             store_files(client, model.artifact_location, checkpoint, CHECKPOINT)
+        if documents is not None:
+            store_files(client, model.artifact_location, documents, "")
         client.log_inputs(run_id, measured_inputs(measured))
-        _log_evaluation(client, run_id, evaluation, model.model_id, measured)
+        log_evaluation(client, run_id, evaluation, model.model_id, measured)
         if version is None:
             version = _create_version(client, tracking.registered_model, model, tags)
-        about = f"{_numbers(evaluation)} · {_description(tags)}"
+        about = f"{numbers_first(evaluation)} · {_description(tags)}"
         client.update_model_version(version.name, version.version, about)
         client.set_model_version_tag(version.name, version.version, HELD_OUT, digest)
     write_receipt(receipt, Receipt(name, version.name, tags["content_hash"]))
@@ -164,6 +174,19 @@ def registered_version(client: Any, receipt: Receipt) -> Any:
             f"registered here; run `dvc repro --force --single-item register@{name}`"
         )
     return found
+
+
+def find_here(tracking: TrackingParams, model: str, digest: str) -> Any:
+    """The MLflow ModelVersion with this content hash and its run; None without one.
+
+    Creates no store to look in. Raises StoreUnreachable.
+    """
+    if not has_store(tracking.uri):
+        return None
+    client, _ = open_client(tracking)
+    with translate_store_errors(tracking.uri):
+        version = find_content(client, model, digest)
+        return None if version is None else (version, client.get_run(version.run_id))
 
 
 def find_model_version(client: Any, uri: str) -> Any:
@@ -231,17 +254,6 @@ def _create_version(client: Any, registered: str, model: Any, tags: Mapping[str,
     )
 
 
-def _numbers(evaluation: Mapping[str, float]) -> str:
-    """The numbers first: "WAR/UAR dfew 73.4/70.4, held_out 71.5/69.0"."""
-    found = [key.split("/")[1] for key in evaluation if key.endswith("/war")]
-    return "WAR/UAR " + ", ".join(
-        "{} {:.1f}/{:.1f}".format(
-            corpus, *(100 * evaluation[f"eval/{corpus}/{key}"] for key in ("war", "uar"))
-        )
-        for corpus in found
-    )
-
-
 def _description(tags: Mapping[str, str]) -> str:
     """A version's description in the registry: data, size, seed, code and commit."""
     data: Data = tags["data"]  # type: ignore[assignment]
@@ -272,58 +284,5 @@ def _provenance(checkpoint: Path, name: str) -> dict[str, str]:
     return tags
 
 
-def _evaluation(path: Path, name: str) -> Iterator[tuple[str, float]]:
-    """The metrics of one model of metrics.json, such as ("eval/dfew/war", 0.61)."""
-    try:
-        corpora = json.loads(path.read_text(encoding="utf-8"))[name]
-        for corpus, values in corpora.items():
-            for key in ("war", "uar", "format_rate", "n", "undecoded"):
-                if values.get(key) is not None:
-                    yield f"eval/{corpus}/{key}", float(values[key])
-            for key in ("war_ci", "uar_ci"):
-                for side, value in zip(("low", "high"), values.get(key) or (), strict=False):
-                    yield f"eval/{corpus}/{key}_{side}", float(value)
-            for label, value in (values.get("recall") or {}).items():
-                if value is not None:
-                    yield f"eval/{corpus}/recall/{label}", float(value)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        message = f"{path}: expected {{{name!r}: {{corpus: {{'war': …}}}}}}, got {error!r}"
-        raise ValueError(message) from error
-
-
 def _params_of(checkpoint: Path) -> dict[str, Any]:
     return dict((read_provenance(checkpoint) or {}).get("params") or {})
-
-
-def _latest(client: Any, model_id: str) -> dict[str, tuple[float, str | None]]:
-    """The value of the highest step of each of the model's metrics, and its test clips' digest."""
-    found = client.get_logged_model(model_id).metrics or []
-    return {m.key: (m.value, m.dataset_digest) for m in sorted(found, key=lambda m: m.step)}
-
-
-def _log_evaluation(
-    client: Any,
-    run_id: str,
-    evaluation: Mapping[str, float],
-    model_id: str,
-    measured: Iterable[MeasuredSet],
-) -> None:
-    """Log the metrics to run and model, each with the test clips that it was measured on."""
-    from mlflow.entities import Metric
-
-    digests = {found.corpus: found.digest[:DIGEST_LENGTH] for found in measured}
-    known = _latest(client, model_id)
-    new = {
-        key: (value, digests.get(key.split("/")[1]))
-        for key, value in evaluation.items()
-        if known.get(key) != (value, digests.get(key.split("/")[1]))
-    }
-    step = 0
-    if changed := known.keys() & new.keys():  # MLflow shows the value of the highest step
-        step = 1 + max(p.step for k in changed for p in client.get_metric_history(run_id, k))
-    now = int(time.time() * 1000)
-    metrics = [
-        Metric(key, value, now, step, model_id, key.split("/")[1] if digest else None, digest)
-        for key, (value, digest) in new.items()
-    ]
-    client.log_batch(run_id, metrics=metrics)

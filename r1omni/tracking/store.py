@@ -55,6 +55,11 @@ def resolve_uri(uri: str) -> str:
     return SQLITE + str(project_root() / uri.removeprefix(SQLITE))
 
 
+def has_store(uri: str) -> bool:
+    """Whether the SQLite file of `uri` is there; a server is taken to be."""
+    return not uri.startswith(SQLITE) or Path(resolve_uri(uri).removeprefix(SQLITE)).is_file()
+
+
 def artifact_root(uri: str) -> Path:
     """The folder mlartifacts/ beside the SQLite file of `uri`, or under the project's root."""
     if not uri.startswith(SQLITE):

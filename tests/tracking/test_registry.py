@@ -45,6 +45,20 @@ def test_the_same_checkpoint_is_the_same_version(
     assert client.get_registered_model("r1-omni").aliases == {}, "registering is not promoting"
 
 
+def test_card_and_bom_lie_beside_the_checkpoint_whose_hash_they_do_not_change(
+    project: Path, tracking: TrackingParams, trained: Any
+) -> None:
+    paths, documents = trained("grpo"), project / "documents"
+    documents.mkdir()
+    for text in ("first", "scored again"):
+        (documents / "README.md").write_text(text)
+        run_register(**paths, name="grpo", tracking=tracking, documents=documents)
+    folder = model_directory("models:/r1-omni/1", tracking)
+    assert folder.name == "checkpoint"
+    assert (folder.parent / "README.md").read_text() == "scored again"
+    assert (folder.parent / "MLmodel").is_file()
+
+
 def test_a_version_carries_its_provenance_and_its_evaluation(
     project: Path, tracking: TrackingParams, trained: Any
 ) -> None:
