@@ -75,7 +75,7 @@ Elsewhere = Callable[[FeatureJob, Sequence[int]], Iterable[int]]
 class _Shards:
     """The shards of a job: which there are to be, which are kept, and how one is made."""
 
-    def __init__(self, job: FeatureJob) -> None:
+    def __init__(self, job: FeatureJob, *, read_kept: bool = True) -> None:
         self.job = job
         self.clips = sorted(read_manifest(job.manifest), key=lambda clip: clip.clip_id)
         self._backbone = load_backbone(job.checkpoint, job.allow)
@@ -88,7 +88,7 @@ class _Shards:
         self.clip_bytes = self._backbone.clip_bytes()
         size = max(1, min(job.shard_clips, SHARD_BYTES // self.clip_bytes))
         self.groups = list(_groups(self._paths, size))
-        self.kept = KeptShards(STATE / job.out.name)
+        self.kept = KeptShards(STATE / job.out.name, read=read_kept)
 
     def missing(self, numbers: Iterable[int]) -> list[int]:
         """Those of the shards that are not kept."""
@@ -188,16 +188,15 @@ def make_shard(number: int, *, job: FeatureJob, min_free_gb: float) -> int:
     The towers stay in memory for the process's next shard.
     """
     shards = _loaded(job)
-    todo = shards.missing([number])
     disk = Disk(job.out, free_on_disk, min_free_gb, shards.clip_bytes)
-    n_clips = len(shards.clips_of(todo))
-    shards.make(todo, lambda _: None, disk)
+    n_clips = len(shards.clips_of([number]))
+    shards.make([number], lambda _: None, disk)
     return n_clips
 
 
 @lru_cache(maxsize=1)
 def _loaded(job: FeatureJob) -> _Shards:
-    return _Shards(job)
+    return _Shards(job, read_kept=False)
 
 
 def _link_out(

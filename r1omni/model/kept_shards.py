@@ -21,14 +21,18 @@ _POLL_SECONDS = 0.2  # how often rank 0 checks for the other ranks' shards
 
 
 class KeptShards:
-    """The shards in `folder`, each named by its rows, whichever process or run made them."""
+    """The shards in `folder`, each named by its rows, whichever process or run made them.
 
-    def __init__(self, folder: Path) -> None:
+    `read`: read and check the shards that are there, so that their rows can be used again. A task
+    of a Ray cluster leaves that to the driver: many processes would each read everything.
+    """
+
+    def __init__(self, folder: Path, *, read: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._places: dict[str, tuple[Path, int]] = {}
         self._unusable: set[tuple[Path, int]] = set()  # with the inode: others may replace the file
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in sorted(folder.glob("*.safetensors") if read else ()):
             try:
                 inode = path.stat().st_ino
             except FileNotFoundError:  # another process has just dropped it
