@@ -52,9 +52,11 @@ def cluster() -> Iterator[tuple[str, psutil.Process]]:
 
 def _is_rays(process: psutil.Process) -> bool:
     try:
-        return "ray" in " ".join(process.cmdline()[:4])
+        words = process.cmdline()[:4]
     except psutil.Error:
         return False
+    parts = ("ray::", "/ray/core/", "/ray/_private/", "/ray/dashboard/", "/ray/autoscaler/")
+    return any(part in word for word in words[:3] for part in parts)
 
 
 def _raylets(before: set[int]) -> set[psutil.Process]:
