@@ -21,7 +21,7 @@ repro: install ## Run the whole pipeline and print Table 1
 	@exec $(BIN)/r1omni repro $(TARGETS)
 
 test: lint ## Lint, then run every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: install ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

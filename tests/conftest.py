@@ -74,6 +74,11 @@ LONGEST = (  # minutes: begun first, or one worker would be left with them
     "test_engine_ranks.py",
     "test_engine_launch.py",
     "test_several_machines.py",
+    "test_serve.py",
+    "test_knobs.py",
+    "test_lab_stores.py",
+    "test_hub.py",
+    "test_features.py",
     "test_pretended_gpu.py",
     "test_registry.py",
     "test_micro_batches.py",
@@ -81,6 +86,6 @@ LONGEST = (  # minutes: begun first, or one worker would be left with them
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first, so that two workers end at about the same time."""
+    """The longest files first, so that all workers end at about the same time."""
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
