@@ -1,16 +1,15 @@
 """One loaded model that answers the files of several threads: for MLflow's server and the demo."""
 
-import threading
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
+from queue import SimpleQueue
 
 from r1omni.emotions import EMOTIONS
 from r1omni.inference.answer import Answer, answer_read_files
 from r1omni.inference.batching import Batcher
 from r1omni.inference.files import ReadFile, Refusal
 from r1omni.inference.options import PredictOptions
-from r1omni.inference.reading import read_files
+from r1omni.inference.reading import FileReader
 from r1omni.media.pool import usable_cores
 from r1omni.model.backbone import Backbone
 
@@ -18,28 +17,37 @@ from r1omni.model.backbone import Backbone
 class Service:
     """Answers files with `r1omni predict`'s answers, whatever they are batched with.
 
-    Each call decodes in a process of its own, as many at once as there are cores. So a file that
-    hangs delays no other call. The model answers the files of all calls in common batches.
+    There is a decoding process per core, and each call uses one. The model answers the files of all
+    calls in common batches. So a file that hangs keeps one core, and delays no batch.
     """
 
     def __init__(self, backbone: Backbone, options: PredictOptions) -> None:
         self._backbone = backbone
         self._options = options
-        self._decoding = threading.BoundedSemaphore(usable_cores())
+        self._readers: SimpleQueue[FileReader] = SimpleQueue()
+        for _ in range(usable_cores()):
+            self._readers.put(self._new_reader())
         self._model = Batcher(self._answer_batch, options.batch_size)
 
     def answer(self, files: Sequence[Path | Refusal]) -> list[Answer | Refusal]:
         """An answer or a refusal for each file, in order; a Refusal stays as it is."""
-        paths = [file for file in files if isinstance(file, Path)]
-        if not paths:
-            return [file for file in files if isinstance(file, Refusal)]
-        with (
-            self._decoding,
-            closing(read_files(paths, self._backbone.preparation, self._options.limits)) as read,
-        ):
-            outcomes = [next(read) if isinstance(file, Path) else file for file in files]
+        outcomes = self._read(files)
         answers = iter(self._model.results([o for o in outcomes if isinstance(o, ReadFile)]))
         return [o if isinstance(o, Refusal) else next(answers) for o in outcomes]
+
+    def _read(self, files: Sequence[Path | Refusal]) -> list[ReadFile | Refusal]:
+        reader = self._readers.get()
+        try:
+            return [reader.read(file) if isinstance(file, Path) else file for file in files]
+        except BaseException:
+            reader.close()
+            reader = self._new_reader()
+            raise
+        finally:
+            self._readers.put(reader)
+
+    def _new_reader(self) -> FileReader:
+        return FileReader(self._backbone.preparation, self._options.limits)
 
     def _answer_batch(self, files: list[ReadFile]) -> list[Answer]:
         return answer_read_files(files, self._backbone, EMOTIONS, self._options.max_new_tokens)
