@@ -313,6 +313,7 @@ class ServeParams(Section):
     timeout_seconds: Count
     url_schemes: tuple[Literal["https", "http"], ...]
     fetch_seconds: Positive
+    demo_port: Annotated[int, Field(ge=1, le=65535)]
 
 
 class Params(Section):

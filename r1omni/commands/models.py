@@ -1,4 +1,4 @@
-"""`ui`, `promote`, `rollback`, `serve`: the registered versions."""
+"""`ui`, `promote`, `rollback`, `serve`, `demo`: the trained models."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from r1omni.commands.command import PEOPLE, commands
+from r1omni.commands.command import PEOPLE, Model, commands
 from r1omni.params_file import read_params
 from r1omni.stages import PARAMS, ParamsFile
 
@@ -91,3 +91,24 @@ def serve(
     read = read_params(params)
     os.environ[PARAMS_FILE] = str(params.absolute())  # MLflow's hook reads the options by itself
     run_serve(model, port or read.serve.port, media_root, serve=read.serve, tracking=read.tracking)
+
+
+@commands.command(rich_help_panel=PEOPLE)
+def demo(
+    model: Model = "data/checkpoints/grpo",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="port on this machine; by default params'")
+    ] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Show a page on 127.0.0.1 that answers an uploaded file or a recording.
+
+    With rationale, each label's probability, and what was missing or cut. Files are deleted as soon
+    as they are answered, and nothing is sent elsewhere. Needs the extra [demo]; `make demo`
+    installs it.
+    """
+    from r1omni.inference.demo import run_demo
+    from r1omni.inference.options import choose_options
+
+    options = choose_options(params, False, {})
+    run_demo(model, port or options.serve.demo_port, options)

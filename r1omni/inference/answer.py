@@ -39,14 +39,17 @@ class Answer:
 
     def as_text(self) -> str:
         """The answer on some lines for people."""
-        lines = [f"{self.path}: {self.judged.prediction or self._unknown()}"]
+        lines = [f"{self.path}: {self.label_text()}"]
         lines.append(f"  {self.judged.rationale or self.completion}")
         if self.probabilities is not None:
             ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
             lines.append("  " + " · ".join(f"{label} {p:.2f}" for label, p in ranked))
         return "\n".join(lines + [f"  ({note})" for note in self.notes])
 
-    def _unknown(self) -> str:
+    def label_text(self) -> str:
+        """The predicted label, or that there is none and what the model answered."""
+        if self.judged.prediction is not None:
+            return self.judged.prediction
         word = " ".join((self.judged.answer or "").split())
         return f'no known emotion ("{word}")' if word else "no known emotion"
 

@@ -62,6 +62,7 @@ DEFAULTS: Final = PredictOptions(
         timeout_seconds=300,
         url_schemes=(),
         fetch_seconds=30.0,
+        demo_port=7860,
     ),
 )
 HERE: Final = Path("params.yaml")
