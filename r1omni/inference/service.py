@@ -1,5 +1,6 @@
 """One loaded model that answers the files of several threads: for MLflow's server and the demo."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from queue import SimpleQueue
@@ -36,9 +37,18 @@ class Service:
         return [o if isinstance(o, Refusal) else next(answers) for o in outcomes]
 
     def _read(self, files: Sequence[Path | Refusal]) -> list[ReadFile | Refusal]:
+        seconds = self._options.serve.timeout_seconds  # then the client has been told that it ended
+        deadline = time.monotonic() + seconds
+        late = f"the request took more than {seconds} s (serve.timeout_seconds)"
+        outcomes: list[ReadFile | Refusal] = []
         reader = self._readers.get()
         try:
-            return [reader.read(file) if isinstance(file, Path) else file for file in files]
+            for file in files:
+                if isinstance(file, Path) and time.monotonic() < deadline:
+                    outcomes.append(reader.read(file))
+                else:
+                    outcomes.append(Refusal(str(file), late) if isinstance(file, Path) else file)
+            return outcomes
         except BaseException:
             reader.close()
             reader = self._new_reader()

@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ from r1omni.lineage import write_provenance
 from r1omni.tracking.registry import run_register
 
 REPO = Path(__file__).parents[2]
-LIMITS = {"max_new_tokens: 64": "max_new_tokens: 6", "max_body_mb: 64": "max_body_mb: 1",
+LIMITS = {"max_requests: 64": "max_requests: 20",
+          "max_new_tokens: 64": "max_new_tokens: 6", "max_body_mb: 64": "max_body_mb: 1",
           "max_rows: 64": "max_rows: 4", "url_schemes: []": "url_schemes: [http, https]",
           "predict_batch_size: 64": "predict_batch_size: 3"}  # fmt: skip
 
@@ -248,6 +249,22 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(served: Served) -
     chunk = b"100000\r\n" + b" " * 2**20 + b"\r\n"  # one MiB, the largest body
     assert " 413 " in raw(served.port, head + "Transfer-Encoding: chunked", chunk + b"1\r\n \r\n")
     assert psutil.Process(served.process.pid).memory_info().rss < memory + 100 * 2**20
+
+
+def test_more_requests_than_allowed_are_turned_away_and_later_ones_answered(served: Served) -> None:
+    with ExitStack() as connections:
+        for _ in range(20):
+            connection = socket.create_connection(("127.0.0.1", served.port), timeout=30)
+            connections.enter_context(connection)
+        with pytest.raises(urllib.error.HTTPError) as error:
+            served.get("/health")
+        assert error.value.code == 503
+    for _ in range(50):  # the server notices the closed connections a little later
+        with suppress(urllib.error.HTTPError):
+            assert served.get("/health")[0] == 200
+            return
+        time.sleep(0.1)
+    raise AssertionError("it turns requests away for ever")
 
 
 def test_what_is_no_json_and_pages_of_other_servers_are_refused(served: Served) -> None:
