@@ -12,6 +12,7 @@ import argparse
 import base64
 import datetime
 import json
+import os
 import platform
 import re
 import shutil
@@ -59,13 +60,14 @@ def main() -> None:
         expected = predicted(options, folder, files)
         with server(options, folder) as (port, process), peak_memory(process) as peak:
             ask(port, {"path": files[0]})  # the first request loads libraries
+            others = os.getloadavg()[0]
             began = time.perf_counter()
             with ThreadPoolExecutor(CLIENTS) as clients:
                 answered = list(clients.map(lambda i: request(port, folder, files[i], i),
                                             range(REQUESTS)))  # fmt: skip
             seconds = time.perf_counter() - began
     n_refused = check(files, [answer for answer, _ in answered], expected)
-    table = render([latency for _, latency in answered], seconds, n_refused, peak)
+    table = render([latency for _, latency in answered], seconds, n_refused, peak, others)
     sys.stdout.write(table)
     if options.page:
         before, _, rest = options.page.read_text(encoding="utf-8").partition(MARKS[0])
@@ -181,7 +183,9 @@ def check(files: list[str], answers: list[Any], expected: dict[str, Any]) -> int
     return n_refused
 
 
-def render(latencies: list[float], seconds: float, n_refused: int, peak: dict[str, float]) -> str:
+def render(
+    latencies: list[float], seconds: float, n_refused: int, peak: dict[str, float], others: float
+) -> str:
     """The results as a Markdown table."""
     p50, p95, p99 = np.percentile(latencies, (50, 95, 99))
     rows = {
@@ -194,6 +198,7 @@ def render(latencies: list[float], seconds: float, n_refused: int, peak: dict[st
         "peak memory of the server": f"{peak['server']:.0f} MiB",
         "peak memory with its decoding processes": f"{peak['all']:.0f} MiB",
         "machine": f"{processor_name()}, Python {platform.python_version()}",
+        "load average before the requests": f"{others:.1f}",
         "commit, date": f"{commit_id()}, {datetime.date.today()}",
     }
     lines = ["| load test | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())]
