@@ -1,5 +1,5 @@
 # Every target installs what it needs into .venv first. Needs Python 3.11, git and a C++ compiler.
-.PHONY: help install repro test lint bench docs ui prefect rehearse clean
+.PHONY: help install repro test lint bench docs ui serve demo prefect rehearse clean
 SHELL := /bin/bash
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -42,6 +42,15 @@ docs: install ## Build this documentation into site/, without a network; a broke
 
 ui: install ## Open MLflow on 127.0.0.1 and print the link to the registry
 	@exec $(BIN)/r1omni ui
+
+serve: install ## Serve the champion on 127.0.0.1 by MLflow's scoring server (MEDIA=FOLDER: where paths start)
+	@exec $(BIN)/r1omni serve $(if $(MEDIA),--media-root '$(MEDIA)')
+
+demo: install ## Open a page on 127.0.0.1 that answers a file or a recording
+	# Gradio asks for older versions of these two than the pipeline's, and runs with the pipeline's.
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt \
+		--overrides <(grep -E '^(pillow|tomlkit)==' constraints.txt) -e '.[demo]'
+	@exec $(BIN)/r1omni demo
 
 rehearse: install ## Run the paper profile's graph on small stand-ins for the real files
 	$(BIN)/python -m benchmarks.rehearse

@@ -313,6 +313,19 @@ class TrackingParams(Section):
     registered_model: str
 
 
+class ServeParams(Section):
+    """What a request to the server of `r1omni serve` may cost, and which addresses it may name."""
+
+    port: Annotated[int, Field(ge=1, le=65535)]
+    max_body_mb: Count
+    max_rows: Count
+    max_requests: Count
+    timeout_seconds: Count
+    url_schemes: tuple[Literal["https", "http"], ...]
+    fetch_seconds: Positive
+    demo_port: Annotated[int, Field(ge=1, le=65535)]
+
+
 class Params(Section):
     """The whole of params.yaml."""
 
@@ -335,6 +348,7 @@ class Params(Section):
     report: ReportParams
     promotion: PromotionParams
     tracking: TrackingParams
+    serve: ServeParams
 
     @property
     def limits(self) -> Limits:

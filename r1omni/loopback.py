@@ -6,6 +6,7 @@ A server is ours if a process of ours listens on the port. A client is ours if i
 import fcntl
 import os
 import secrets
+import socket
 import stat
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -15,6 +16,10 @@ import psutil  # type: ignore[import-untyped]
 HOST = "127.0.0.1"
 ANY = ("0.0.0.0", "::")  # a listener on these addresses also receives requests to HOST
 SECRET_BYTES = 32
+
+
+class PortTaken(ValueError):
+    """Something else listens on the port; the message says how to choose another."""
 
 
 def read_secret(path: Path) -> str:
@@ -50,14 +55,25 @@ def write_private(path: Path, text: str) -> None:
     Path(file.name).replace(path)
 
 
+def check_port(port: int) -> None:
+    """Raise PortTaken if nobody can listen on HOST:`port` now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            message = f"port {port} on {HOST} is taken ({error.strerror}); choose another: --port"
+            raise PortTaken(message) from error
+
+
 def listeners(port: int) -> list[psutil.Process | None]:
     """The processes that listen on HOST:`port`; None stands for another user's process."""
     found: list[psutil.Process | None] = []
-    for socket in psutil.net_connections("tcp"):
-        if socket.status != psutil.CONN_LISTEN or socket.laddr.port != port:
+    for connection in psutil.net_connections("tcp"):
+        if connection.status != psutil.CONN_LISTEN or connection.laddr.port != port:
             continue
-        if socket.laddr.ip in (HOST, *ANY):
-            found.append(_own(socket.pid))
+        if connection.laddr.ip in (HOST, *ANY):
+            found.append(_own(connection.pid))
     return found
 
 

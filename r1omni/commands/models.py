@@ -1,10 +1,12 @@
-"""`ui`, `promote`, `rollback`: the registered versions."""
+"""`ui`, `promote`, `rollback`, `serve`, `demo`: the trained models."""
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from r1omni.commands.command import PEOPLE, commands
+from r1omni.commands.command import PEOPLE, Model, commands
 from r1omni.params_file import read_params
 from r1omni.stages import PARAMS, ParamsFile
 
@@ -60,3 +62,53 @@ def rollback(params: ParamsFile = PARAMS) -> None:
     from r1omni.tracking.champion import run_rollback
 
     typer.echo(run_rollback(tracking=read_params(params).tracking))
+
+
+@commands.command(rich_help_panel=PEOPLE)
+def serve(
+    model: Annotated[
+        str, typer.Option(help="models:/NAME@ALIAS, or the folder of an MLflow Model")
+    ] = "models:/r1-omni@champion",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="port on this machine; by default params'")
+    ] = None,
+    media_root: Annotated[
+        Path | None, typer.Option(help="the folder below which a request's `path` may name files")
+    ] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Serve a registered model on 127.0.0.1 by MLflow's scoring server.
+
+    POST /invocations takes JSON, {"dataframe_records": [{"path": …}, {"bytes": …}]}: files below
+    --media-root, or their bytes in base64. The answers are those of `predict --json`. Section
+    `serve` of params has the limits of a request, and whether a path may be a URL. /health says
+    whether the server runs, /openapi.json what it takes. There is no password: everybody on this
+    machine can ask.
+    """
+    from r1omni.inference.served import PARAMS_FILE
+    from r1omni.inference.server import run_serve
+
+    read = read_params(params)
+    os.environ[PARAMS_FILE] = str(params.absolute())  # MLflow's hook reads the options by itself
+    run_serve(model, port or read.serve.port, media_root, serve=read.serve, tracking=read.tracking)
+
+
+@commands.command(rich_help_panel=PEOPLE)
+def demo(
+    model: Model = "data/checkpoints/grpo",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="port on this machine; by default params'")
+    ] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Show a page on 127.0.0.1 that answers an uploaded file or a recording.
+
+    With rationale, each label's probability, and what was missing or cut. Files are deleted as soon
+    as they are answered, and nothing is sent elsewhere. Needs the extra [demo]; `make demo`
+    installs it.
+    """
+    from r1omni.inference.demo import run_demo
+    from r1omni.inference.options import choose_options
+
+    options = choose_options(params, False, {})
+    run_demo(model, port or options.serve.demo_port, options)

@@ -39,14 +39,17 @@ class Answer:
 
     def as_text(self) -> str:
         """The answer on some lines for people."""
-        lines = [f"{self.path}: {self.judged.prediction or self._unknown()}"]
+        lines = [f"{self.path}: {self.label_text()}"]
         lines.append(f"  {self.judged.rationale or self.completion}")
         if self.probabilities is not None:
             ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
             lines.append("  " + " · ".join(f"{label} {p:.2f}" for label, p in ranked))
         return "\n".join(lines + [f"  ({note})" for note in self.notes])
 
-    def _unknown(self) -> str:
+    def label_text(self) -> str:
+        """The predicted label, or that there is none and what the model answered."""
+        if self.judged.prediction is not None:
+            return self.judged.prediction
         word = " ".join((self.judged.answer or "").split())
         return f'no known emotion ("{word}")' if word else "no known emotion"
 
@@ -117,7 +120,7 @@ def answer_batches(
         try:
             for batch in _growing_groups(outcomes, batch_size):
                 known = [item for item in batch if isinstance(item, ReadFile)]
-                answers = iter(_answers(known, backbone, labels, max_new_tokens))
+                answers = iter(answer_read_files(known, backbone, labels, max_new_tokens))
                 progress.advance(task, len(batch))
                 progress.stop()  # no bar between the lines that are printed now
                 yield [item if isinstance(item, Refusal) else next(answers) for item in batch]
@@ -126,18 +129,25 @@ def answer_batches(
             progress.stop()
 
 
-def _answers(
+def answer_read_files(
     files: Sequence[ReadFile],
     backbone: Backbone,
     labels: Sequence[str],
     max_new_tokens: int,
 ) -> list[Answer]:
+    """The answer to each file. It does not depend on the other files, not even by rounding.
+
+    Only the completions are sampled in a batch. Features and probabilities are computed clip by
+    clip, because a matrix product of another height rounds differently.
+    """
     if not files:
         return []
-    features = backbone.encode([file.inputs for file in files])
+    features = [backbone.encode([file.inputs])[0] for file in files]
     answered = answer_batch(backbone, features, max_new_tokens)
-    texts = [answer.completion for answer in answered]
-    probabilities = label_probabilities(backbone, features, texts, labels)
+    probabilities = [
+        label_probabilities(backbone, [own], [answer.completion], labels)[0]
+        for own, answer in zip(features, answered, strict=True)
+    ]
     return [
         Answer(
             file.path,

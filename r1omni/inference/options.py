@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 import typer
 
-from r1omni.config import TrackingParams
+from r1omni.config import ServeParams, TrackingParams
 from r1omni.limits import Limits
 from r1omni.params_file import ParamsError, read_params
 
@@ -31,6 +31,7 @@ class PredictOptions:
     memory_mb: int
     threads: int
     device: Literal["auto", "cpu", "cuda"]
+    serve: ServeParams
     tracking: TrackingParams | None = None
 
     @property
@@ -53,6 +54,16 @@ DEFAULTS: Final = PredictOptions(
     memory_mb=768,
     threads=0,
     device="auto",
+    serve=ServeParams(
+        port=5001,
+        max_body_mb=64,
+        max_rows=64,
+        max_requests=64,
+        timeout_seconds=300,
+        url_schemes=(),
+        fetch_seconds=30.0,
+        demo_port=7860,
+    ),
 )
 HERE: Final = Path("params.yaml")
 
@@ -116,6 +127,7 @@ def choose_options(
         memory_mb=read.machine.clip_memory_mb,
         threads=read.machine.threads,
         device=read.machine.device,
+        serve=read.serve,
         tracking=read.tracking,
     )
     return replace(written, **chosen)

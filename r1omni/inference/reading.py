@@ -1,6 +1,6 @@
 """Files read ahead of the model in another process: a decoder that dies or hangs costs one file."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -16,16 +16,38 @@ _AHEAD: Final = 16  # files that may have been read ahead: what bounds the memor
 
 
 def read_files(
-    paths: Sequence[Path], preparation: Preparation, limits: Limits, read: Read = read_file
+    paths: Iterable[Path],
+    preparation: Preparation,
+    limits: Limits,
+    read: Read = read_file,
+    ahead: int = _AHEAD,
 ) -> Generator[ReadFile | Refusal, None, None]:
     """Each file or why it is refused, in order: also one that takes more than the limits.
 
-    Closing the generator ends the process that reads.
+    `ahead` 0: a path is taken from `paths` when its file is asked for. Closing the generator ends
+    the process that reads.
     """
     reading = partial(read, preparation=preparation, max_pixels=limits.max_pixels)
-    with closing(read_each(paths, reading, workers=1, limits=limits, ahead=_AHEAD)) as outcomes:
+    with closing(read_each(paths, reading, workers=1, limits=limits, ahead=ahead)) as outcomes:
         for outcome in outcomes:
             if isinstance(outcome, Undecoded):
                 yield Refusal(str(outcome.path), outcome.reason)
             else:
                 yield outcome
+
+
+class FileReader:
+    """Reads the files that it is asked for, one at a time, in one process that stays."""
+
+    def __init__(self, preparation: Preparation, limits: Limits) -> None:
+        self._path: Path | None = None
+        self._outcomes = read_files(iter(lambda: self._path, None), preparation, limits, ahead=0)
+
+    def read(self, path: Path) -> ReadFile | Refusal:
+        """The file, or why it is refused. After a RuntimeError (see `read_each`), close it."""
+        self._path = path
+        return next(self._outcomes)
+
+    def close(self) -> None:
+        """End the process."""
+        self._outcomes.close()

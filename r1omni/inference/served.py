@@ -8,14 +8,12 @@ import binascii
 import json
 import logging
 import os
-import threading
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
-from r1omni.emotions import EMOTIONS
+from r1omni.inference.fetching import fetch
 from r1omni.inference.options import PredictOptions, choose_options
 from r1omni.lineage import caution, read_lineage
 from r1omni.tracking.provenance import check_content
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from r1omni.model.backbone import Backbone
 
 MEDIA_ROOT: Final = "R1OMNI_MEDIA_ROOT"  # the folder below which `path` may name files
+PARAMS_FILE: Final = "R1OMNI_PARAMS"  # where the options are from, instead of ./params.yaml
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +34,11 @@ logger = logging.getLogger(__name__)
 def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> "ServedModel":
     """MLflow's hook: the model in the folder `path`, which MLmodel describes.
 
-    Options are those of `r1omni predict`: of ./params.yaml, or its defaults. Raises ValueError if
-    the checkpoint's bytes are not those that were registered.
+    Options are those of `r1omni predict`: of the file that R1OMNI_PARAMS names, of ./params.yaml,
+    or its defaults. Raises ValueError if the checkpoint's bytes are not those that were registered.
     """
-    options = choose_options(None, False, {})
+    params = os.environ.get(PARAMS_FILE)
+    options = choose_options(Path(params) if params else None, False, {})
     options.set_threads()
     from r1omni.inference.loading import load_checkpoint
     from r1omni.media.pool import start_forkserver
@@ -57,50 +57,52 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> "Serv
 class ServedModel:
     """Answers tables with the columns `path` and `bytes` (base64); a row has one of them.
 
-    A path names a file below `root`; without a root no path is taken. No URL is fetched.
+    A path names a file below `root`; without a root no path is taken. It may be a URL if
+    `serve.url_schemes` of params has its scheme. Several threads may call `predict`.
     """
 
     def __init__(self, backbone: "Backbone", options: PredictOptions, root: Path | None) -> None:
-        self._backbone = backbone
-        self._options = options
+        from r1omni.inference.service import Service
+
+        self._service = Service(backbone, options)
+        self._serve = options.serve
         self._root = root
-        self._lock = threading.Lock()  # MLflow's server answers each request in its own thread
 
     def predict(self, model_input: "pd.DataFrame") -> list[dict[str, Any]]:
         """One object per row, as `r1omni predict --json` prints it; `file` is the row's path."""
-        from r1omni.inference.answer import answer_batches
-
         rows = model_input.to_dict("records")
-        with TemporaryDirectory(prefix="r1omni-") as folder, self._lock:
-            files = [self._file_of(row, Path(folder) / str(i)) for i, row in enumerate(rows)]
-            batches = answer_batches(
-                files,
-                self._backbone,
-                labels=EMOTIONS,
-                batch_size=self._options.batch_size,
-                max_new_tokens=self._options.max_new_tokens,
-                limits=self._options.limits,
-            )
-            with closing(batches):
-                outcomes = [outcome for batch in batches for outcome in batch]
+        with TemporaryDirectory(prefix="r1omni-") as folder:
+            files = [self._file_of(row, i, Path(folder) / str(i)) for i, row in enumerate(rows)]
+            outcomes = self._service.answer(files)
         return _records(rows, outcomes)
 
-    def _file_of(self, row: dict[Any, Any], new: Path) -> "Path | Refusal":
-        """The row's file; its bytes are written to `new`."""
+    def _file_of(self, row: dict[Any, Any], number: int, new: Path) -> "Path | Refusal":
+        """The file of row `number`; its bytes, or those behind its URL, are written to `new`."""
         from r1omni.inference.files import Refusal
 
+        if number >= self._serve.max_rows:
+            return Refusal("", f"a request may have {self._serve.max_rows} rows (serve.max_rows)")
         path, encoded = row.get("path"), row.get("bytes")
         if isinstance(path, str) == isinstance(encoded, str):
             return Refusal("", "expected either path or bytes (base64), as text")
         if isinstance(path, str):
             try:
-                return allowed_file(path, self._root)
+                return self._named_file(path, new)
             except ValueError as error:
                 return Refusal(path, str(error))
         try:
             new.write_bytes(base64.b64decode(str(encoded), validate=True))
         except binascii.Error as error:
             return Refusal("", f"its bytes are not base64: {error}")
+        return new
+
+    def _named_file(self, path: str, new: Path) -> Path:
+        """The file that `path` names, or `new` with the bytes behind it. Raises ValueError."""
+        serve = self._serve
+        if "://" not in path or not serve.url_schemes:
+            return allowed_file(path, self._root)
+        size, seconds = serve.max_body_mb * 2**20, serve.fetch_seconds
+        fetch(path, new, schemes=serve.url_schemes, max_bytes=size, seconds=seconds)
         return new
 
 
@@ -111,7 +113,7 @@ def allowed_file(path: str, root: Path | None) -> Path:
     through a symbolic link.
     """
     if "://" in path:
-        raise ValueError("URLs are not fetched: send the file's bytes")
+        raise ValueError("URLs are not fetched (serve.url_schemes): send the file's bytes")
     if root is None:
         raise ValueError(f"no path is taken: {MEDIA_ROOT} names no folder; send the file's bytes")
     if "\0" in path:

@@ -3,7 +3,6 @@
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from r1omni.config import TrackingParams
-from r1omni.loopback import HOST, listeners, read_secret
+from r1omni.loopback import HOST, check_port, listeners, read_secret
 from r1omni.tracking.guard import APP, SECRET_FILE, USER
 from r1omni.tracking.store import (
     SQLITE,
@@ -30,10 +29,6 @@ PAGES = {
     "Report": "data/reports/report.html",
     "Data Docs": "data/validation/docs/index.html",
 }
-
-
-class PortTaken(ValueError):
-    """Something else listens on the port; the message says how to choose another."""
 
 
 def run_ui(tracking: TrackingParams, port: int) -> None:
@@ -84,7 +79,7 @@ def serving(tracking: TrackingParams, port: int) -> Iterator[subprocess.Popen[by
 
     Its clients need USER and the password, in MLFLOW_TRACKING_USERNAME and _PASSWORD.
     """
-    _check_port(port)
+    check_port(port)
     root = artifact_address(tracking)
     if root is None:
         raise ValueError(f"{tracking.uri} is a server with pages of its own: open it in a browser")
@@ -122,16 +117,6 @@ def serving(tracking: TrackingParams, port: int) -> Iterator[subprocess.Popen[by
 def _state(tracking: TrackingParams) -> Path:
     folder = artifact_root(tracking.uri).parent
     return (folder if tracking.uri.startswith(SQLITE) else project_root()) / ".state"
-
-
-def _check_port(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            message = f"port {port} on {HOST} is taken ({error.strerror}); choose another: --port"
-            raise PortTaken(message) from error
 
 
 def _wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -18,11 +19,12 @@ from typer.testing import CliRunner
 
 from r1omni.cli import app
 from r1omni.emotions import EMOTIONS
-from r1omni.inference.answer import answer_batches
-from r1omni.inference.files import Refusal
+from r1omni.inference.answer import answer_batches, answer_read_files
+from r1omni.inference.files import ReadFile, Refusal
 from r1omni.inference.greedy import answer_batch
 from r1omni.inference.options import DEFAULTS, choose_options
 from r1omni.inference.probabilities import label_probabilities
+from r1omni.media import TowerInputs, waveform_to_mel
 from r1omni.model.humanomni.backbone import HumanOmniBackbone
 from r1omni.params_file import ParamsError
 
@@ -83,6 +85,35 @@ def test_an_answer_does_not_depend_on_the_batch_that_it_is_in(tiny):
         for i, text, chances in zip(rows, said, probabilities, strict=True):
             assert text == alone[i][0][0]
             assert chances == pytest.approx(alone[i][1][0], abs=1e-5)
+
+
+@torch.no_grad()
+def test_rationale_and_probabilities_are_those_of_the_clip_alone_to_the_last_digit(tiny):
+    model = copy.deepcopy(tiny.model)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim >= 2 and "tower" not in name:
+            parameter.mul_(3.0)
+    backbone = HumanOmniBackbone(model, tiny.processor)
+    rng = np.random.default_rng(5)
+    shape = (model.config.num_frames, 3, 48, 48)
+    mel_shape = waveform_to_mel(np.zeros(32000, np.float32), tiny.processor.media).shape
+    files = [
+        ReadFile(
+            Path(str(i)),
+            TowerInputs(
+                rng.standard_normal(shape, dtype=np.float32),
+                rng.standard_normal(mel_shape, dtype=np.float32),
+                True,
+            ),
+            (),
+        )
+        for i in range(7)
+    ]
+    alone = [answer_read_files([file], backbone, EMOTIONS, 12)[0] for file in files]
+    assert len({answer.completion for answer in alone}) > 3
+    for rows in ([0, 1, 2, 3, 4, 5, 6], [6, 2], [5, 0, 3]):
+        together = answer_read_files([files[i] for i in rows], backbone, EMOTIONS, 12)
+        assert together == [alone[i] for i in rows]  # floats too
 
 
 def default_sigint() -> None:

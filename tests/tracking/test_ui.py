@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from r1omni.cli import app
 from r1omni.config import TrackingParams
-from r1omni.loopback import read_secret
+from r1omni.loopback import PortTaken, read_secret
 from r1omni.tracking.guard import USER, require_password
 from r1omni.tracking.registry import run_register
-from r1omni.tracking.ui import PortTaken, links, secret_path, serving
+from r1omni.tracking.ui import links, secret_path, serving
 
 
 def free_port() -> int:
