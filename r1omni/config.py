@@ -239,10 +239,8 @@ class EngineParams(Section):
 
 
 class MachineParams(Section):
-    """Where and how the stages run: time and memory, no result beyond rounding.
-
-    dvc.yaml and a training's fingerprint know none of these keys: after a change of any of them
-    nothing that is finished runs again, and a training that was stopped goes on.
+    """Where and how the stages run: time and memory, no result beyond rounding. dvc.yaml and a
+    training's fingerprint know none of these keys: a change of them runs nothing again.
     """
 
     device: Literal["auto", "cpu", "cuda"]
@@ -298,12 +296,8 @@ class PromotionParams(Section):
 
 
 class TrackingParams(Section):
-    """Where MLflow remembers.
-
-    uri: SQLite (a relative path begins at the project), PostgreSQL, or an MLflow server's http(s)
-    address; MLFLOW_TRACKING_URI in the environment takes its place. artifacts: where a new
-    experiment in PostgreSQL keeps its files, such as s3://bucket/folder; SQLite keeps them in
-    mlartifacts/ beside itself, a server where it was told to.
+    """Where MLflow remembers. uri: SQLite (a relative path begins at the project), PostgreSQL, or
+    an MLflow server's address; artifacts: where a new experiment in PostgreSQL keeps its files.
     """
 
     uri: str

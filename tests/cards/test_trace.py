@@ -22,7 +22,11 @@ from r1omni.tracking.registry import run_register
 
 METRICS = Path("data/reports/metrics.json")
 TRACKING = TrackingParams(
-    uri="sqlite:///mlflow.db", experiment="r1omni", system_metrics=False, registered_model="r1-omni"
+    uri="sqlite:///mlflow.db",
+    artifacts=None,
+    experiment="r1omni",
+    system_metrics=False,
+    registered_model="r1-omni",
 )
 
 

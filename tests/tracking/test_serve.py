@@ -97,7 +97,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, tiny: An
         tiny.processor.save_pretrained(paths["checkpoint"])
         write_provenance(paths["checkpoint"], {"stage": "grpo"})
         tracking = TrackingParams(
-            uri="sqlite:///mlflow.db", experiment="r1omni", system_metrics=False,
+            uri="sqlite:///mlflow.db", artifacts=None, experiment="r1omni", system_metrics=False,
             registered_model="r1-omni",
         )  # fmt: skip
         run_register(**paths, name="grpo", tracking=tracking)
