@@ -74,6 +74,7 @@ LONGEST = (  # minutes: begun first, or one worker would be left with them
     "test_engine_ranks.py",
     "test_engine_launch.py",
     "test_several_machines.py",
+    "test_make_prefect.py",
     "test_serve.py",
     "test_knobs.py",
     "test_lab_stores.py",

@@ -174,7 +174,7 @@ def test_every_artefact_says_synthetic_and_the_models_size(project):
     assert f"synthetic corpora (rendered faces) · {size_text(total)} parameters" in (
         version.description
     )
-    assert version.tags["git.dirty"] in ("true", "false")
+    assert client.get_run(version.run_id).data.tags["git.dirty"] in ("true", "false")
     made = json.loads((project / ".state/grpo.made.json").read_text())
     assert made["mlflow.source.git.commit"] == git(project, "rev-parse", "HEAD").strip()
 

@@ -148,15 +148,15 @@ def test_the_registered_version_is_named_and_compared(project: Path, empty_store
     run_register(
         Path("data/checkpoints/grpo"), METRICS, training, Path("data/predictions/grpo.parquet"),
         held_out_table(Path("data/held_out/grpo.parquet"), "grpo", 1, 2),
-        Path("data/registry/grpo.json"), name="grpo", tracking=TRACKING,
+        Path("data/registry/grpo.json"), name="grpo", test_sets=[], tracking=TRACKING,
     )  # fmt: skip
     text, problems = trace(project, "75.0")
     assert problems == []
     assert "registered     models:/r1-omni/1, run " in text
-    assert "its tag        WAR 0.7500 ✓" in text
+    assert "its metric     WAR 0.75 ✓" in text
     METRICS.write_text(METRICS.read_text().replace('"war": 0.75', '"war": 0.7501'))
     _, problems = trace(project, "75.01")
-    assert [problem.split(": ")[1] for problem in problems] == ["hash", "recomputed", "its tag"]
+    assert [problem.split(": ")[1] for problem in problems] == ["hash", "recomputed", "its metric"]
 
 
 def run(*words: str) -> Result:

@@ -31,6 +31,7 @@ ROUNDING = ("micro_batch_size", "gradient_checkpointing", "prefix")
 NOT_TRAINING = {  # what features, decoding and answers take
     *("features_batch_size", "predict_batch_size", "workers", "min_free_gb"),
     *("clip_timeout_seconds", "clip_memory_mb"),
+    *("engine", "ray_address", "rank_patience_seconds"),
 }
 
 
