@@ -81,6 +81,7 @@ def make_project(project: Path) -> None:
     for command in (
         ["git", "init", "-q"],
         [sys.executable, "-m", "dvc", "init", "-q"],
+        [sys.executable, "-m", "dvc", "config", "core.analytics", "false"],
         ["git", "add", "-A"],
         ["git", *author, "commit", "-qm", "the small pipeline"],
     ):
@@ -91,11 +92,12 @@ def make_project(project: Path) -> None:
 def served(project: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """`make prefect` of the project, until the end of the block."""
     environment = {**os.environ, "PYTHONPATH": f"{project}{os.pathsep}{REPOSITORY}"}
-    with (project / ".prefect.log").open("wb") as log:
+    said = project.with_suffix(".log")
+    with said.open("wb") as log:
         command = [sys.executable, "-m", "flows.serve", "--port", str(port)]
         process = subprocess.Popen(command, cwd=project, env=environment, stdout=log, stderr=log)
         try:
-            wait(lambda: "To run the pipeline" in (project / ".prefect.log").read_text(), 300)
+            wait(lambda: "To run the pipeline" in said.read_text(), 300)
             yield process
         finally:
             process.send_signal(signal.SIGINT)

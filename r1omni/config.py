@@ -296,9 +296,7 @@ class PromotionParams(Section):
 
 
 class TrackingParams(Section):
-    """Where MLflow remembers. uri: SQLite (a relative path begins at the project), PostgreSQL, or
-    an MLflow server's address; artifacts: where a new experiment in PostgreSQL keeps its files.
-    """
+    """Where MLflow remembers; docs/how-to/lab.md has PostgreSQL, S3 and servers."""
 
     uri: str
     artifacts: str | None
@@ -347,5 +345,5 @@ class Params(Section):
     @property
     def limits(self) -> Limits:
         """What one clip may cost, wherever clips are decoded."""
-        machine = self.machine
-        return Limits(machine.clip_timeout_seconds, self.ingest.max_pixels, machine.clip_memory_mb)
+        m = self.machine
+        return Limits(m.clip_timeout_seconds, self.ingest.max_pixels, m.clip_memory_mb)
