@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
@@ -58,7 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             deploy(environment)
             pool = environment[POOL_VARIABLE]
             command = prefect("worker", "start", "--pool", pool, "--name", pool)
-            children.append(stack.enter_context(background("worker", command, environment)))
+            # Prefect's worker writes to runner_storage in TMPDIR: in /tmp it is the first user's.
+            private = stack.enter_context(TemporaryDirectory(prefix="r1omni-"))
+            own = environment | {"TMPDIR": private}
+            children.append(stack.enter_context(background("worker", command, own)))
             if options.run:
                 return run_deployment(environment, options.param)
             print_instructions(environment, options.port)

@@ -57,6 +57,11 @@ def test_it_outlives_its_worker_and_its_server_and_leaves_nothing(
             assert other.returncode == 1
             assert re.search(rf"{port}.*another|another.*{port}", other.stderr), other.stderr
 
+            worker = child(serving, "worker start")
+            assert worker is not None
+            private = Path(worker.environ()["TMPDIR"])  # another user may have /tmp/runner_storage
+            assert private.stat().st_mode & 0o777 == 0o700
+
             for name, words in (("worker", "worker start"), ("server", "server start")):
                 dead = child(serving, words)
                 assert dead is not None, log.read_text()
@@ -78,3 +83,4 @@ def test_it_outlives_its_worker_and_its_server_and_leaves_nothing(
         assert code == 0, log.read_text()
         _, alive = psutil.wait_procs(family, timeout=10)
         assert alive == []
+        assert not private.exists()
