@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from r1omni.own_code import code_at_start
 
 CONNECT_SECONDS = 5.0
+RETRIES = 8  # of a task whose process or node was lost; more, and the task itself is the cause
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -36,20 +37,21 @@ def run_on_ray(
     cluster's, host:port; None: the one that this machine belongs to. `cpus`, `gpus`: of a task.
     Twice as many tasks as the cluster has room for are under way, so `items` may be endless.
     Raises what `work` raises; ValueError if Ray is not installed; ConnectionError without a
-    cluster; OtherCode.
+    cluster; OtherCode; RuntimeError for a task that is lost again and again.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
-        from ray.exceptions import RayTaskError
+        from ray.exceptions import RayError, RayTaskError
     except ImportError as error:
         raise ValueError(
-            f"machine.engine: ray needs an extra ({error}); run: pip install 'r1omni[ray]'"
+            f"machine.engine: ray needs an extra ({error}): in the repository, "
+            "pip install -c constraints.txt -e '.[ray]'"
         ) from error
     if address is not None:
         _check_listens(address)
     ray.init(address=address or "auto", log_to_driver=False, ignore_reinit_error=True)
-    task = ray.remote(_run).options(num_cpus=cpus, num_gpus=gpus, max_retries=-1)
+    task = ray.remote(_run).options(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)
     room = ray.cluster_resources()
     width = 2 * max(1, int(room.get("CPU", 0)) // cpus)
     waiting = iter(items)
@@ -65,6 +67,11 @@ def run_on_ray(
             yield from ray.get(done)
     except RayTaskError as error:  # its text is the node's traceback
         raise error.cause from error
+    except RayError as error:
+        raise RuntimeError(
+            f"a task of the Ray cluster was lost {RETRIES + 1} times, by its node or for its "
+            f"memory; what is finished is kept: {error}"
+        ) from error
     finally:
         for reference in under_way:
             ray.cancel(reference)

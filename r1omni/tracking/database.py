@@ -59,5 +59,6 @@ def _engine(uri: str) -> Any:
         return create_engine(uri, poolclass=NullPool)
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"PostgreSQL needs a driver: {error}; run: pip install 'r1omni[postgresql]'"
+            f"PostgreSQL needs a driver: {error}: in the repository, "
+            "pip install -c constraints.txt -e '.[postgresql]'"
         ) from error

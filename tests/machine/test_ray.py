@@ -21,7 +21,7 @@ from r1omni.model import features
 from r1omni.model.features import run_features
 from r1omni.stages import data, training
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'r1omni[ray]'")
+ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
 
 NODE = ["--num-cpus=1", "--disable-usage-stats", "--object-store-memory=100000000"]
 HEAD = ["--head", "--include-dashboard=false"]
@@ -123,5 +123,5 @@ def test_without_a_cluster_or_without_ray_it_is_said(monkeypatch) -> None:
     with pytest.raises(ConnectionError, match=r"no Ray cluster answers at 127\.0"):
         list(run_on_ray(len, ["item"], address=f"127.0.0.1:{free_port()}", cpus=1))
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValueError, match=r"needs an extra .*r1omni\[ray\]"):
+    with pytest.raises(ValueError, match=r"needs an extra .*'\.\[ray\]'"):
         list(run_on_ray(len, ["item"], address=None, cpus=1))
