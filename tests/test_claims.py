@@ -1,0 +1,90 @@
+"""Claims: what a rationale says of face and voice, in our wording and in people's."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from r1omni.claims import claims, levels, opening, reversed_claims, segments, without
+from r1omni.corpora.synthetic.attributes import ATTRIBUTES
+from r1omni.corpora.synthetic.texts import caption, rationale, statements
+
+LEVELS = st.fixed_dictionaries({name: st.sampled_from((-1, 0, 1)) for name in ATTRIBUTES})
+
+
+@given(LEVELS, st.integers(0, 2**32 - 1))
+def test_synthetic_texts_are_read_as_their_writer_reads_them(values, seed):
+    for write in (rationale, caption):
+        text = write(values, np.random.default_rng(seed))
+        assert levels(text) == statements(text)
+        for claim in claims(text):
+            assert 0 <= claim.start < claim.end <= len(text)
+
+
+@given(LEVELS, st.integers(0, 2**32 - 1))
+def test_reversal_turns_every_level_and_is_its_own_inverse(values, seed):
+    text = rationale(values, np.random.default_rng(seed))
+    turned = reversed_claims(text)
+    assert statements(turned) == {name: -level for name, level in statements(text).items()}
+    assert reversed_claims(turned) == text
+
+
+@given(LEVELS, st.integers(0, 2**32 - 1), st.sampled_from(("face", "voice")))
+def test_without_a_side_nothing_is_claimed_of_it_and_the_other_side_stays(values, seed, side):
+    text = rationale(values, np.random.default_rng(seed))
+    told = without(text, side)
+    kept = {c[:3] for c in claims(told)}
+    assert kept == {c[:3] for c in claims(text) if c.side != side}
+    assert ("I see nothing" if side == "face" else "I hear nothing") in told
+
+
+@given(st.text(max_size=200))
+def test_any_text_will_do(text):
+    for claim in claims(text):
+        assert text[claim.start : claim.end]
+    reversed_claims(text)
+    without(text, "voice")
+    segments(text)
+    opening(text)
+
+
+# Sentences of our own in the manner of EMER's texts: (attribute, level, negated) in their order.
+PEOPLE = {
+    "In the video, a man frowns with his eyes wide open.": [("brows", -1, 0), ("eyes", 1, 0)],
+    "In the video, her eyebrows are furrowed and her lips are turned down.": [
+        ("brows", -1, 0), ("mouth", -1, 0)],
+    "He keeps his head down and clenches his jaw.": [("head", -1, 0), ("jaw", -1, 0)],
+    "She has a smile on her face and her mouth is wide open.": [("mouth", 1, 0), ("jaw", 1, 0)],
+    "In the audio, he speaks quickly in a low, trembling tone.": [
+        ("rate", 1, 0), ("pitch", -1, 0), ("tremor", 1, 0)],
+    "In the audio, the tone is monotonous and the speech is slow, with pauses.": [
+        ("melody", -1, 0), ("rate", -1, 0), ("rate", -1, 0)],
+    "She speaks in a high-pitched voice, without raising her voice.": [
+        ("pitch", 1, 0), ("loudness", 1, 1)],
+    "The voice is not loud, and he never smiles.": [("loudness", 1, 1), ("mouth", 1, 1)],
+    "Her voice is neither fast nor shaky.": [("rate", 1, 1), ("tremor", 1, 1)],
+    'In the text, the subtitle says "speak slowly". Overall, a hoarse voice.': [("breath", -1, 0)],
+    "He opened the low door of a wide house, and the road was flat.": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), PEOPLE.items())
+def test_claims_of_peoples_sentences(text, expected):
+    assert [(c.attribute, c.level, int(c.negated)) for c in claims(text)] == expected
+
+
+def test_markers_hold_until_the_next_one():
+    text = "A room. In the video, he sits. He nods. In the audio, music. Overall, calm."
+    kinds = [s.kind for s in segments(text)]
+    assert kinds == ["plain", "video", "video", "audio", "summary"]
+
+
+def test_the_audio_segment_is_left_out_whole():
+    text = "In the video, he frowns. In the audio, he speaks fast. There is music."
+    assert without(text, "voice") == "In the video, he frowns. I hear nothing."
+
+
+def test_openings_name_the_form():
+    assert opening("I see raised brows; I hear a low voice.") == "i see"
+    assert opening("The brows are raised; the voice is low.") == "the"
+    assert opening("Raised brows; a low voice.") == ""
