@@ -7,6 +7,7 @@ function is total: any string will do.
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 from r1omni.claim_words import AT_REST, ATTRIBUTES, NOUNS, WORDS, Side, Word
@@ -83,6 +84,7 @@ class _Found(NamedTuple):
     claim: Claim
 
 
+@lru_cache(maxsize=4096)
 def claims(rationale: str) -> tuple[Claim, ...]:
     """Every claim of the rationale, in its order.
 

@@ -33,12 +33,12 @@ def label_probabilities(
     if not rows:
         return result
     heads, tails = zip(
-        *(_alternatives(backbone, completions[i] if reasoned else "", labels) for i in rows),
+        *(alternatives(backbone, completions[i] if reasoned else "", labels) for i in rows),
         strict=True,
     )
     questions = [prompts.instruction(backbone.answer_mode)] * len(rows)
     prefix = prefill_asked(backbone, backbone.ask([features[i] for i in rows], questions, heads))
-    token_ids, mask = _padded(tails, backbone.eos_token_ids[0])
+    token_ids, mask = padded(tails, backbone.eos_token_ids[0])
     device = prefix.last_hidden.device
     logprobs, _ = score_completions(
         backbone.language_model, prefix, token_ids.to(device), mask.to(device)
@@ -49,7 +49,7 @@ def label_probabilities(
     return result
 
 
-def _alternatives(
+def alternatives(
     backbone: Backbone, completion: str, labels: Sequence[str]
 ) -> tuple[list[int], list[list[int]]]:
     """The ids that the completions with each label share, and how each goes on from there.
@@ -65,7 +65,7 @@ def _alternatives(
     return encoded[0][:shared], [ids[shared:] for ids in encoded]
 
 
-def _padded(tails: Sequence[Sequence[Sequence[int]]], end: int) -> tuple[Tensor, Tensor]:
+def padded(tails: Sequence[Sequence[Sequence[int]]], end: int) -> tuple[Tensor, Tensor]:
     """Token ids and mask of P x G continuations: (P, G, T), (P, G, T)."""
     longest = max(len(ids) for group in tails for ids in group)
     ids = [[[*row, *[end] * (longest - len(row))] for row in group] for group in tails]

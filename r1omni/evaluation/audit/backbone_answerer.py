@@ -1,0 +1,124 @@
+"""A checkpoint's backbone under audit."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from r1omni import prompts
+from r1omni.evaluation.audit.answerer import Media, Token
+from r1omni.inference.branches import label_logprobs
+from r1omni.inference.loading import load_checkpoint
+from r1omni.machine.device import Device
+from r1omni.media import TowerInputs
+from r1omni.model.backbone import Backbone, device_of, prefill_prompts
+from r1omni.model.feature_store import Features, FeatureStore
+from r1omni.model.sampling import decode, score_completions
+from r1omni.model.shared_prefix import Prefix
+from r1omni.prompts import AnswerMode
+
+AUDIO = "audio"  # how the names of features of the sound begin; all others are of the picture
+
+
+class BackboneAnswerer:
+    """A checkpoint's backbone as Answerer, with the features of its clips.
+
+    The prefix of the last media is kept, so completing and weighing the same costs one prefill.
+    """
+
+    def __init__(self, backbone: Backbone, store: FeatureStore, *, max_new_tokens: int) -> None:
+        self._backbone, self._store = backbone, store
+        self._max_new_tokens = max_new_tokens
+        self._blank = blank_features(backbone)
+        self._last: tuple[tuple[Media, ...], Prefix] | None = None
+
+    @property
+    def mode(self) -> AnswerMode:
+        """How the checkpoint is asked."""
+        return self._backbone.answer_mode
+
+    def complete(self, media: Sequence[Media]) -> list[str]:
+        """See `Answerer`."""
+        decoded = decode(
+            self._backbone.language_model,
+            self._prefix(media),
+            group_size=1,
+            max_new_tokens=self._max_new_tokens,
+            eos_token_id=self._backbone.eos_token_ids,
+        )
+        rows = zip(decoded.token_ids[:, 0], decoded.mask[:, 0].bool(), strict=True)
+        return [self._backbone.decode(ids[mask].tolist()) for ids, mask in rows]
+
+    def label_logprobs(
+        self,
+        media: Sequence[Media],
+        rationales: Sequence[Sequence[str | None]],
+        labels: Sequence[str],
+    ) -> NDArray[np.float64]:
+        """See `Answerer`."""
+        return label_logprobs(self._backbone, self._prefix(media), rationales, labels)
+
+    @torch.no_grad()
+    def token_logprobs(
+        self, media: Sequence[Media], completions: Sequence[str]
+    ) -> list[list[Token]]:
+        """See `Answerer`."""
+        rows = [self._backbone.encode_completion(text) for text in completions]
+        longest = max(len(ids) for ids in rows)
+        pad = self._backbone.eos_token_ids[0]
+        ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        device = device_of(self._backbone)
+        logprobs, _ = score_completions(
+            self._backbone.language_model,
+            self._prefix(media),
+            ids[:, None].to(device),
+            mask[:, None].to(device),
+        )
+        return [
+            [
+                Token(len(self._backbone.decode(row[:k])), len(self._backbone.decode(row[: k + 1])),
+                      float(logprobs[i, 0, k]))
+                for k in range(len(row) - 1)  # the last ends the turn
+            ]
+            for i, row in enumerate(rows)
+        ]  # fmt: skip
+
+    @torch.no_grad()
+    def _prefix(self, media: Sequence[Media]) -> Prefix:
+        key = tuple(media)
+        if self._last is None or self._last[0] != key:
+            questions = [prompts.instruction(self.mode)] * len(media)
+            features = self._features(media)
+            self._last = key, prefill_prompts(self._backbone, features, questions)
+        return self._last[1]
+
+    def _features(self, media: Sequence[Media]) -> list[Features]:
+        wanted = sorted({clip for pair in media for clip in pair if clip is not None})
+        loaded = dict(zip(wanted, self._store.load(wanted), strict=True))
+        return [
+            {
+                name: (self._blank if clip is None else loaded[clip])[name]
+                for name in self._blank
+                for clip in [pair.audio if name.startswith(AUDIO) else pair.video]
+            }
+            for pair in media
+        ]
+
+
+@torch.no_grad()
+def blank_features(backbone: Backbone) -> Features:
+    """The towers' outputs for darkness and silence: black frames and no sound."""
+    preparation = backbone.preparation
+    blank = TowerInputs(preparation.without_picture(), preparation.waveform_to_mel(None), False)
+    return backbone.encode([blank])[0]
+
+
+def load_answerer(
+    checkpoint: Path, features: Sequence[Path], *, max_new_tokens: int, device: Device
+) -> BackboneAnswerer:
+    """The checkpoint as it records that it answers, for the clips in these folders of features."""
+    backbone = load_checkpoint(checkpoint, device=device)
+    return BackboneAnswerer(backbone, FeatureStore(features), max_new_tokens=max_new_tokens)

@@ -1,0 +1,74 @@
+"""Blocks of clips examined by several processes, each with the model in memory."""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from r1omni.evaluation.audit.answerer import Answerer
+from r1omni.evaluation.audit.examine import Examined, Subject, examine
+from r1omni.machine.device import Device
+from r1omni.machine.lifeline import die_with_parent
+
+_MODULE = "r1omni.evaluation.audit.backbone_answerer"
+
+
+@dataclass(frozen=True)
+class Job:
+    """The model to examine, and where its clips' features lie."""
+
+    checkpoint: Path
+    features: tuple[Path, ...]
+    max_new_tokens: int
+    device: Device
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some clips of one corpus, which are examined together, and the corpus's labels."""
+
+    subjects: tuple[Subject, ...]
+    labels: tuple[str, ...]
+
+
+def examine_blocks(job: Job, blocks: Sequence[Block], processes: int) -> Iterator[list[Examined]]:
+    """The blocks' clips, in order. A block's numbers do not depend on the number of processes."""
+    n = min(processes, len(blocks))
+    if n <= 1:
+        answerer = _load(job)
+        for block in blocks:
+            yield examine(answerer, block.subjects, block.labels)
+        return
+    context = get_context("forkserver")
+    context.set_forkserver_preload([_MODULE])  # imports torch once, for all workers
+    numbers: Any = context.Queue()
+    for number in range(n):
+        numbers.put(number)
+    with ProcessPoolExecutor(n, context, _start_worker, (job, numbers)) as pool:
+        yield from pool.map(_examine_in_worker, blocks)
+
+
+def _load(job: Job) -> Answerer:
+    from r1omni.evaluation.audit.backbone_answerer import load_answerer
+
+    return load_answerer(
+        job.checkpoint, job.features, max_new_tokens=job.max_new_tokens, device=job.device
+    )
+
+
+_answerer: Answerer | None = None  # of this worker
+
+
+def _start_worker(job: Job, numbers: Any) -> None:
+    global _answerer
+    die_with_parent()
+    os.environ["LOCAL_RANK"] = str(numbers.get())  # its GPU, where there are several
+    _answerer = _load(job)
+
+
+def _examine_in_worker(block: Block) -> list[Examined]:
+    assert _answerer is not None
+    return examine(_answerer, block.subjects, block.labels)

@@ -1,0 +1,300 @@
+"""The audit on answerers whose truth is known by construction: it must find exactly that."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from r1omni.claims import levels
+from r1omni.completions import render
+from r1omni.evaluation.audit import answers, grounding
+from r1omni.evaluation.audit.answerer import Media, Token
+from r1omni.evaluation.audit.certainty import auc, certainty
+from r1omni.evaluation.audit.choosing import choose, form_of
+from r1omni.evaluation.audit.contributions import contributions
+from r1omni.evaluation.audit.examine import Subject, examine
+from r1omni.evaluation.audit.grounding import Said
+from r1omni.evaluation.audit.shapley import donors, shapley
+from r1omni.evaluation.audit.statistics import Bootstrap
+from r1omni.judging import judge
+
+LABELS = ("angry", "happy", "sad")
+SURE = np.log(0.98)
+BOOTSTRAP = Bootstrap(samples=50, confidence=0.95, seed=1)
+# Each clip's picture shows brows -1 or +1, its sound is soft or loud: four kinds of clips.
+CLIPS = [f"c{i:02d}" for i in range(16)]
+BROWS = {clip: (-1, 1)[i % 2] for i, clip in enumerate(CLIPS)}
+LOUD = {clip: (-1, 1)[i // 2 % 2] for i, clip in enumerate(CLIPS)}
+VERDICTS = {
+    clip: {
+        "brows": tuple(float(level == BROWS[clip]) for level in (-1, 0, 1)),
+        "loudness": tuple(float(level == LOUD[clip]) for level in (-1, 0, 1)),
+    }
+    for clip in CLIPS
+}
+
+
+def tell(brows: int | None, loud: int | None) -> str:
+    """An honest rationale; None: nothing is seen, nothing is heard."""
+    face = "I see nothing" if brows is None else f"The brows are {('lowered', 'raised')[brows > 0]}"
+    voice = "I hear nothing" if loud is None else f"the voice is {('soft', 'loud')[loud > 0]}"
+    return f"{face}; {voice}."
+
+
+def label_of(level: int | None) -> str:
+    return "sad" if level is None else ("angry", "happy")[level > 0]
+
+
+def read(rationales) -> list[str]:
+    """A reader of the voice: loud is happy."""
+    return [label_of(levels(text).get("loudness")) for text in rationales]
+
+
+@dataclass
+class Fake:
+    """Says honestly what it sees and hears, and answers by `uses`."""
+
+    uses: str  # video, audio, rationale or nothing
+    describes_the_absent: bool = False
+    mode: str = "reasoned"
+    asked: list[Media] = field(default_factory=list)
+
+    def complete(self, media):
+        self.asked += media
+        found = []
+        for pair in media:
+            brows, loud = self._seen(pair)
+            if self.describes_the_absent:
+                brows, loud = brows or 1, loud or 1
+            text = tell(brows, loud)
+            found.append(render(text, self._answer(pair, text)))
+        return found
+
+    def label_logprobs(self, media, rationales, labels):
+        rows = np.full((len(media), len(rationales[0]), len(labels)), np.log(0.01))
+        for b, pair in enumerate(media):
+            for g, text in enumerate(rationales[b]):
+                if text is None:
+                    rows[b, g] = -np.log(len(labels))
+                else:
+                    rows[b, g, labels.index(self._answer(pair, text))] = SURE
+        return rows
+
+    def token_logprobs(self, media, completions):
+        return [[Token(0, len(text), float(np.log(0.5)))] for text in completions]
+
+    def _seen(self, pair):
+        return BROWS.get(pair.video), LOUD.get(pair.audio)
+
+    def _answer(self, pair, text):
+        brows, loud = self._seen(pair)
+        if self.uses == "rationale":
+            return read([text])[0]
+        return label_of({"video": brows, "audio": loud}.get(self.uses))
+
+
+def examined_by(fake: Fake, n_donors: int = 2):
+    completions = [judge(text, "reasoned") for text in fake.complete([Media(c, c) for c in CLIPS])]
+    theirs = donors(len(CLIPS), n_donors, seed=1)
+    subjects = []
+    for i, clip in enumerate(CLIPS):
+        j = completions[i]
+        given = tuple((CLIPS[d], completions[d].rationale) for d in theirs[:, i])
+        subjects.append(Subject(clip, "corpus", "happy", j.prediction, j.rationale, given))
+    return examine(fake, subjects, LABELS)
+
+
+@pytest.mark.parametrize(("uses", "share"), [("audio", 1.0), ("video", 0.0)])
+def test_the_one_modality_that_decides_has_the_whole_share(uses, share):
+    found = answers.shapley_values(examined_by(Fake(uses)), BOOTSTRAP)
+    assert found["shapley.audio_share"].value == pytest.approx(share, abs=1e-12)
+    assert found["shapley.blank.audio_share"].value == pytest.approx(share, abs=1e-12)
+    assert found["rationale.shapley_share"].value == pytest.approx(0.0, abs=1e-12)
+
+
+def test_values_sum_to_what_all_players_gain_over_none():
+    examined = examined_by(Fake("audio"))
+    phi = contributions(examined).donated
+    own = {e.subject.clip_id: e.own for e in examined}
+    for i, e in enumerate(examined):
+        at = LABELS.index(e.subject.prediction)
+        none = np.logaddexp.reduce([own[d][at] for d, _ in e.subject.donors]) - np.log(2)
+        assert phi["video"][i] + phi["audio"][i] == pytest.approx(e.own[at] - none, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("uses", "reliance"), [("audio", 0.0), ("nothing", 0.0), ("rationale", 1.0)]
+)
+def test_reliance_is_0_for_who_ignores_the_rationale_and_1_for_who_reads_it(uses, reliance):
+    found = answers.forced_rationales(examined_by(Fake(uses)), read, BOOTSTRAP)
+    assert found["rationale.reversed_changed"].value == reliance
+    assert found["rationale.reader_changed"].value == 1.0
+    assert found["rationale.reliance"].value == reliance
+
+
+def test_whoever_reads_the_rationale_has_its_whole_share():
+    found = answers.shapley_values(examined_by(Fake("rationale")), BOOTSTRAP)
+    assert found["rationale.shapley_share"].value == pytest.approx(1.0, abs=1e-12)
+
+
+def test_claims_of_what_is_absent_are_counted():
+    honest = grounding.absent_claims(examined_by(Fake("audio")), BOOTSTRAP)
+    assert [m.value for m in honest.values()] == [0.0, 0.0]
+    other = grounding.absent_claims(examined_by(Fake("audio", True)), BOOTSTRAP)
+    assert [m.value for m in other.values()] == [1.0, 1.0]
+    assert other["absence.voice_claims_in_silence"].n == len(CLIPS)
+
+
+def test_who_describes_what_it_is_given_follows_the_swap_and_keeps_the_rest():
+    found = grounding.media_swaps(examined_by(Fake("audio")), VERDICTS, BOOTSTRAP)
+    assert {key: m.value for key, m in found.items()} == {
+        "media_swap.audio.follows": 1.0, "media_swap.audio.kept": 1.0,
+        "media_swap.video.follows": 1.0, "media_swap.video.kept": 1.0,
+    }  # fmt: skip
+
+
+def test_accuracy_without_a_modality():
+    found = answers.absence(examined_by(Fake("audio")), BOOTSTRAP)
+    loud = sum(level == 1 for level in LOUD.values()) / len(CLIPS)
+    assert found["absent.audio.war"].value == 0.0  # all labels are happy, in silence it says sad
+    assert found["absent.video.war"].value == loud
+    assert found["media_swap.video.answer_changed"].value == 0.0
+
+
+def test_no_donors_leave_out_what_needs_them():
+    found = answers.shapley_values(examined_by(Fake("audio"), n_donors=0), BOOTSTRAP)
+    assert set(found) == {f"shapley.blank.{key}" for key in ("video", "audio", "audio_share")}
+
+
+# --- grounding
+
+
+def said(texts, answer="happy"):
+    return [Said(clip, "corpus", answer, text) for clip, text in texts.items()]
+
+
+def test_specificity_is_0_for_a_reciter_and_1_for_who_looks():
+    honest = said({clip: tell(BROWS[clip], LOUD[clip]) for clip in CLIPS})
+    reciter = said({clip: tell(1, 1) for clip in CLIPS})
+    for side in ("face", "voice"):
+        assert grounding.specificity(honest, VERDICTS, side, BOOTSTRAP).value == pytest.approx(1)
+        value = grounding.specificity(reciter, VERDICTS, side, BOOTSTRAP).value
+        assert value == pytest.approx(0, abs=1e-12)
+
+
+def test_specificity_by_hand():
+    # Three clips of one answer: truths +1, +1, -1; claims +1, +1, +1.
+    texts = {clip: tell(1, None) for clip in ("c01", "c03", "c00")}
+    # t = 2; dealt = (1/2) + (1/2) + (2/2) = 2: (2 - 2) / (3 - 2)
+    assert grounding.specificity(said(texts), VERDICTS, "face", BOOTSTRAP).value == 0.0
+    texts["c00"] = tell(-1, None)
+    # t = 3; dealt = 1/2 + 1/2 + 0: (3 - 1) / (3 - 1)
+    assert grounding.specificity(said(texts), VERDICTS, "face", BOOTSTRAP).value == 1.0
+
+
+def test_claims_of_what_no_judge_knows_are_not_counted_as_wrong():
+    rows = said({"c00": "The brows are lowered, eyes wide; the voice is loud."})
+    found = grounding.grounding(rows, VERDICTS, BOOTSTRAP)
+    assert found["grounding.face.judged"].value == 0.5
+    assert found["grounding.face.supported"].value == 1.0
+    assert found["grounding.voice.supported"].value == 0.0
+    assert found["grounding.voice.contradicted"].value == 1.0
+    assert found["grounding.voice.recall"].value == 0.0
+
+
+def test_a_negated_claim_is_supported_by_what_it_denies():
+    verdict = {"loudness": (0.7, 0.2, 0.1)}
+    assert grounding.support(verdict, "loudness", 1, True) == pytest.approx(0.9)
+    assert grounding.support(verdict, "pitch", 1) is None
+
+
+# --- choosing
+
+
+@dataclass
+class Row:
+    clip_id: str
+    prediction: str | None
+    rationale: str | None
+    corpus: str = "corpus"
+    label: str = "happy"
+
+
+def test_a_foreign_rationale_has_another_answer_and_the_same_form():
+    rows = [
+        Row("a", "happy", "The brows are raised; the voice is loud."),
+        Row("b", "happy", "The brows are lowered; the voice is loud."),
+        Row("c", "sad", "I see raised brows; I hear a soft voice."),
+        Row("d", "angry", "The eyes are wide; the voice is fast."),
+        Row("e", None, None),
+    ]
+    a, b, c, d, e = choose(rows, clips=10, n_donors=3, seed=1)
+    assert a.swap.prediction in ("sad", "angry")
+    assert a.same_form.rationale == rows[3].rationale == b.same_form.rationale
+    assert form_of(rows[0].rationale) == ("the", 1, 1) == form_of(rows[3].rationale)
+    assert c.same_form is None and d.same_form.prediction == "happy"
+    assert e.swap is None and e.to_force() == (None, None, None)
+    assert choose(rows, clips=3, n_donors=1, seed=1) == choose(rows, clips=3, n_donors=1, seed=1)
+
+
+@given(st.integers(2, 30), st.integers(1, 5), st.integers(0, 100))
+def test_donors_are_derangements_without_repetition(n, k, seed):
+    found = donors(n, k, seed)
+    assert found.shape == (min(k, n - 1), n)
+    for i in range(n):
+        assert i not in found[:, i] and len(set(found[:, i])) == len(found)
+    for row in found:
+        assert sorted(row) == list(range(n))
+
+
+# --- Shapley
+
+
+@given(st.integers(2, 4), st.integers(0, 2**31))
+def test_shapley_is_efficient_symmetric_and_gives_a_dummy_nothing(n, seed):
+    rng = np.random.default_rng(seed)
+    players = [f"p{i}" for i in range(n)]
+    subsets = [frozenset(p for i, p in enumerate(players) if b >> i & 1) for b in range(2**n)]
+    game = {s: rng.normal(size=3) for s in subsets}
+    phi = shapley(game)
+    gain = game[frozenset(players)] - game[frozenset()]
+    assert np.allclose(sum(phi.values()), gain, atol=1e-9)
+    dummy = {s: game[s - {"p0"}] for s in subsets}
+    assert np.allclose(shapley(dummy)["p0"], 0, atol=1e-9)
+    by_size = rng.normal(size=n + 1)
+    alike = shapley({s: np.array([by_size[len(s)]]) for s in subsets})
+    assert np.allclose(list(alike.values()), alike["p0"], atol=1e-9)
+
+
+def test_shapley_by_hand_and_without_a_subset():
+    values = {(): 0.0, ("a",): 1.0, ("v",): 3.0, ("a", "v"): 6.0}
+    game = {frozenset(k): np.array([v]) for k, v in values.items()}
+    phi = shapley(game)  # a: (1 - 0 + 6 - 3) / 2, v: (3 - 0 + 6 - 1) / 2
+    assert (phi["a"][0], phi["v"][0]) == (2.0, 4.0)
+    del game[frozenset({"a"})]
+    with pytest.raises(ValueError, match=r"subset \['a'\]"):
+        shapley(game)
+
+
+# --- statistics
+
+
+def test_ratios_sum_over_clips_and_nothing_is_no_number():
+    measured = BOOTSTRAP.ratio([1, 0, 2], [1, 0, 4])
+    assert (measured.value, measured.n) == (0.6, 2)
+    assert measured.low <= 0.6 <= measured.high
+    assert BOOTSTRAP.ratio([], []) is None and BOOTSTRAP.ratio([0], [0]) is None
+    assert BOOTSTRAP.mean_recall(np.array(["a", "a", "b"]), [1, 0, 1]).value == 0.75
+
+
+def test_auc_by_hand():
+    assert auc([0.9, 0.8, 0.8, 0.1], [1, 1, 0, 0]) == (1 + 1 + 0.5 + 1) / 4
+    assert auc([1.0], [1]) is None
+
+
+def test_certainty_reads_each_claims_own_words():
+    examined = examined_by(Fake("audio"))
+    assert examined[0].certainty == (0.5, 0.5)
+    assert certainty(examined, VERDICTS, BOOTSTRAP) == {}  # all claims are true: nothing to tell
