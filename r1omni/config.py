@@ -271,11 +271,12 @@ class PredictParams(Section):
 
 
 class ScoreParams(Section):
-    """The bootstrap behind the intervals."""
+    """The bootstrap behind the intervals, and wheels to compare sets of words by."""
 
     bootstrap_samples: Count
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)]
     seed: Seed
+    wheels: Path | None
 
 
 class ReportParams(Section):

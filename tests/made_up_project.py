@@ -20,7 +20,7 @@ from r1omni.evaluation.predictions import Prediction, TableMetadata, write_predi
 from r1omni.evaluation.score import run_score
 from r1omni.lineage import Origin, origin_record, read_lineage
 
-SCORE = ScoreParams(bootstrap_samples=50, confidence=0.95, seed=1)
+SCORE = ScoreParams(bootstrap_samples=50, confidence=0.95, seed=1, wheels=None)
 RENDERED = Origin("synthetic", shortcut=0.5, seed=1)
 ANSWERS = (("happy", "happy"), ("happy", "happy"), ("sad", "sad"), ("angry", "sad"))
 WEIGHTS = {"base": b"base", "cold_start": b"cold", "grpo": b"grpo"}

@@ -56,6 +56,39 @@ class SceneFollowing(Result):
     n: int
 
 
+class SetScores(Result):
+    """Agreement of sets of words by their groups, over the `n` clips with a known true word.
+
+    Precision and recall are averages over the clips, `f` is the harmonic mean of the averages,
+    `hit` the share of clips with a common group.
+    """
+
+    precision: float
+    recall: float
+    f: float
+    hit: float
+    n: int
+
+
+class WordScores(Result):
+    """The answers as sets of emotion words, against the sets of true words (wheels.py).
+
+    `groupings`: the scores by ekman, plutchik, shaver and quadrant; `f` is the mean of their F.
+    `oov_rate`: the share of predicted words that the table does not know, each of which is wrong.
+    `set_size`: predicted words per clip. `unknown_truth`: true words that were left out, since the
+    table does not know them. `baselines`: the mean F of trivial models. `affectgpt`: the scores by
+    AffectGPT's own rules, by the wheels of `score.wheels`.
+    """
+
+    groupings: dict[str, SetScores]
+    f: float
+    oov_rate: float
+    set_size: float
+    unknown_truth: int
+    baselines: dict[str, float]
+    affectgpt: dict[str, SetScores] | None = None
+
+
 class GainOver(Result):
     """The gain in WAR and UAR over another model, with paired bootstrap intervals.
 
@@ -89,6 +122,7 @@ class CorpusMetrics(Rates):
     `undecoded`: test clips that the stage `features` could not decode. The model did not see them,
     so they are left out of n, not counted as wrong; None if they were not counted. An answer that
     is not one known label is among the n, and wrong.
+    `words`: the answers as sets of words; None in older files.
     `data`, `shortcut` and `data_seed` describe the corpus; `trained_on`, `parameters`, `seed`,
     `code` and `params_hash` the model. They are unknown or absent if its checkpoint lacks them.
     `recorded_mode` is set only if the model was asked in another mode than it records.
@@ -110,6 +144,7 @@ class CorpusMetrics(Rates):
     calm: dict[Literal["keep", "merge", "drop"], Rates] | None = None
     rationale_truth: RationaleTruth | None = None
     follows_scene: SceneFollowing | None = None
+    words: WordScores | None = None
     data: Data = "unknown"
     shortcut: float | None = None
     data_seed: int | None = None

@@ -10,6 +10,7 @@ from typing import Final
 import pandas as pd
 
 from r1omni.config import ScoreParams
+from r1omni.evaluation.affectgpt_wheels import affectgpt_scores, read_wheels
 from r1omni.evaluation.metrics import (
     CALM_POLICIES,
     NONE,
@@ -35,11 +36,13 @@ from r1omni.evaluation.results import (
     GainOver,
     Metrics,
     Rates,
+    WordScores,
     write_metrics,
     write_summary,
     write_text,
 )
 from r1omni.evaluation.truth import Truth, rationale_truth, read_truth, scene_following
+from r1omni.evaluation.wheels import GroupOf, split_labels, word_scores
 
 # The models that a model is compared with: its start, and the one trained on the same labels.
 COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
@@ -119,7 +122,8 @@ def score_models(
     truth: Mapping[str, Truth],
     score: ScoreParams,
 ) -> Metrics:
-    """The metrics of every model on every corpus."""
+    """The metrics of every model on every corpus. Raises ValueError for wheels as read_wheels."""
+    wheels = None if score.wheels is None else read_wheels(score.wheels)
     return {
         model: {
             corpus: _score_corpus(
@@ -128,7 +132,9 @@ def score_models(
                 truth,
                 _gains(answers, model, corpus, score),
                 score,
-            ).model_copy(update=_lineage_fields(metadata[model], rows))
+            ).model_copy(
+                update={**_lineage_fields(metadata[model], rows), "words": _words(rows, wheels)}
+            )
             for corpus, rows in corpora.items()
         }
         for model, corpora in answers.items()
@@ -187,6 +193,16 @@ def _lineage_fields(metadata: TableMetadata, rows: Rows) -> dict[str, object]:
         "params_hash": model.params_hash,
         "recorded_mode": model.mode if against else None,
     }
+
+
+def _words(rows: Rows, wheels: Mapping[str, GroupOf] | None) -> WordScores:
+    """The answers as sets of words, against the label as a set of one."""
+    truth, predicted = [(row.label,) for row in rows], [split_labels(row.answer) for row in rows]
+    scores = word_scores(truth, predicted)
+    if wheels is None:
+        return scores
+    by_wheel = {name: affectgpt_scores(truth, predicted, group) for name, group in wheels.items()}
+    return scores.model_copy(update={"affectgpt": by_wheel})
 
 
 def _columns(rows: Rows) -> tuple[list[str], list[str | None]]:

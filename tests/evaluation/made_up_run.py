@@ -21,7 +21,7 @@ from r1omni.judging import judge
 from r1omni.lineage import Lineage, Origin
 from r1omni.prompts import AnswerMode
 
-SCORE = ScoreParams(bootstrap_samples=300, confidence=0.95, seed=1)
+SCORE = ScoreParams(bootstrap_samples=300, confidence=0.95, seed=1, wheels=None)
 REPORT = ReportParams(cards_per_label=1, rollout_groups=4)
 MODES: dict[str, AnswerMode] = {
     "base": "direct", "cold_start": "reasoned", "label_sft": "direct", "grpo": "reasoned",

@@ -32,6 +32,7 @@ from r1omni.evaluation.report.tables import (
     gains_table,
     recall_tables,
     scenes_table,
+    words_table,
 )
 from r1omni.evaluation.report.templates import render
 from r1omni.evaluation.results import Metrics, read_metrics, write_text
@@ -106,6 +107,7 @@ def render_page(
         calm=calm_tables(metrics),
         before_after=before_after_table(metrics, curves["grpo"]),
         scenes=scenes_table(metrics),
+        words=words_table(metrics),
         grpo_plots=_grpo_plots(curves["grpo"]),
         loss_plots=_loss_plots(curves),
         viewer=read_groups(training / "grpo" / "rollouts.parquet", report.rollout_groups),

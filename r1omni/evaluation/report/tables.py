@@ -1,4 +1,4 @@
-"""The report's smaller tables: gains, recall, calm, before and after GRPO, scenes."""
+"""The report's smaller tables: gains, recall, calm, before and after GRPO, scenes, word sets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from r1omni.evaluation.metrics import CALM_POLICIES
 from r1omni.evaluation.report.curves import Curve
 from r1omni.evaluation.report.paper import ROWS, columns
 from r1omni.evaluation.report.table1 import MISSING, calm_sentence, interval_name, rates_text
-from r1omni.evaluation.results import CorpusMetrics, Metrics
+from r1omni.evaluation.results import CorpusMetrics, Metrics, WordScores
 
 BEFORE, AFTER = "cold_start", "grpo"
 
@@ -126,6 +126,41 @@ def scenes_table(metrics: Metrics) -> Table | None:
         "clips whose scene belongs to another emotion than the label; clips in brackets."
     )
     return Table(caption, ("model", *columns(metrics).values()), tuple(rows)) if rows else None
+
+
+def words_table(metrics: Metrics) -> Table | None:
+    """The answers as sets of emotion words; None for metrics that are older than these scores."""
+    found = [
+        (f"{model}, {name}", words)
+        for corpus, name in columns(metrics).items()
+        for model in _models(metrics)
+        if (m := metrics[model].get(corpus)) and (words := m.words)
+    ]
+    if not found:
+        return None
+    caption = (
+        "F of sets of emotion words in percent, by the groups of our table of emotion words; an "
+        "unknown word counts as wrong. With one label a clip and one word an answer, F is the "
+        "accuracy over merged classes. Size: words per answer. All twelve: the mean F of a model "
+        "that always names all twelve labels."
+    )
+    head = (*found[0][1].groupings, "mean", "hit", "unknown words", "size", "all twelve")
+    if wheels := any(words.affectgpt for _, words in found):
+        head += ("AffectGPT's rules and wheels",)
+    rows = tuple((name, _word_cells(words, wheels)) for name, words in found)
+    return Table(caption, ("answers as words", *head), rows)
+
+
+def _word_cells(words: WordScores, wheels: bool) -> tuple[TableCell, ...]:
+    scores = list(words.groupings.values())
+    hit = sum(score.hit for score in scores) / len(scores)
+    cells = [*(_percent(score.f) for score in scores), _percent(words.f), _percent(hit)]
+    cells += [_percent(words.oov_rate), TableCell(f"{words.set_size:.2f}")]
+    cells.append(_percent(words.baselines.get("all twelve")))
+    if wheels:
+        by_wheel = [score.f for score in (words.affectgpt or {}).values()]
+        cells.append(_percent(sum(by_wheel) / len(by_wheel) if by_wheel else None))
+    return tuple(cells)
 
 
 def _models(metrics: Metrics) -> Sequence[str]:
