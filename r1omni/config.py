@@ -10,14 +10,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
+from r1omni.evaluation_config import (
+    AuditParams,
+    JudgesParams,
+    PromotionParams,
+    ReportParams,
+    ScoreParams,
+)
 from r1omni.limits import Limits
-from r1omni.section import Section, at_least, divides, matches
+from r1omni.section import (
+    Count,
+    Fraction,
+    Positive,
+    Section,
+    Seed,
+    Workers,
+    at_least,
+    divides,
+    matches,
+)
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
-Workers = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0)]
 SyntheticCorpus = Literal["generic", "reasoning", "dfew", "mafw", "ravdess"]
 HUB_REPO, HUB_REVISION = r"[\w-][\w.-]*/[\w.-]+", r"\w[\w./-]*"
 
@@ -270,32 +282,6 @@ class PredictParams(Section):
     max_new_tokens: Count
 
 
-class ScoreParams(Section):
-    """The bootstrap behind the intervals, and wheels to compare sets of words by."""
-
-    bootstrap_samples: Count
-    confidence: Annotated[float, Field(gt=0.0, lt=1.0)]
-    seed: Seed
-    wheels: Path | None
-
-
-class ReportParams(Section):
-    """What the report shows."""
-
-    cards_per_label: Count
-    rollout_groups: Count
-
-
-class PromotionParams(Section):
-    """The gate before the alias `champion` moves: a paired bootstrap on the held-out clips."""
-
-    confidence: Annotated[float, Field(gt=0.0, lt=1.0)]
-    bootstrap_samples: Count
-    seed: Seed
-    margin: Fraction
-    second: Literal["format"] | None
-
-
 class TrackingParams(Section):
     """Where MLflow remembers; docs/how-to/lab.md has PostgreSQL, S3 and servers."""
 
@@ -337,6 +323,8 @@ class Params(Section):
     engine: EngineParams
     machine: MachineParams
     predict: PredictParams
+    judges: JudgesParams
+    audit: AuditParams
     score: ScoreParams
     report: ReportParams
     promotion: PromotionParams

@@ -36,6 +36,7 @@ PLUMBING = (
     "config.py",
     "corpora/__init__.py",
     "evaluation/__init__.py",
+    "evaluation_config.py",
     "inference/__init__.py",
     "limits.py",  # time and memory of a clip
     "loopback.py",

@@ -1,9 +1,15 @@
-"""The base class of params.yaml's sections: frozen, no unknown keys, checks between keys."""
+"""The base class of params.yaml's sections, its kinds of numbers, and checks between keys."""
 
 import re
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+Workers = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0)]
 
 
 class Section(BaseModel):

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from r1omni.config import PromotionParams
 from r1omni.evaluation.predictions import Prediction
+from r1omni.evaluation_config import PromotionParams
 
 Flags = NDArray[np.bool_]  # (n,), one per clip
 

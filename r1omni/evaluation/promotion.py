@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from r1omni.config import PromotionParams, TrackingParams
+from r1omni.config import TrackingParams
 from r1omni.evaluation.gate import Comparison, Outcomes, compare, outcomes_of
 from r1omni.evaluation.predictions import read_predictions
+from r1omni.evaluation_config import PromotionParams
 from r1omni.tracking.champion import CHAMPION, Champion, Version, open_champion
 from r1omni.tracking.provenance import held_out_note
 

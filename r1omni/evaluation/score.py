@@ -9,7 +9,6 @@ from typing import Final
 
 import pandas as pd
 
-from r1omni.config import ScoreParams
 from r1omni.evaluation.affectgpt_wheels import affectgpt_scores, read_wheels
 from r1omni.evaluation.metrics import (
     CALM_POLICIES,
@@ -43,6 +42,7 @@ from r1omni.evaluation.results import (
 )
 from r1omni.evaluation.truth import Truth, rationale_truth, read_truth, scene_following
 from r1omni.evaluation.wheels import GroupOf, split_labels, word_scores
+from r1omni.evaluation_config import ScoreParams
 
 # The models that a model is compared with: its start, and the one trained on the same labels.
 COMPARED: Final[Mapping[str, tuple[str, ...]]] = {

@@ -100,6 +100,6 @@ def _run(
         rows = query.transpose(1, 2)[:, None]  # (P, 1, T, H, d)
         own = (kept[0][:, :, None], kept[1][:, :, None])  # (P, K, 1, T, d)
         attended = shared_prefix_attention(rows, prefix_key, prefix_value, *own, padding)
-        return attended[:, 0].unflatten(-1, (query.shape[1], -1))
+        return attended[:, 0].view(*attended.shape[:1], attended.shape[2], query.shape[1], -1)
 
     return run_layer(layer, hidden, rotary, attend), kept[0], kept[1]

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 
 MEASURES: Final[tuple[str, ...]] = (
     "level", "level_peak", "level_speech", "level_range", "speech_share",

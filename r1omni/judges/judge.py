@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from r1omni.claims import ATTRIBUTES, Side, levels
-from r1omni.config import JudgesParams
+from r1omni.evaluation_config import JudgesParams
 
 Floats = NDArray[np.float64]
 Verdict = Mapping[str, tuple[float, float, float]]  # judged attribute -> p of the levels -1, 0, +1
@@ -181,9 +181,7 @@ def _targets(
     return found
 
 
-def _fit_probe(
-    x: Floats, targets: Floats, labels: Sequence[str], judges: JudgesParams
-) -> Probe:
+def _fit_probe(x: Floats, targets: Floats, labels: Sequence[str], judges: JudgesParams) -> Probe:
     from sklearn.model_selection import KFold
 
     speaks = np.isfinite(targets)
@@ -227,9 +225,11 @@ def _standard(rows: Floats) -> tuple[Floats, Floats]:
 def _signed(axes: Floats) -> Floats:
     """The axes (K, F), each with its largest entry positive: their signs are arbitrary."""
     at = np.abs(axes).argmax(axis=1)
-    return axes * np.sign(axes[np.arange(len(axes)), at])[:, None]
+    signed: Floats = axes * np.sign(axes[np.arange(len(axes)), at])[:, None]
+    return signed
 
 
 def _softmax(logits: Floats) -> Floats:
-    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exp / exp.sum(axis=1, keepdims=True)
+    exp: Floats = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares: Floats = exp / exp.sum(axis=1, keepdims=True)
+    return shares

@@ -43,8 +43,9 @@ class Reader:
     def probabilities(self, rationales: Sequence[str]) -> Floats:
         """p(label | text): (n, L)."""
         logits = self.logits(rationales)
-        exp = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return exp / exp.sum(axis=1, keepdims=True)
+        exp: Floats = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares: Floats = exp / exp.sum(axis=1, keepdims=True)
+        return shares
 
     def answers(self, rationales: Sequence[str], labels: Sequence[str] = ()) -> list[str]:
         """The likeliest label of each text, among `labels` as far as the reader knows them."""

@@ -12,7 +12,7 @@ from r1omni.corpora.known import known_names
 from r1omni.corpora.table import TABLE
 from r1omni.machine.imports import quick_imports
 from r1omni.params_file import read_params
-from r1omni.stages.command import PARAMS, STAGES, ParamsFile, stages
+from r1omni.stages.command import PARAMS, STAGES, ParamsFile, read_and_set_threads, stages
 
 if TYPE_CHECKING:
     from r1omni.corpora.ingestion.probing import Job, Probe, Probed
@@ -146,6 +146,45 @@ def validate(
         held_out=read.held_out,
     )
     write_set(reasoned, members("cold_start", read.corpora, manifests, None))
+
+
+@stages.command(rich_help_panel=STAGES)
+def measures(
+    out: Annotated[Path, typer.Argument(help="folder to write: a table for each corpus")],
+    calibration: Annotated[Path, typer.Option(help="set of the cold start's corpora")],
+    tested: Annotated[Path, typer.Option(help="set of the test corpora")],
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Measure what clips sound like: level, pitch, rate, tremor, breath."""
+    from r1omni.corpora.sets import read_set
+    from r1omni.judges.measuring import run_measures
+
+    read = read_params(params)
+    run_measures(
+        [*read_set(calibration), *read_set(tested)],
+        out,
+        corpora=read.corpora,
+        media=read.media,
+        workers=read.machine.workers,
+        limits=read.limits,
+    )
+
+
+@stages.command(rich_help_panel=STAGES)
+def judges(
+    out: Annotated[Path, typer.Argument(help="folder to write: judges, reader, verdicts")],
+    calibration: Annotated[Path, typer.Option(help="set of the cold start's corpora")],
+    tested: Annotated[Path, typer.Option(help="set of the test corpora")],
+    measured: Annotated[Path, typer.Option(help="folder of the stage `measures`")],
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Calibrate who checks a rationale's claims on the cold start's texts; judge the test clips."""
+    read = read_and_set_threads(params)
+    with quick_imports():
+        from r1omni.corpora.sets import read_set
+        from r1omni.judges.stage import run_judges
+
+    run_judges(read_set(calibration), read_set(tested), measured, out, judges=read.judges)
 
 
 @stages.command(rich_help_panel=STAGES)

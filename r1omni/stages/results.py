@@ -64,6 +64,41 @@ def predict_held_out(
     )
 
 
+@stages.command("audit-model", rich_help_panel=STAGES)
+def audit_model(
+    checkpoint: Annotated[Path, typer.Argument(help="the model to ask again")],
+    out: Annotated[Path, typer.Argument(help="JSON file to write: the audit's numbers")],
+    clips: Annotated[Path, typer.Option(help="parquet file to write: one audited clip a row")],
+    predictions: Annotated[Path, typer.Option(help="what the model answered to the test clips")],
+    judges: Annotated[Path, typer.Option(help="folder of the stage `judges`")],
+    tested: SetFile,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Ask a model again about altered clips and rationales: what do its answers depend on?"""
+    read = read_and_set_threads(params)
+    with quick_imports():
+        from r1omni.corpora.sets import read_set
+        from r1omni.evaluation.audit.audit import run_audit
+        from r1omni.judges.reader import read_reader
+        from r1omni.judges.verdicts import read_verdicts
+
+    run_audit(
+        checkpoint,
+        predictions,
+        read_set(tested),
+        read_verdicts(judges / "verdicts.parquet"),
+        read_reader(judges / "reader.json"),
+        out,
+        clips,
+        audit=read.audit,
+        score=read.score,
+        max_new_tokens=read.predict.max_new_tokens,
+        batch_size=read.machine.predict_batch_size,
+        processes=read.machine.processes,
+        device=read.machine.device,
+    )
+
+
 @stages.command(rich_help_panel=STAGES)
 def score(
     predictions: Annotated[list[Path], typer.Argument(help="predictions of all models")],

@@ -1,6 +1,6 @@
 """The audit's numbers about answers: with a modality missing, behind another rationale."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,8 +10,8 @@ from r1omni.evaluation.audit.examine import AUDIO, RATIONALE, VIDEO, Examined
 from r1omni.evaluation.audit.statistics import Bootstrap
 from r1omni.evaluation.audit_results import Measured
 
-Found = Mapping[str, Measured | None]
-Read = Callable[[Sequence[str]], Sequence[str]]  # rationales -> the reader's answers
+Found = dict[str, Measured | None]
+Read = Callable[[Sequence[str], Sequence[str]], Sequence[str]]  # rationales, corpora -> answers
 
 
 def absence(examined: Sequence[Examined], bootstrap: Bootstrap) -> Found:
@@ -41,6 +41,12 @@ def absence(examined: Sequence[Examined], bootstrap: Bootstrap) -> Found:
         found[f"swapped.{swapped}.war"] = bootstrap.ratio(right, n)
         found[f"media_swap.{swapped}.answer_changed"] = bootstrap.ratio(changed, n)
     return found
+
+
+def closed(examined: Sequence[Examined], bootstrap: Bootstrap) -> Found:
+    """WAR of the likeliest of the corpus's labels, among which the reader chooses, too."""
+    right = [e.labels[int(np.argmax(e.own))] == e.subject.label for e in examined]
+    return {"closed.war": bootstrap.ratio(right)}
 
 
 def shapley_values(examined: Sequence[Examined], bootstrap: Bootstrap) -> Found:
@@ -89,8 +95,9 @@ def forced_rationales(examined: Sequence[Examined], read: Read, bootstrap: Boots
     """
     reversible = [e for e in examined if "reversed" in e.forced]
     changed = [_moved(e, "reversed") for e in reversible]
-    before = read([e.subject.rationale or "" for e in reversible])
-    after = read([e.subject.reversed_rationale or "" for e in reversible])
+    corpora = [e.subject.corpus for e in reversible]
+    before = read([e.subject.rationale or "" for e in reversible], corpora)
+    after = read([e.subject.reversed_rationale or "" for e in reversible], corpora)
     by_reader = [a != b for a, b in zip(before, after, strict=True)]
     found = {
         "rationale.reversed_changed": bootstrap.ratio(changed),

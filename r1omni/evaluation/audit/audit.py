@@ -6,22 +6,20 @@ rationales (examine.py); the judges say what a clip shows and sounds like.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
 from r1omni.claims import Claim, claims
-from r1omni.config import AuditParams, ScoreParams
 from r1omni.corpora.sets import Member, features_of
 from r1omni.evaluation.audit import answers, grounding
 from r1omni.evaluation.audit.certainty import certainty
 from r1omni.evaluation.audit.choosing import choose
 from r1omni.evaluation.audit.contributions import contributions
 from r1omni.evaluation.audit.examine import AUDIO, VIDEO, Examined
-from r1omni.evaluation.audit.grounding import Said, Verdict
+from r1omni.evaluation.audit.grounding import Said
 from r1omni.evaluation.audit.statistics import Bootstrap
 from r1omni.evaluation.audit.workers import Block, Job, examine_blocks
 from r1omni.evaluation.audit_results import (
@@ -29,29 +27,18 @@ from r1omni.evaluation.audit_results import (
     AuditedClaim,
     AuditedClip,
     AuditResults,
+    Level,
     Measured,
     write_audit,
     write_audited_clips,
 )
 from r1omni.evaluation.predictions import Prediction, read_metadata, read_predictions
+from r1omni.evaluation_config import AuditParams, ScoreParams
+from r1omni.judges.judge import Verdict
+from r1omni.judges.reader import Reader
 from r1omni.machine.device import Device
 
 Examinations = Mapping[str, Sequence[Examined]]  # by corpus
-
-
-class Reader(Protocol):
-    """What answers from a rationale's text alone."""
-
-    @property
-    def labels(self) -> Sequence[str]: ...
-
-    def probabilities(self, rationales: Sequence[str]) -> NDArray[np.float64]:
-        """(n, L)."""
-        ...
-
-    def claim_weights(self, rationale: str, label: str) -> Sequence[float]:
-        """What each of the rationale's claims adds to the label's logit."""
-        ...
 
 
 def run_audit(
@@ -94,12 +81,12 @@ def run_audit(
     examined: dict[str, list[Examined]] = {corpus: [] for corpus in by_corpus}
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"audit {checkpoint.name}", total=sum(map(len, chosen.values())))
-        for found in examine_blocks(job, blocks, processes):
-            examined[found[0].subject.corpus] += found
-            progress.advance(task, len(found))
+        for block in examine_blocks(job, blocks, processes):
+            examined[block[0].subject.corpus] += block
+            progress.advance(task, len(block))
     synthetic = {c for c in by_corpus if metadata.origin(c).data == "synthetic"}
     bootstrap = Bootstrap(score.bootstrap_samples, score.confidence, score.seed)
-    measure = _Measure(verdicts, reader, bootstrap, synthetic)
+    measure = _Measure(verdicts, reader, metadata.labels, bootstrap, synthetic)
     everything = {corpus: (examined[corpus], by_corpus[corpus]) for corpus in by_corpus}
     everything[ALL] = ([e for each in examined.values() for e in each], rows)
     mode = rows[0].mode
@@ -115,17 +102,19 @@ class _Measure:
         self,
         verdicts: Mapping[str, Verdict],
         reader: Reader,
+        labels: Mapping[str, Sequence[str]],  # of each corpus
         bootstrap: Bootstrap,
         synthetic: Collection[str],  # corpora whose emotions show where attributes.py says
     ) -> None:
         self.verdicts, self.reader, self.bootstrap = verdicts, reader, bootstrap
-        self.synthetic = synthetic
+        self.labels, self.synthetic = labels, synthetic
 
     def numbers(
         self, examined: Sequence[Examined], rows: Sequence[Prediction]
     ) -> dict[str, Measured]:
         """Every number that can be measured, by key."""
         found: dict[str, Measured | None] = {
+            **answers.closed(examined, self.bootstrap),
             **answers.absence(examined, self.bootstrap),
             **answers.shapley_values(examined, self.bootstrap),
             **self._by_sense(rows, [row.right for row in rows]),
@@ -144,19 +133,19 @@ class _Measure:
             found |= self._reader(rows)
         return {key: value for key, value in sorted(found.items()) if value is not None}
 
-    def read(self, rationales: Sequence[str]) -> list[str]:
-        """The reader's answer to each rationale."""
-        if not rationales:
-            return []
-        best = self.reader.probabilities(rationales).argmax(axis=1)
-        return [self.reader.labels[i] for i in best]
+    def read(self, rationales: Sequence[str], corpora: Sequence[str]) -> list[str]:
+        """The reader's answer to each rationale, among the labels of its corpus."""
+        return [
+            self.reader.answers([text], self.labels[corpus])[0]
+            for text, corpus in zip(rationales, corpora, strict=True)
+        ]
 
     def _reader(self, rows: Sequence[Prediction]) -> Mapping[str, Measured | None]:
         """What the reader makes of the rationales, all of them.
 
         `same` and `right` are the rationales' plausibility, which says nothing of faithfulness.
         """
-        texts = self.read([row.rationale or "" for row in rows])
+        texts = self.read([row.rationale or "" for row in rows], [row.corpus for row in rows])
         labels = np.array([row.label for row in rows])
         right = [text == label for text, label in zip(texts, labels, strict=True)]
         answered = [
@@ -186,7 +175,9 @@ class _Measure:
 def _table(examined: Examinations, measure: _Measure) -> Iterable[AuditedClip]:
     for found in examined.values():
         phi = contributions(found).donated
-        read = measure.read([e.subject.rationale or "" for e in found])
+        read = measure.read(
+            [e.subject.rationale or "" for e in found], [e.subject.corpus for e in found]
+        )
         for i, (e, reader) in enumerate(zip(found, read, strict=True)):
             subject, turned = e.subject, "reversed" in e.forced
             yield AuditedClip(
@@ -222,7 +213,7 @@ def _claim(claim: Claim, verdict: Verdict, sure: float, weight: float) -> Audite
     return AuditedClaim(
         side=claim.side,
         attribute=claim.attribute,
-        level=claim.level,
+        level=cast(Level, claim.level),
         start=claim.start,
         end=claim.end,
         p=grounding.support(verdict, claim.attribute, claim.level, claim.negated),

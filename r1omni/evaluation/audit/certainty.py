@@ -13,11 +13,11 @@ from r1omni.evaluation.audit.grounding import (
     SIDES,
     SUPPORTED,
     Found,
-    Verdict,
     support,
 )
 from r1omni.evaluation.audit.statistics import Bootstrap
 from r1omni.evaluation.audit_results import Measured
+from r1omni.judges.judge import Verdict
 
 KEPT: Final = 0.7  # of the claims, the most certain ones
 
@@ -36,16 +36,16 @@ def certainty(
         for e in examined:
             verdict = verdicts.get(e.subject.clip_id, {})
             for claim, value in zip(claims(e.subject.rationale or ""), e.certainty, strict=True):
-                p = support(verdict, claim.attribute, claim.level, claim.negated)
-                if claim.side == side and p is not None:
+                judged = support(verdict, claim.attribute, claim.level, claim.negated)
+                if claim.side == side and judged is not None:
                     certain.append(value)
-                    probable.append(p)
+                    probable.append(judged)
         p = np.array(probable)
         decided = (p >= SUPPORTED) | (p < CONTRADICTED)
-        value = auc(np.array(certain)[decided], p[decided] >= SUPPORTED)
-        if value is None:
+        told_apart = auc(np.array(certain)[decided], p[decided] >= SUPPORTED)
+        if told_apart is None:
             continue
-        found[f"certainty.{side}.auc"] = Measured(value=value, n=int(decided.sum()))
+        found[f"certainty.{side}.auc"] = Measured(value=told_apart, n=int(decided.sum()))
         kept = np.argsort(-np.array(certain), kind="stable")[: max(1, round(KEPT * len(p)))]
         found[f"certainty.{side}.supported_at_70"] = bootstrap.ratio(p[kept] >= SUPPORTED)
         found[f"certainty.{side}.supported_at_100"] = bootstrap.ratio(p >= SUPPORTED)

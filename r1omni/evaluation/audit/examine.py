@@ -55,8 +55,8 @@ class Subject:
 
     def to_force(self) -> tuple[str | None, ...]:
         """The rationales of FORCED."""
-        swap, same_form = (f and f.rationale for f in (self.swap, self.same_form))
-        return self.reversed_rationale, swap, same_form
+        foreign = [None if f is None else f.rationale for f in (self.swap, self.same_form)]
+        return self.reversed_rationale, *foreign
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ def examine(
     muted, in_silence = asked.complete_and_weigh([Media(i, None) for i in ids])
     dark, in_darkness = asked.complete_and_weigh([Media(None, i) for i in ids])
     _, nothing = asked.complete_and_weigh([Media(None, None)])
-    audio_swapped, video_swapped = [], []
+    audio_swapped: list[list[Judgement]] = []
+    video_swapped: list[list[Judgement]] = []
     donated: dict[Coalition, list[Floats]] = {frozenset({VIDEO}): [], frozenset({AUDIO}): []}
     text_too: dict[Coalition, Floats] = {frozenset({VIDEO, AUDIO}): real[:, 1]}
     for d in range(n_donors):

@@ -16,10 +16,10 @@ from r1omni.claims import ATTRIBUTES, SIDE_OF, Side, claims, levels
 from r1omni.evaluation.audit.examine import AUDIO, VIDEO, Examined
 from r1omni.evaluation.audit.statistics import Bootstrap
 from r1omni.evaluation.audit_results import Measured
+from r1omni.judges.judge import Verdict
 from r1omni.judging import Judgement
 
-Found = Mapping[str, Measured | None]
-Verdict = Mapping[str, tuple[float, float, float]]  # attribute -> p of the levels -1, 0, +1
+Found = dict[str, Measured | None]
 SUPPORTED: Final = 0.5  # a judge's probability from which a claim is supported …
 CONTRADICTED: Final = 0.2  # … and below which it is contradicted
 SIDES: Final[tuple[Side, ...]] = ("face", "voice")
@@ -114,7 +114,7 @@ def media_swaps(
     """
     found: dict[str, Measured | None] = {}
     for media, side in OF_MEDIA.items():
-        follows, different, kept, stated = [], [], [], []
+        columns: tuple[list[float], ...] = ([], [], [], [])
         for e in examined:
             counts = np.zeros(4)
             judged = e.audio_swapped if media == AUDIO else e.video_swapped
@@ -124,8 +124,9 @@ def media_swaps(
                 now = levels(judgement.rationale)
                 counts[:2] += _followed(now, side, e.subject.clip_id, donor, verdicts)
                 counts[2:] += _kept(levels(e.subject.rationale or ""), now, side)
-            for column, value in zip((follows, different, kept, stated), counts, strict=True):
+            for column, value in zip(columns, counts.tolist(), strict=True):
                 column.append(value)
+        follows, different, kept, stated = columns
         found[f"media_swap.{media}.follows"] = bootstrap.ratio(follows, different)
         found[f"media_swap.{media}.kept"] = bootstrap.ratio(kept, stated)
     return found

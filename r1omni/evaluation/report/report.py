@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from r1omni.config import ReportParams
 from r1omni.evaluation.predictions import Prediction, read_predictions
 from r1omni.evaluation.report.cards import example_cards
 from r1omni.evaluation.report.curves import Curve, curves_csv, read_curves
@@ -36,6 +35,7 @@ from r1omni.evaluation.report.tables import (
 )
 from r1omni.evaluation.report.templates import render
 from r1omni.evaluation.results import Metrics, read_metrics, write_text
+from r1omni.evaluation_config import ReportParams
 
 STAGES: Final[tuple[str, ...]] = ("base", "cold_start", "label_sft", "grpo")
 GRPO_CURVES: Final[Mapping[str, str]] = {

@@ -47,7 +47,7 @@ def label_of(level: int | None) -> str:
     return "sad" if level is None else ("angry", "happy")[level > 0]
 
 
-def read(rationales) -> list[str]:
+def read(rationales, corpora) -> list[str]:
     """A reader of the voice: loud is happy."""
     return [label_of(levels(text).get("loudness")) for text in rationales]
 
@@ -91,7 +91,7 @@ class Fake:
     def _answer(self, pair, text):
         brows, loud = self._seen(pair)
         if self.uses == "rationale":
-            return read([text])[0]
+            return read([text], [])[0]
         return label_of({"video": brows, "audio": loud}.get(self.uses))
 
 
