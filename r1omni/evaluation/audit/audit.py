@@ -35,6 +35,7 @@ from r1omni.evaluation.audit_results import (
 from r1omni.evaluation.predictions import Prediction, read_metadata, read_predictions
 from r1omni.evaluation_config import AuditParams, ScoreParams
 from r1omni.judges.judge import Verdict
+from r1omni.judges.loading import Judged
 from r1omni.judges.reader import Reader
 from r1omni.machine.device import Device
 
@@ -45,8 +46,7 @@ def run_audit(
     checkpoint: Path,
     predictions: Path,
     tested: Sequence[Member],
-    verdicts: Mapping[str, Verdict],
-    reader: Reader,
+    judged: Judged,
     out: Path,
     clips: Path,
     *,
@@ -86,7 +86,7 @@ def run_audit(
             progress.advance(task, len(block))
     synthetic = {c for c in by_corpus if metadata.origin(c).data == "synthetic"}
     bootstrap = Bootstrap(score.bootstrap_samples, score.confidence, score.seed)
-    measure = _Measure(verdicts, reader, metadata.labels, bootstrap, synthetic)
+    measure = _Measure(judged.verdicts, judged.reader, metadata.labels, bootstrap, synthetic)
     everything = {corpus: (examined[corpus], by_corpus[corpus]) for corpus in by_corpus}
     everything[ALL] = ([e for each in examined.values() for e in each], rows)
     mode = rows[0].mode
