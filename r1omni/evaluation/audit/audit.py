@@ -15,6 +15,7 @@ from rich.progress import Progress
 from r1omni.claims import Claim, claims
 from r1omni.corpora.sets import Member, features_of
 from r1omni.evaluation.audit import answers, grounding
+from r1omni.evaluation.audit.best_of import best_by_judges, best_of
 from r1omni.evaluation.audit.certainty import certainty
 from r1omni.evaluation.audit.choosing import choose
 from r1omni.evaluation.audit.contributions import contributions
@@ -68,7 +69,15 @@ def run_audit(
     for corpus, found in by_corpus.items():
         if len(found) < 2:
             raise ValueError(f"{predictions}: {corpus} has one clip; an audit compares clips")
-    job = Job(checkpoint, tuple(features_of(tested)), max_new_tokens, device)
+    job = Job(
+        checkpoint,
+        tuple(features_of(tested)),
+        max_new_tokens,
+        audit.temperature,
+        audit.seed,
+        audit.samples,
+        device,
+    )
     chosen = {
         corpus: choose(found, clips=audit.clips, n_donors=audit.donors, seed=audit.seed)
         for corpus, found in by_corpus.items()
@@ -131,6 +140,7 @@ class _Measure:
             found |= grounding.grounding(said, self.verdicts, self.bootstrap)
             found |= certainty(examined, self.verdicts, self.bootstrap)
             found |= self._reader(rows)
+            found |= best_of(examined, self.verdicts, self.reader, self.bootstrap)
         return {key: value for key, value in sorted(found.items()) if value is not None}
 
     def read(self, rationales: Sequence[str], corpora: Sequence[str]) -> list[str]:
@@ -180,6 +190,7 @@ def _table(examined: Examinations, measure: _Measure) -> Iterable[AuditedClip]:
         )
         for i, (e, reader) in enumerate(zip(found, read, strict=True)):
             subject, turned = e.subject, "reversed" in e.forced
+            best = best_by_judges(e.samples, measure.verdicts.get(subject.clip_id, {}))
             yield AuditedClip(
                 clip_id=subject.clip_id,
                 corpus=subject.corpus,
@@ -195,6 +206,8 @@ def _table(examined: Examinations, measure: _Measure) -> Iterable[AuditedClip]:
                 reversed_rationale=subject.reversed_rationale if turned else None,
                 reversed_prediction=answers.forced_answer(e, "reversed") if turned else None,
                 reader_prediction=None if subject.rationale is None else reader,
+                best_rationale=None if best is None else best.rationale,
+                best_prediction=None if best is None else best.prediction,
                 claims=tuple(_claims(e, reader, measure)),
             )
 
