@@ -32,6 +32,10 @@ _MEDIA = {  # base, cold_start, label_sft, grpo
     "shapley.observer_share": (0.5, 0.5, 0.5, 0.5),
     "heard_only.war": (0.04, 0.23, 0.76, 0.53),
     "seen_only.war": (0.21, 0.70, 0.76, 0.76),
+    "absent.audio.war": (0.16, 0.35, 0.38, 0.40),
+    "absent.video.war": (0.15, 0.33, 0.45, 0.39),
+    "swapped.audio.war": (0.14, 0.29, 0.29, 0.32),
+    "swapped.video.war": (0.08, 0.26, 0.43, 0.37),
     "media_swap.audio.answer_changed": (0.12, 0.597, 0.64, 0.623),
     "media_swap.video.answer_changed": (0.55, 0.66, 0.61, 0.60),
 }
@@ -47,6 +51,8 @@ _REASONED = {  # cold_start, grpo
     "grounding.face.specificity": (0.41, 0.42), "grounding.face.truth": (0.779, 0.792),
     "grounding.voice.supported": (0.88, 0.85), "grounding.voice.contradicted": (0.09, 0.11),
     "grounding.voice.specificity": (0.76, 0.69), "grounding.voice.truth": (0.893, 0.874),
+    "reader.answers.war": (0.671, 0.698), "reader.answers.uar": (0.63, 0.65),
+    "reader.same": (0.771, 0.824), "reader.right": (0.671, 0.698),
     "certainty.face.auc": (0.75, 0.75), "certainty.face.truth_at_70": (0.86, 0.862),
     "certainty.voice.auc": (0.83, 0.83), "certainty.voice.truth_at_70": (0.95, 0.947),
 }  # fmt: skip

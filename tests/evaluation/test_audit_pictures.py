@@ -98,7 +98,9 @@ def test_a_title_says_the_number():
         "of the text changes 84 %"
     )
     assert moves_the_rationale([audit]).title.startswith("Another voice rewrites 24 % of")
-    assert who_decides([audit]).title == "GRPO takes 52 % of its answer from the sound"
+    cold = made("cold_start", shapley__audio_share=0.06)
+    assert who_decides([cold]).title == "The cold start takes 6.0 % of its answer from the sound"
+    assert who_decides([cold, audit]).title == "GRPO takes 52 % of its answer from the sound"
     assert absent([audit]).title.startswith("With the sound off, 100 % of GRPO's explanations")
 
 
@@ -121,6 +123,7 @@ def test_the_table_has_the_interval_and_each_corpus(audits: list[Audited]):
     assert rows["share of the sound in the answer"][-1].text == (
         f"51.7 [{100 * share.low:.1f}, {100 * share.high:.1f}] n 480"
     )
+    assert rows["right in silence"][0].text.startswith("16.0 [")
     assert rows["share of the sound in the answer, DFEW"][-1].text.endswith("n 160")
 
 

@@ -52,12 +52,16 @@ def who_decides(audits: Sequence[Audited]) -> Picture:
         ("shapley.observer_share", "share of the sound for an ideal observer"),
         ("heard_only.war", "right on emotions that are only heard"),
         ("seen_only.war", "right on emotions that are only seen"),
+        ("absent.audio.war", "right in silence"),
+        ("absent.video.war", "right in the dark"),
+        ("swapped.audio.war", "right with another clip's sound"),
+        ("swapped.video.war", "right with another clip's picture"),
     ]
     shares = [(audit, found) for audit in audits if (found := audit.find(SHARE))]
     panels, title = [], "How much the sound decides, and how much the picture"
     if shares:
         audit, found = shares[-1]
-        title = f"{_capital(audit.name)} takes {percent(found)} of its answer from the sound"
+        title = f"{_capital(audit.said)} takes {percent(found)} of its answer from the sound"
         observer = last(audits, "shapley.observer_share")
         lines = [Line(observer[1].value, "ideal observer")] if observer else []
         rows = [
@@ -119,7 +123,7 @@ def moves_the_answer(audits: Sequence[Audited]) -> Picture:
     if told := last(models, "rationale.reversed_changed"):
         changer, changed = told
         title = (
-            f"Told the opposite of its whole explanation, {changer.name} changes "
+            f"Told the opposite of its whole explanation, {changer.said} changes "
             f"{percent(changed)} of its answers"
         )
         if reads := changer.find("rationale.reader_changed"):
@@ -136,6 +140,10 @@ def moves_the_answer(audits: Sequence[Audited]) -> Picture:
         ("rationale.reliance", "reliance: model / reader"),
         ("rationale.swap_follows", "other explanation: follows it"),
         ("rationale.swap_form_follows", "… of same form: follows it"),
+        ("reader.answers.war", "right if a reader of the text answers (WAR)"),
+        ("reader.answers.uar", "right if a reader of the text answers (UAR)"),
+        ("reader.same", "the reader of the text names the model's answer"),
+        ("reader.right", "the reader of the text names the label"),
     ]
     legend = tuple(Key(audit.tone, audit.name) for audit in models)
     return _picture("moves-answer", title, note, panels, models, keys, legend)
@@ -161,13 +169,13 @@ def moves_the_rationale(audits: Sequence[Audited]) -> Picture:
                     parts.append(tile(110 + 130 * column, 22 + 66 * row, 124, 60, found.value,
                                       (share, said)))  # fmt: skip
         if any("data-value" in part for part in parts):
-            label = f"What {audit.name} says when sound or picture are swapped"
+            label = f"What {audit.said} says when sound or picture are swapped"
             panels.append(Panel(picture(parts, 152, label), _capital(audit.name)))
     kept = last(models, "media_swap.audio.kept")
     title = "Does the explanation follow the clip?"
     if kept:
         title = (
-            f"Another voice rewrites {percent(1 - kept[1].value)} of what {kept[0].name} says "
+            f"Another voice rewrites {percent(1 - kept[1].value)} of what {kept[0].said} says "
             "of the face"
         )
     note = "All four shares should be 100 %: what is swapped is followed, the rest stays as it was."
@@ -194,7 +202,7 @@ def absent(audits: Sequence[Audited]) -> Picture:
     title = "Does it describe what is not there?"
     if silent := last(models, ABSENT[0][0]):
         title = (
-            f"With the sound off, {percent(silent[1])} of {silent[0].name}'s explanations still "
+            f"With the sound off, {percent(silent[1])} of {silent[0].said}'s explanations still "
             "describe a voice"
         )
     panels = [Panel(row_chart(rows, title), "Share of explanations that go on")] if rows else []

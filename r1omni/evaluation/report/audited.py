@@ -22,6 +22,8 @@ from r1omni.evaluation.report.tables import AFTER, BEFORE, Table, TableCell
 NAMES: Final[Mapping[str, str]] = {
     "base": "base", "cold_start": "cold start", "label_sft": "label SFT", "grpo": "GRPO",
 }  # fmt: skip
+# In a sentence.
+SAID: Final[Mapping[str, str]] = {"base": "the base model", "cold_start": "the cold start"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class Audited:
     def name(self) -> str:
         """The model's name in words."""
         return NAMES.get(self.model, self.model)
+
+    @property
+    def said(self) -> str:
+        """The model's name inside a sentence."""
+        return SAID.get(self.model, self.name)
 
     @property
     def tone(self) -> str:

@@ -112,7 +112,7 @@ def _card(audit: Audited, clip: AuditedClip, id: str) -> ClaimCard:
     rationale = clip.rationale or ""
     corpus = CORPORA.get(clip.corpus, clip.corpus)
     parts, rows = pieces(rationale, clip.claims), _rows(rationale, clip.claims)
-    return ClaimCard(id, corpus, clip, audit.name, parts, rows, heard, phi)
+    return ClaimCard(id, corpus, clip, audit.said, parts, rows, heard, phi)
 
 
 def _rows(rationale: str, claims: Sequence[AuditedClaim]) -> tuple[ClaimRow, ...]:

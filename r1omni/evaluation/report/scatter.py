@@ -9,12 +9,13 @@ from markupsafe import Markup, escape
 from r1omni.emotions import EMOTIONS, in_order
 from r1omni.evaluation.audit_results import AuditedClip
 from r1omni.evaluation.report.audited import Audited, Panel, Picture, before_and_after
-from r1omni.evaluation.report.charts import dot, element, picture, text
+from r1omni.evaluation.report.charts import WIDTH, dot, element, picture, text
 from r1omni.evaluation.report.table1 import MISSING
 from r1omni.evaluation.report.tables import Table, TableCell
 
 SIZE: Final[int] = 330  # of the square, in units of the view box
 LEFT: Final[int] = 36
+LETTER: Final[float] = 6.2  # a letter's width
 LOW, HIGH = 0.02, 0.98  # quantiles of phi between which the axes reach; others stand at the edge
 
 Point = tuple[float, float]  # (phi_video, phi_audio) in nats
@@ -36,14 +37,14 @@ def per_clip(audits: Sequence[Audited], cards: Mapping[str, str]) -> Picture:
     heard = _share_heard(shown.clips)
     title = f"The sound decides more than the picture in {100 * heard:.0f} % of the clips"
     note = (
-        f"A dot is a clip: how much picture and sound speak for the answer of {shown.name}, in "
+        f"A dot is a clip: how much picture and sound speak for the answer of {shown.said}, in "
         "nats. Above the line the sound decides. Hover over a dot to see its clip; a "
         "dot with a rim leads to its card."
     )
     if first is not shown:
         note += (
-            f" The second drawing has each emotion's mean: a line leads from {first.name}'s to the "
-            f"dot, {shown.name}'s."
+            f" The second drawing has each emotion's mean: a line leads from {first.said}'s to the "
+            f"dot, {shown.said}'s."
         )
     panels = (
         Panel(_all_clips(shown, cards), f"{shown.name}: every clip"),
@@ -75,7 +76,8 @@ def _all_means(moves: Mapping[str, tuple[Point, Point]]) -> Markup:
         parts.append(element("line", x1=x0, y1=y0, x2=x1, y2=y1, class_=f"span {tone(emotion)}"))
         about = f"{emotion}: picture {end[0]:+.2f}, sound {end[1]:+.2f} nats"
         parts.append(dot(x1, y1, 5, tone(emotion), about, _value(end)))
-        away, anchor = (-8, "end") if x1 > LEFT + 0.7 * SIZE else (8, "start")
+        fits = x1 + 8 + LETTER * len(emotion) < WIDTH
+        away, anchor = (8, "start") if fits else (-8, "end")
         parts.append(text(x1 + away, heights[emotion] + 4, emotion, "name", anchor))
     label = "Each emotion's mean: what picture and sound add to the answer"
     return picture(parts, SIZE + 42, label)

@@ -31,7 +31,7 @@ def truth(audits: Sequence[Audited]) -> Picture:
     models = before_and_after(audits)
     names = _attributes(models)
     panels = [
-        Panel(row_chart(rows, f"Verdicts on the claims of {audit.name}"), f"Claims of {audit.name}")
+        Panel(row_chart(rows, f"Verdicts on the claims of {audit.said}"), f"Claims of {audit.said}")
         for audit in models
         if (rows := [row for name in names if (row := _verdicts(audit, name))])
     ]
@@ -44,7 +44,7 @@ def truth(audits: Sequence[Audited]) -> Picture:
         panels.append(Panel(row_chart(rows, words), words))
     title = "Is it true, and is it about this clip?"
     if found := last(models, "grounding.face.supported"):
-        title = f"A judge supports {percent(found[1])} of what {found[0].name} says of the face"
+        title = f"A judge supports {percent(found[1])} of what {found[0].said} says of the face"
         if contradicted := found[0].find("grounding.face.contradicted"):
             title += f" and contradicts {percent(contradicted)}"
     note = (
