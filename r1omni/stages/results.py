@@ -136,9 +136,10 @@ def report(
     truth: Annotated[
         Path | None, typer.Option(help="folder with the synthetic corpora's contact sheets")
     ] = None,
+    audit: Annotated[Path | None, typer.Option(help="folder with the models' audits")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Draw the report: Table 1 beside the paper's, curves, confusion, example clips."""
+    """Draw the report: Table 1 beside the paper's, the audit's pictures, curves, example clips."""
     with quick_imports():
         from r1omni.evaluation.report.report import run_report
 
@@ -148,6 +149,7 @@ def report(
         training,
         _within(truth, "*.png"),
         out,
+        audit,
         report=read_params(params).report,
     )
 

@@ -37,7 +37,6 @@ from r1omni.evaluation.predictions import Prediction, read_metadata, read_predic
 from r1omni.evaluation_config import AuditParams, ScoreParams
 from r1omni.judges.judge import Verdict
 from r1omni.judges.loading import Judged
-from r1omni.judges.reader import Reader
 from r1omni.machine.device import Device
 
 Examinations = Mapping[str, Sequence[Examined]]  # by corpus
@@ -95,7 +94,7 @@ def run_audit(
             progress.advance(task, len(block))
     synthetic = {c for c in by_corpus if metadata.origin(c).data == "synthetic"}
     bootstrap = Bootstrap(score.bootstrap_samples, score.confidence, score.seed)
-    measure = _Measure(judged.verdicts, judged.reader, metadata.labels, bootstrap, synthetic)
+    measure = _Measure(judged, metadata.labels, bootstrap, synthetic)
     everything = {corpus: (examined[corpus], by_corpus[corpus]) for corpus in by_corpus}
     everything[ALL] = ([e for each in examined.values() for e in each], rows)
     mode = rows[0].mode
@@ -109,13 +108,13 @@ class _Measure:
 
     def __init__(
         self,
-        verdicts: Mapping[str, Verdict],
-        reader: Reader,
+        judged: Judged,
         labels: Mapping[str, Sequence[str]],  # of each corpus
         bootstrap: Bootstrap,
         synthetic: Collection[str],  # corpora whose emotions show where attributes.py says
     ) -> None:
-        self.verdicts, self.reader, self.bootstrap = verdicts, reader, bootstrap
+        self.judged, self.bootstrap = judged, bootstrap
+        self.verdicts, self.reader = judged.verdicts, judged.reader
         self.labels, self.synthetic = labels, synthetic
 
     def numbers(
@@ -138,6 +137,10 @@ class _Measure:
             found |= grounding.absent_claims(examined, self.bootstrap)
             found |= grounding.media_swaps(examined, self.verdicts, self.bootstrap)
             found |= grounding.grounding(said, self.verdicts, self.bootstrap)
+            found |= {
+                f"grounding.attribute.{name}.reliability": Measured(value=value, n=n)
+                for name, (value, n) in self.judged.reliability.items()
+            }
             found |= certainty(examined, self.verdicts, self.bootstrap)
             found |= self._reader(rows)
             found |= best_of(examined, self.verdicts, self.reader, self.bootstrap)
