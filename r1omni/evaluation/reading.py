@@ -4,17 +4,18 @@ The second reads the synthetic corpora's side files. It judges the judges, who n
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Final
 
 from r1omni.claims import Side, levels
 from r1omni.corpora.synthetic.attributes import FACE, LEVELS
 from r1omni.evaluation.audit.certainty import auc
-from r1omni.evaluation.audit.grounding import Said, specificity
+from r1omni.evaluation.audit.grounding import Said, recall, specificity
 from r1omni.evaluation.audit.statistics import Bootstrap
+from r1omni.evaluation.audit_results import AuditedClip
 from r1omni.evaluation.metrics import bootstrap_intervals, paired_gain, recalls, uar, war
 from r1omni.evaluation.predictions import Prediction
-from r1omni.evaluation.results import GainOver, RationaleTruth, ReaderRates
+from r1omni.evaluation.results import BestOf, GainOver, RationaleTruth, ReaderRates
 from r1omni.evaluation.truth import Truth, rationale_truth
 from r1omni.evaluation_config import ScoreParams
 from r1omni.judges.judge import Verdict
@@ -77,13 +78,43 @@ def measured_truth(
     }
     bootstrap = Bootstrap(score.bootstrap_samples, score.confidence, score.seed)
     specific = {side: specificity(said, certain, side, bootstrap) for side in SIDES}
+    recalled = {side: recall(said, certain, side, bootstrap) for side in SIDES}
     judged = {side: _judges_auc(said, truth, verdicts, side) for side in SIDES}
     return found.model_copy(
         update={
             **{f"{s}_specificity": None if m is None else m.value for s, m in specific.items()},
+            **{f"{s}_recall": None if m is None else m.value for s, m in recalled.items()},
             **{f"{s}_judge_auc": value for s, value in judged.items()},
         }
     )
+
+
+def best_of_truth(
+    rows: Sequence[Prediction],
+    audited: Mapping[str, AuditedClip],
+    truth: Mapping[str, Truth],
+    score: ScoreParams,
+) -> BestOf | None:
+    """The truth of greedy rationales and of those that the judges chose, on the same clips.
+
+    `audited`: the model's audited clips by clip id. None without a side file or without samples.
+    """
+    both = [
+        (row, clip)
+        for row in rows
+        if (clip := audited.get(row.clip_id)) is not None
+        and row.rationale is not None
+        and clip.best_rationale is not None
+    ]
+    if not both:
+        return None
+    chosen = [
+        replace(row, rationale=clip.best_rationale, prediction=clip.best_prediction)
+        for row, clip in both
+    ]
+    greedy = measured_truth([row for row, _ in both], truth, {}, score)
+    best = measured_truth(chosen, truth, {}, score)
+    return None if greedy is None or best is None else BestOf(greedy=greedy, best=best, n=len(both))
 
 
 def _judges_auc(

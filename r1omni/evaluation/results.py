@@ -45,7 +45,8 @@ class RationaleTruth(Result):
     """The share of true statements about face and voice in the rationales; None if there are 0.
 
     `specificity`: 0 for statements that would be as true of other clips of the same answer, 1 if
-    all are true. `judge_auc`: the chance that the judges prefer a true statement to a false one.
+    all are true. `recall`: of the levels off the middle the share that is stated. `judge_auc`: the
+    chance that the judges prefer a true statement to a false one.
     """
 
     face: float | None
@@ -53,6 +54,8 @@ class RationaleTruth(Result):
     n_statements: int
     face_specificity: float | None = None
     voice_specificity: float | None = None
+    face_recall: float | None = None
+    voice_recall: float | None = None
     face_judge_auc: float | None = None
     voice_judge_auc: float | None = None
 
@@ -120,6 +123,17 @@ class GainOver(Result):
         return "loss" if self.war_ci[1] < 0 and self.uar_ci[1] < 0 else None
 
 
+class BestOf(Result):
+    """The truth of the audited clips' greedy rationales, and of those that the judges chose.
+
+    They chose among several sampled ones. `n` audited clips have both.
+    """
+
+    greedy: RationaleTruth
+    best: RationaleTruth
+    n: int
+
+
 class ReaderRates(Rates):
     """The rates of the reader, who answers from the model's rationales alone."""
 
@@ -158,6 +172,7 @@ class CorpusMetrics(Rates):
     calm: dict[Literal["keep", "merge", "drop"], Rates] | None = None
     rationale_truth: RationaleTruth | None = None
     reader: ReaderRates | None = None
+    best_of: BestOf | None = None
     follows_scene: SceneFollowing | None = None
     words: WordScores | None = None
     data: Data = "unknown"

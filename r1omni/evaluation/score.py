@@ -5,11 +5,13 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import pandas as pd
 
 from r1omni.evaluation.affectgpt_wheels import affectgpt_scores, read_wheels
+from r1omni.evaluation.audit_results import AuditedClip, read_audited_clips
 from r1omni.evaluation.metrics import (
     CALM_POLICIES,
     NONE,
@@ -28,7 +30,7 @@ from r1omni.evaluation.predictions import (
     read_metadata,
     read_predictions,
 )
-from r1omni.evaluation.reading import measured_truth, reader_rates
+from r1omni.evaluation.reading import best_of_truth, measured_truth, reader_rates
 from r1omni.evaluation.results import (
     PROTOCOL,
     ConfusionCounts,
@@ -64,18 +66,20 @@ def run_score(
     plots: Path,
     summary: Path | None = None,
     judges: Path | None = None,
+    audit: Path | None = None,
     *,
     score: ScoreParams,
 ) -> None:
     """Write metrics.json to `out`, DVC's metrics to `summary`, confusion tables into `plots`.
 
     `truth`: the synthetic corpora's side files; real corpora have none. `judges`: the folder of the
-    stage `judges`; without it there is no reader. Raises ValueError for predictions that do not
-    belong together (see `read_answers`).
+    stage `judges`; without it there is no reader. `audit`: that of the stage `audit`. Raises
+    ValueError for predictions that do not belong together (see `read_answers`).
     """
     answers, metadata = read_answers(predictions), read_all_metadata(predictions)
     judged = None if judges is None else read_judged(judges)
-    metrics = score_models(answers, metadata, read_truth(truth), score, judged)
+    audited = {} if audit is None else {name: _audited(audit, name) for name in answers}
+    metrics = score_models(answers, metadata, read_truth(truth), score, judged, audited)
     for model, corpora in answers.items():
         for corpus, rows in corpora.items():
             text = _confusion_csv(rows, metadata[model].labels[corpus])
@@ -127,6 +131,7 @@ def score_models(
     truth: Mapping[str, Truth],
     score: ScoreParams,
     judged: Judged | None = None,
+    audited: Mapping[str, Mapping[str, AuditedClip]] = MappingProxyType({}),
 ) -> Metrics:
     """The metrics of every model on every corpus. Raises ValueError for wheels as read_wheels."""
     wheels = None if score.wheels is None else read_wheels(score.wheels)
@@ -140,12 +145,22 @@ def score_models(
                 score,
                 judged,
             ).model_copy(
-                update={**_lineage_fields(metadata[model], rows), "words": _words(rows, wheels)}
+                update={
+                    **_lineage_fields(metadata[model], rows),
+                    "words": _words(rows, wheels),
+                    "best_of": best_of_truth(rows, audited.get(model, {}), truth, score),
+                }
             )
             for corpus, rows in corpora.items()
         }
         for model, corpora in answers.items()
     }
+
+
+def _audited(folder: Path, model: str) -> dict[str, AuditedClip]:
+    """The model's audited clips by id; none for a model that was not audited."""
+    path = folder / f"{model}.parquet"
+    return {clip.clip_id: clip for clip in read_audited_clips(path)} if path.is_file() else {}
 
 
 def _score_corpus(

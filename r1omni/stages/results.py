@@ -111,6 +111,9 @@ def score(
     judges: Annotated[
         Path | None, typer.Option(help="folder of the stage `judges`: adds the reader's answers")
     ] = None,
+    audit: Annotated[
+        Path | None, typer.Option(help="folder with the models' audits: what judges chose")
+    ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Judge predictions: WAR, UAR, recall, confusion, intervals, calm policies."""
@@ -123,6 +126,7 @@ def score(
         plots,
         summary,
         judges,
+        audit,
         score=read_params(params).score,
     )
 

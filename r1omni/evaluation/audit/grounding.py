@@ -53,7 +53,7 @@ def grounding(said: Sequence[Said], verdicts: Mapping[str, Verdict], bootstrap: 
             [sum(p < CONTRADICTED for p in values) for values in judged], counts
         )
         found[f"grounding.{side}.specificity"] = specificity(said, verdicts, side, bootstrap)
-        found[f"grounding.{side}.recall"] = _recall(said, verdicts, side, bootstrap)
+        found[f"grounding.{side}.recall"] = recall(said, verdicts, side, bootstrap)
     return found | _by_attribute(said, verdicts, bootstrap)
 
 
@@ -171,7 +171,7 @@ def _supports(
     return judged, made
 
 
-def _recall(
+def recall(
     said: Sequence[Said], verdicts: Mapping[str, Verdict], side: Side, bootstrap: Bootstrap
 ) -> Measured | None:
     """Of the attributes that the judges find off their middle level: the share so claimed."""
