@@ -15,7 +15,7 @@ MEASURES: Final[tuple[str, ...]] = (
     "level", "level_peak", "level_speech", "level_range", "speech_share",
     "pitch", "pitch_spread", "pitch_range", "pitch_slope", "voiced_share",
     "nuclei_rate", "syllable_hz", "syllable_depth",
-    "tremor_amplitude", "tremor_pitch", "tremor_hz",
+    "tremor_amplitude", "tremor_depth", "tremor_pitch", "tremor_hz",
     "harmonicity", "tilt", "high_band", "subharmonic", "jitter",
 )  # fmt: skip
 FRAME_SECONDS: Final = 0.05
@@ -26,6 +26,7 @@ FLOOR_DB: Final = -80.0
 SPEECH_DB: Final = 25.0  # below the loudest frames speech ends
 VOICED: Final = 0.45  # of a period's correlation with the next one
 SYLLABLES_HZ, TREMOR_HZ = (0.8, 8.0), (8.0, 14.0)  # of the envelope's modulation
+SHAKING_HZ: Final = (5.0, 14.0)  # tremor's whole range, where fast syllables lie, too
 
 
 class Tracks:
@@ -161,9 +162,10 @@ def _of_envelope(samples: Floats, rate: int) -> dict[str, float]:
         return {}
     relative = envelope / envelope.mean()
     window = np.hanning(len(relative))
-    power = np.abs(np.fft.rfft((relative - 1) * window, 1 << 10)) ** 2
-    hz = np.fft.rfftfreq(1 << 10, 1 / ENVELOPE_HZ)
-    slow, fast = (_within(hz, band) for band in (SYLLABLES_HZ, TREMOR_HZ))
+    grid = max(1 << 10, 1 << (len(relative) - 1).bit_length())
+    power = np.abs(np.fft.rfft((relative - 1) * window, grid)) ** 2
+    hz = np.fft.rfftfreq(grid, 1 / ENVELOPE_HZ)
+    slow, fast, shaking = (_within(hz, band) for band in (SYLLABLES_HZ, TREMOR_HZ, SHAKING_HZ))
     total = power[_within(hz, (SYLLABLES_HZ[0], TREMOR_HZ[1]))].sum() + 1e-12
     smooth = _smoothed(_smoothed(relative, 15), 15)
     inner = smooth[1:-1]
@@ -173,6 +175,7 @@ def _of_envelope(samples: Floats, rate: int) -> dict[str, float]:
         "syllable_hz": float((hz[slow] * power[slow]).sum() / (power[slow].sum() + 1e-12)),
         "syllable_depth": float(smooth.std()),
         "tremor_amplitude": float(np.log10(power[fast].sum() / total + 1e-4)),
+        "tremor_depth": float(np.log10(2 * power[shaking].sum() / (grid * (window @ window)) + 1e-4)),
         "tremor_hz": float(hz[fast][power[fast].argmax()]),
     }
 
@@ -182,7 +185,8 @@ def _of_spectrum(samples: Floats, rate: int) -> dict[str, float]:
     frames = _frames(samples, rate, 0.032, 0.016)
     window = np.hanning(frames.shape[1])
     spectrum = np.fft.rfft((frames * window).astype(np.float32))
-    power = (spectrum.real**2 + spectrum.imag**2).mean(axis=0, dtype=np.float64) + 1e-12
+    power = (spectrum.real**2 + spectrum.imag**2).mean(axis=0, dtype=np.float64)
+    power += 1e-9 * power.max() + 1e-20
     hz = np.fft.rfftfreq(frames.shape[1], 1 / rate)
     voice = _within(hz, (200.0, min(6000.0, 0.45 * rate)))
     octaves = np.log2(hz[voice])
