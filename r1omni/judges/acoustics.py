@@ -175,7 +175,9 @@ def _of_envelope(samples: Floats, rate: int) -> dict[str, float]:
         "syllable_hz": float((hz[slow] * power[slow]).sum() / (power[slow].sum() + 1e-12)),
         "syllable_depth": float(smooth.std()),
         "tremor_amplitude": float(np.log10(power[fast].sum() / total + 1e-4)),
-        "tremor_depth": float(np.log10(2 * power[shaking].sum() / (grid * (window @ window)) + 1e-4)),
+        "tremor_depth": float(
+            np.log10(2 * power[shaking].sum() / (grid * (window @ window)) + 1e-4)
+        ),
         "tremor_hz": float(hz[fast][power[fast].argmax()]),
     }
 
