@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from r1omni.section import Count, Fraction, Positive, Section, Seed
+from r1omni.section import Count, Fraction, Positive, Section, Seed, Workers
 
 
 class JudgesParams(Section):
@@ -27,10 +27,15 @@ class JudgesParams(Section):
 
 
 class AuditParams(Section):
-    """Which clips are asked about again: `clips` of each corpus, each beside `donors` others."""
+    """Which clips are asked about again: `clips` of each corpus, each beside `donors` others.
+
+    `samples`: completions of each clip, at `temperature`, among which judges and reader choose.
+    """
 
     clips: Annotated[int, Field(ge=2)]
     donors: Count
+    samples: Workers
+    temperature: Positive
     seed: Seed
 
 

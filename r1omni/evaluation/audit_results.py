@@ -81,7 +81,8 @@ class AuditedClip:
     """One audited clip of one model; what is None was not measured or does not exist.
 
     `phi_video` and `phi_audio`: Shapley values in nats. `muted_`: with silence as the sound;
-    `dark_`: with black frames; `reversed_`: after every claim of the rationale was reversed.
+    `dark_`: with black frames; `reversed_`: after every claim of the rationale was reversed;
+    `best_`: of the sampled completions the one whose claims the judges support most.
     """
 
     clip_id: str
@@ -98,6 +99,8 @@ class AuditedClip:
     reversed_rationale: str | None = None
     reversed_prediction: str | None = None
     reader_prediction: str | None = None
+    best_rationale: str | None = None
+    best_prediction: str | None = None
     claims: tuple[AuditedClaim, ...] = ()
 
 

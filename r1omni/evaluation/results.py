@@ -42,11 +42,19 @@ class ConfusionCounts(Result):
 
 
 class RationaleTruth(Result):
-    """The share of true statements about face and voice in the rationales; None if there are 0."""
+    """The share of true statements about face and voice in the rationales; None if there are 0.
+
+    `specificity`: 0 for statements that would be as true of other clips of the same answer, 1 if
+    all are true. `judge_auc`: the chance that the judges prefer a true statement to a false one.
+    """
 
     face: float | None
     voice: float | None
     n_statements: int
+    face_specificity: float | None = None
+    voice_specificity: float | None = None
+    face_judge_auc: float | None = None
+    voice_judge_auc: float | None = None
 
 
 class SceneFollowing(Result):
@@ -112,6 +120,12 @@ class GainOver(Result):
         return "loss" if self.war_ci[1] < 0 and self.uar_ci[1] < 0 else None
 
 
+class ReaderRates(Rates):
+    """The rates of the reader, who answers from the model's rationales alone."""
+
+    gain_over_own: GainOver
+
+
 class CorpusMetrics(Rates):
     """The metrics of one model on one test corpus. The rates at the top keep calm as a class.
 
@@ -143,6 +157,7 @@ class CorpusMetrics(Rates):
     gain_over: dict[str, GainOver]
     calm: dict[Literal["keep", "merge", "drop"], Rates] | None = None
     rationale_truth: RationaleTruth | None = None
+    reader: ReaderRates | None = None
     follows_scene: SceneFollowing | None = None
     words: WordScores | None = None
     data: Data = "unknown"

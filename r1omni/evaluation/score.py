@@ -28,6 +28,7 @@ from r1omni.evaluation.predictions import (
     read_metadata,
     read_predictions,
 )
+from r1omni.evaluation.reading import measured_truth, reader_rates
 from r1omni.evaluation.results import (
     PROTOCOL,
     ConfusionCounts,
@@ -40,9 +41,10 @@ from r1omni.evaluation.results import (
     write_summary,
     write_text,
 )
-from r1omni.evaluation.truth import Truth, rationale_truth, read_truth, scene_following
+from r1omni.evaluation.truth import Truth, read_truth, scene_following
 from r1omni.evaluation.wheels import GroupOf, split_labels, word_scores
 from r1omni.evaluation_config import ScoreParams
+from r1omni.judges.loading import Judged, read_judged
 
 # The models that a model is compared with: its start, and the one trained on the same labels.
 COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
@@ -61,16 +63,19 @@ def run_score(
     out: Path,
     plots: Path,
     summary: Path | None = None,
+    judges: Path | None = None,
     *,
     score: ScoreParams,
 ) -> None:
     """Write metrics.json to `out`, DVC's metrics to `summary`, confusion tables into `plots`.
 
-    `truth`: the synthetic corpora's side files; real corpora have none. Raises ValueError for
-    predictions that do not belong together (see `read_answers`).
+    `truth`: the synthetic corpora's side files; real corpora have none. `judges`: the folder of the
+    stage `judges`; without it there is no reader. Raises ValueError for predictions that do not
+    belong together (see `read_answers`).
     """
     answers, metadata = read_answers(predictions), read_all_metadata(predictions)
-    metrics = score_models(answers, metadata, read_truth(truth), score)
+    judged = None if judges is None else read_judged(judges)
+    metrics = score_models(answers, metadata, read_truth(truth), score, judged)
     for model, corpora in answers.items():
         for corpus, rows in corpora.items():
             text = _confusion_csv(rows, metadata[model].labels[corpus])
@@ -121,6 +126,7 @@ def score_models(
     metadata: Mapping[str, TableMetadata],
     truth: Mapping[str, Truth],
     score: ScoreParams,
+    judged: Judged | None = None,
 ) -> Metrics:
     """The metrics of every model on every corpus. Raises ValueError for wheels as read_wheels."""
     wheels = None if score.wheels is None else read_wheels(score.wheels)
@@ -132,6 +138,7 @@ def score_models(
                 truth,
                 _gains(answers, model, corpus, score),
                 score,
+                judged,
             ).model_copy(
                 update={**_lineage_fields(metadata[model], rows), "words": _words(rows, wheels)}
             )
@@ -147,6 +154,7 @@ def _score_corpus(
     truth: Mapping[str, Truth],
     gain_over: dict[str, GainOver],
     score: ScoreParams,
+    judged: Judged | None,
 ) -> CorpusMetrics:
     labels, answers = _columns(rows)
     calm = {policy: _rates(*with_calm(policy, labels, answers), score) for policy in CALM_POLICIES}
@@ -169,7 +177,8 @@ def _score_corpus(
             counts=confusion(labels, answers, classes).tolist(),
         ),
         gain_over=gain_over,
-        rationale_truth=rationale_truth(rows, truth),
+        rationale_truth=measured_truth(rows, truth, judged.verdicts if judged else {}, score),
+        reader=reader_rates(rows, judged.reader, classes, score) if judged else None,
         follows_scene=scene_following(rows, truth, classes),
     )
 

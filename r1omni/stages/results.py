@@ -79,15 +79,13 @@ def audit_model(
     with quick_imports():
         from r1omni.corpora.sets import read_set
         from r1omni.evaluation.audit.audit import run_audit
-        from r1omni.judges.reader import read_reader
-        from r1omni.judges.verdicts import read_verdicts
+        from r1omni.judges.loading import read_judged
 
     run_audit(
         checkpoint,
         predictions,
         read_set(tested),
-        read_verdicts(judges / "verdicts.parquet"),
-        read_reader(judges / "reader.json"),
+        read_judged(judges),
         out,
         clips,
         audit=read.audit,
@@ -110,6 +108,9 @@ def score(
     truth: Annotated[
         Path | None, typer.Option(help="folder with the synthetic corpora's side files")
     ] = None,
+    judges: Annotated[
+        Path | None, typer.Option(help="folder of the stage `judges`: adds the reader's answers")
+    ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Judge predictions: WAR, UAR, recall, confusion, intervals, calm policies."""
@@ -121,6 +122,7 @@ def score(
         out,
         plots,
         summary,
+        judges,
         score=read_params(params).score,
     )
 
@@ -134,9 +136,10 @@ def report(
     truth: Annotated[
         Path | None, typer.Option(help="folder with the synthetic corpora's contact sheets")
     ] = None,
+    audit: Annotated[Path | None, typer.Option(help="folder with the models' audits")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Draw the report: Table 1 beside the paper's, curves, confusion, example clips."""
+    """Draw the report: Table 1 beside the paper's, the audit's pictures, curves, example clips."""
     with quick_imports():
         from r1omni.evaluation.report.report import run_report
 
@@ -146,6 +149,7 @@ def report(
         training,
         _within(truth, "*.png"),
         out,
+        audit,
         report=read_params(params).report,
     )
 

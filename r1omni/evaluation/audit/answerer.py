@@ -34,6 +34,10 @@ class Answerer(Protocol):
         """The greedy completion for each of B media."""
         ...
 
+    def sample(self, media: Sequence[Media], n: int) -> list[list[str]]:
+        """n sampled completions for each of B media; the same ones whenever it is asked."""
+        ...
+
     def label_logprobs(
         self,
         media: Sequence[Media],

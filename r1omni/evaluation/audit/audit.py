@@ -15,6 +15,7 @@ from rich.progress import Progress
 from r1omni.claims import Claim, claims
 from r1omni.corpora.sets import Member, features_of
 from r1omni.evaluation.audit import answers, grounding
+from r1omni.evaluation.audit.best_of import best_by_judges, best_of
 from r1omni.evaluation.audit.certainty import certainty
 from r1omni.evaluation.audit.choosing import choose
 from r1omni.evaluation.audit.contributions import contributions
@@ -35,7 +36,7 @@ from r1omni.evaluation.audit_results import (
 from r1omni.evaluation.predictions import Prediction, read_metadata, read_predictions
 from r1omni.evaluation_config import AuditParams, ScoreParams
 from r1omni.judges.judge import Verdict
-from r1omni.judges.reader import Reader
+from r1omni.judges.loading import Judged
 from r1omni.machine.device import Device
 
 Examinations = Mapping[str, Sequence[Examined]]  # by corpus
@@ -45,8 +46,7 @@ def run_audit(
     checkpoint: Path,
     predictions: Path,
     tested: Sequence[Member],
-    verdicts: Mapping[str, Verdict],
-    reader: Reader,
+    judged: Judged,
     out: Path,
     clips: Path,
     *,
@@ -68,7 +68,15 @@ def run_audit(
     for corpus, found in by_corpus.items():
         if len(found) < 2:
             raise ValueError(f"{predictions}: {corpus} has one clip; an audit compares clips")
-    job = Job(checkpoint, tuple(features_of(tested)), max_new_tokens, device)
+    job = Job(
+        checkpoint,
+        tuple(features_of(tested)),
+        max_new_tokens,
+        audit.temperature,
+        audit.seed,
+        audit.samples,
+        device,
+    )
     chosen = {
         corpus: choose(found, clips=audit.clips, n_donors=audit.donors, seed=audit.seed)
         for corpus, found in by_corpus.items()
@@ -86,7 +94,7 @@ def run_audit(
             progress.advance(task, len(block))
     synthetic = {c for c in by_corpus if metadata.origin(c).data == "synthetic"}
     bootstrap = Bootstrap(score.bootstrap_samples, score.confidence, score.seed)
-    measure = _Measure(verdicts, reader, metadata.labels, bootstrap, synthetic)
+    measure = _Measure(judged, metadata.labels, bootstrap, synthetic)
     everything = {corpus: (examined[corpus], by_corpus[corpus]) for corpus in by_corpus}
     everything[ALL] = ([e for each in examined.values() for e in each], rows)
     mode = rows[0].mode
@@ -100,13 +108,13 @@ class _Measure:
 
     def __init__(
         self,
-        verdicts: Mapping[str, Verdict],
-        reader: Reader,
+        judged: Judged,
         labels: Mapping[str, Sequence[str]],  # of each corpus
         bootstrap: Bootstrap,
         synthetic: Collection[str],  # corpora whose emotions show where attributes.py says
     ) -> None:
-        self.verdicts, self.reader, self.bootstrap = verdicts, reader, bootstrap
+        self.judged, self.bootstrap = judged, bootstrap
+        self.verdicts, self.reader = judged.verdicts, judged.reader
         self.labels, self.synthetic = labels, synthetic
 
     def numbers(
@@ -129,8 +137,13 @@ class _Measure:
             found |= grounding.absent_claims(examined, self.bootstrap)
             found |= grounding.media_swaps(examined, self.verdicts, self.bootstrap)
             found |= grounding.grounding(said, self.verdicts, self.bootstrap)
+            found |= {
+                f"grounding.attribute.{name}.reliability": Measured(value=value, n=n)
+                for name, (value, n) in self.judged.reliability.items()
+            }
             found |= certainty(examined, self.verdicts, self.bootstrap)
             found |= self._reader(rows)
+            found |= best_of(examined, self.verdicts, self.reader, self.bootstrap)
         return {key: value for key, value in sorted(found.items()) if value is not None}
 
     def read(self, rationales: Sequence[str], corpora: Sequence[str]) -> list[str]:
@@ -180,6 +193,7 @@ def _table(examined: Examinations, measure: _Measure) -> Iterable[AuditedClip]:
         )
         for i, (e, reader) in enumerate(zip(found, read, strict=True)):
             subject, turned = e.subject, "reversed" in e.forced
+            best = best_by_judges(e.samples, measure.verdicts.get(subject.clip_id, {}))
             yield AuditedClip(
                 clip_id=subject.clip_id,
                 corpus=subject.corpus,
@@ -195,6 +209,8 @@ def _table(examined: Examinations, measure: _Measure) -> Iterable[AuditedClip]:
                 reversed_rationale=subject.reversed_rationale if turned else None,
                 reversed_prediction=answers.forced_answer(e, "reversed") if turned else None,
                 reader_prediction=None if subject.rationale is None else reader,
+                best_rationale=None if best is None else best.rationale,
+                best_prediction=None if best is None else best.prediction,
                 claims=tuple(_claims(e, reader, measure)),
             )
 

@@ -1,5 +1,6 @@
 """A checkpoint's backbone under audit."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from r1omni.machine.device import Device
 from r1omni.media import TowerInputs
 from r1omni.model.backbone import Backbone, device_of, prefill_prompts
 from r1omni.model.feature_store import Features, FeatureStore
-from r1omni.model.sampling import decode, score_completions
+from r1omni.model.sampling import Decoded, decode, score_completions, uniform_draws
 from r1omni.model.shared_prefix import Prefix
 from r1omni.prompts import AnswerMode
 
@@ -28,9 +29,18 @@ class BackboneAnswerer:
     The prefix of the last media is kept, so completing and weighing the same costs one prefill.
     """
 
-    def __init__(self, backbone: Backbone, store: FeatureStore, *, max_new_tokens: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        store: FeatureStore,
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> None:
         self._backbone, self._store = backbone, store
         self._max_new_tokens = max_new_tokens
+        self._temperature, self._seed = temperature, seed
         self._blank = blank_features(backbone)
         self._last: tuple[tuple[Media, ...], Prefix] | None = None
 
@@ -48,8 +58,30 @@ class BackboneAnswerer:
             max_new_tokens=self._max_new_tokens,
             eos_token_id=self._backbone.eos_token_ids,
         )
-        rows = zip(decoded.token_ids[:, 0], decoded.mask[:, 0].bool(), strict=True)
-        return [self._backbone.decode(ids[mask].tolist()) for ids, mask in rows]
+        return [texts[0] for texts in self._texts(decoded)]
+
+    def sample(self, media: Sequence[Media], n: int) -> list[list[str]]:
+        """See `Answerer`. A clip's completions depend neither on its batch nor on its place."""
+        generators = [torch.Generator().manual_seed(_seed(self._seed, *pair)) for pair in media]
+        decoded = decode(
+            self._backbone.language_model,
+            self._prefix(media),
+            group_size=n,
+            max_new_tokens=self._max_new_tokens,
+            eos_token_id=self._backbone.eos_token_ids,
+            temperature=self._temperature,
+            draws=uniform_draws(generators, n, self._max_new_tokens),
+        )
+        return self._texts(decoded)
+
+    def _texts(self, decoded: Decoded) -> list[list[str]]:
+        return [
+            [
+                self._backbone.decode(ids[mask].tolist())
+                for ids, mask in zip(rows, masks.bool(), strict=True)
+            ]
+            for rows, masks in zip(decoded.token_ids, decoded.mask, strict=True)
+        ]
 
     def label_logprobs(
         self,
@@ -117,8 +149,25 @@ def blank_features(backbone: Backbone) -> Features:
 
 
 def load_answerer(
-    checkpoint: Path, features: Sequence[Path], *, max_new_tokens: int, device: Device
+    checkpoint: Path,
+    features: Sequence[Path],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    device: Device,
 ) -> BackboneAnswerer:
     """The checkpoint as it records that it answers, for the clips in these folders of features."""
     backbone = load_checkpoint(checkpoint, device=device)
-    return BackboneAnswerer(backbone, FeatureStore(features), max_new_tokens=max_new_tokens)
+    return BackboneAnswerer(
+        backbone,
+        FeatureStore(features),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+
+
+def _seed(*parts: object) -> int:
+    """A seed of 63 bits that is the same on every machine."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8]) >> 1

@@ -82,10 +82,11 @@ class Examined:
     donated: Mapping[Coalition, Floats]
     text_too: Mapping[Coalition, Floats]
     certainty: tuple[float, ...]  # the model's own probability of each claim's words
+    samples: tuple[Judgement, ...]  # sampled completions; none of a model without rationales
 
 
 def examine(
-    answerer: Answerer, subjects: Sequence[Subject], labels: Sequence[str]
+    answerer: Answerer, subjects: Sequence[Subject], labels: Sequence[str], samples: int = 0
 ) -> list[Examined]:
     """Examine clips of one corpus, whose labels these are. The subjects have equally many donors.
 
@@ -101,6 +102,7 @@ def examine(
         [(r, d, *s.to_force()) for s, r, d in zip(subjects, own, first, strict=True)],
     )  # (B, 2 + len(FORCED), L)
     certain = asked.certainties()
+    sampled = asked.samples(samples if answerer.mode == "reasoned" else 0)
     muted, in_silence = asked.complete_and_weigh([Media(i, None) for i in ids])
     dark, in_darkness = asked.complete_and_weigh([Media(None, i) for i in ids])
     _, nothing = asked.complete_and_weigh([Media(None, None)])
@@ -147,6 +149,7 @@ def examine(
             {side: np.stack([r[i] for r in rows]) for side, rows in donated.items() if rows},
             {side: rows[i] for side, rows in text_too.items()} if reasoned and n_donors else {},
             certain[i],
+            sampled[i],
         )
         for i, subject in enumerate(subjects)
     ]
@@ -175,6 +178,14 @@ class _Asked:
         judged = [judge(text, self.answerer.mode) for text in completions]
         texts = zip([judgement.rationale for judgement in judged], *more, strict=True)
         return judged, self.weigh(media, list(texts))
+
+    def samples(self, n: int) -> list[tuple[Judgement, ...]]:
+        """n completions of each clip."""
+        if not n:
+            return [()] * len(self.subjects)
+        media = [Media(subject.clip_id, subject.clip_id) for subject in self.subjects]
+        found = self.answerer.sample(media, n)
+        return [tuple(judge(text, self.answerer.mode) for text in texts) for texts in found]
 
     def certainties(self) -> list[tuple[float, ...]]:
         """For each clip the probability of each of its claims' words, as its model wrote them."""

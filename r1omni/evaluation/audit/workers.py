@@ -23,6 +23,9 @@ class Job:
     checkpoint: Path
     features: tuple[Path, ...]
     max_new_tokens: int
+    temperature: float
+    seed: int
+    samples: int  # completions of each clip
     device: Device
 
 
@@ -40,7 +43,7 @@ def examine_blocks(job: Job, blocks: Sequence[Block], processes: int) -> Iterato
     if n <= 1:
         answerer = _load(job)
         for block in blocks:
-            yield examine(answerer, block.subjects, block.labels)
+            yield examine(answerer, block.subjects, block.labels, job.samples)
         return
     context = get_context("forkserver")
     context.set_forkserver_preload([_MODULE])  # imports torch once, for all workers
@@ -55,20 +58,26 @@ def _load(job: Job) -> Answerer:
     from r1omni.evaluation.audit.backbone_answerer import load_answerer
 
     return load_answerer(
-        job.checkpoint, job.features, max_new_tokens=job.max_new_tokens, device=job.device
+        job.checkpoint,
+        job.features,
+        max_new_tokens=job.max_new_tokens,
+        temperature=job.temperature,
+        seed=job.seed,
+        device=job.device,
     )
 
 
-_answerer: Answerer | None = None  # of this worker
+_worker: tuple[Answerer, int] | None = None  # this worker's model, and how often it samples
 
 
 def _start_worker(job: Job, numbers: Any) -> None:
-    global _answerer
+    global _worker
     die_with_parent()
     os.environ["LOCAL_RANK"] = str(numbers.get())  # its GPU, where there are several
-    _answerer = _load(job)
+    _worker = _load(job), job.samples
 
 
 def _examine_in_worker(block: Block) -> list[Examined]:
-    assert _answerer is not None
-    return examine(_answerer, block.subjects, block.labels)
+    assert _worker is not None
+    answerer, samples = _worker
+    return examine(answerer, block.subjects, block.labels, samples)

@@ -4,12 +4,14 @@ import base64
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image, UnidentifiedImageError
 
 from r1omni.evaluation.metrics import NONE
 from r1omni.evaluation.report.curves import Curve
@@ -18,6 +20,7 @@ from r1omni.evaluation.report.table1 import interval_name
 from r1omni.evaluation.results import CorpusMetrics, Metrics
 
 DPI: Final[int] = 144
+WEBP_QUALITY: Final[int] = 60
 INK: Final[str] = "#24292f"
 GRID: Final[str] = "#e3e6ea"
 COLOURS: Final[Mapping[str, str]] = {
@@ -37,6 +40,20 @@ class Plot:
 def png_uri(png: bytes) -> str:
     """The data URI of a PNG file's bytes."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def webp_uri(path: Path) -> str:
+    """The data URI of an image file, made small as WebP: a contact sheet has megabytes as PNG.
+
+    Raises ValueError, naming the file, if it is no image.
+    """
+    buffer = io.BytesIO()
+    try:
+        with Image.open(path) as image:
+            image.convert("RGB").save(buffer, format="WEBP", quality=WEBP_QUALITY, method=6)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path}: not an image; expected a contact sheet") from error
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def war_bars(metrics: Metrics) -> Plot:

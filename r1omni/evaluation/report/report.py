@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from r1omni.emotions import EMOTIONS
 from r1omni.evaluation.predictions import Prediction, read_predictions
+from r1omni.evaluation.report.audit_pictures import audit_pictures
+from r1omni.evaluation.report.audited import Audited, read_audits
 from r1omni.evaluation.report.cards import example_cards
+from r1omni.evaluation.report.claim_cards import claim_cards
 from r1omni.evaluation.report.curves import Curve, curves_csv, read_curves
 from r1omni.evaluation.report.groups import read_groups
 from r1omni.evaluation.report.labels import PAPER, caption, headline, marked
@@ -16,8 +20,8 @@ from r1omni.evaluation.report.plots import (
     Plot,
     confusion_plot,
     curve_plot,
-    png_uri,
     war_bars,
+    webp_uri,
 )
 from r1omni.evaluation.report.table1 import (
     protocol_lines,
@@ -63,18 +67,21 @@ def run_report(
     training: Path,
     sheets: Sequence[Path],
     out: Path,
+    audit: Path | None = None,
     *,
     report: ReportParams,
 ) -> None:
     """Write report.html, table1.md, table1.html and curves/<stage>.csv into the folder `out`.
 
     `training` has a folder per stage with curves.jsonl, and grpo/rollouts.parquet; `sheets` are
-    contact sheets (PNG). The page names whatever is missing. It embeds its plots and loads nothing.
+    contact sheets (PNG); `audit` is the folder of the audits (see read_audits). The page names
+    whatever is missing. It embeds its plots and loads nothing.
     """
     measured = read_metrics(metrics)
     rows = [row for path in predictions for row in read_predictions(path)]
     curves = {stage: read_curves(training / stage / "curves.jsonl") for stage in STAGES}
-    page = render_page(measured, rows, curves, training, sheets, report)
+    audits = [] if audit is None else read_audits(audit)
+    page = render_page(measured, rows, curves, training, sheets, audits, report=report)
     write_text(out / "table1.md", render_table1_markdown(measured))
     write_text(out / "table1.html", render_table1_html(measured))
     for stage, found in curves.items():
@@ -89,9 +96,12 @@ def render_page(
     curves: Mapping[str, Mapping[str, Curve]],
     training: Path,
     sheets: Sequence[Path],
+    audits: Sequence[Audited] = (),
+    *,
     report: ReportParams,
 ) -> str:
     """The whole page as HTML."""
+    claims = claim_cards(audits, report.cards_per_label)
     return render(
         "page.html.jinja",
         rows=table1(metrics),
@@ -111,6 +121,9 @@ def render_page(
         grpo_plots=_grpo_plots(curves["grpo"]),
         loss_plots=_loss_plots(curves),
         viewer=read_groups(training / "grpo" / "rollouts.parquet", report.rollout_groups),
+        pictures=audit_pictures(audits, claims) if audits else [],
+        claims=claims,
+        emotions=EMOTIONS,
         cards=example_cards(rows, report.cards_per_label),
         sheets=[_sheet(path) for path in sheets],
     )
@@ -144,4 +157,4 @@ def _loss_plots(curves: Mapping[str, Mapping[str, Curve]]) -> list[Plot]:
 
 def _sheet(path: Path) -> Plot:
     name = f"Contact sheet {path.stem}: frames of synthetic clips by emotion"
-    return Plot(png_uri(path.read_bytes()), name, path.stem)
+    return Plot(webp_uri(path), name, path.stem)

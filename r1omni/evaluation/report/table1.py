@@ -41,18 +41,23 @@ class TableRow:
 
 
 def table1(metrics: Metrics) -> list[TableRow]:
-    """The paper's four rows with our numbers; a dash means not measured."""
-    return [
-        TableRow(
-            row.name,
-            row.model,
-            tuple(
-                _cell(metrics.get(row.model, {}).get(corpus), row.paper.get(corpus))
-                for corpus in columns(metrics)
-            ),
-        )
-        for row in ROWS
-    ]
+    """The paper's four rows with our numbers; a dash means not measured.
+
+    Below each model that reasons stands the reader, who answers from that model's rationales alone.
+    """
+    found = []
+    for row in ROWS:
+        measured = [(metrics.get(row.model, {}).get(c), row.paper.get(c)) for c in columns(metrics)]
+        found.append(TableRow(row.name, row.model, tuple(_cell(m, p) for m, p in measured)))
+        read = [None if m is None else m.reader for m, _ in measured]
+        if any(read):
+            cells = tuple(Cell(_rates_or_missing(r), MISSING, MISSING, MISSING) for r in read)
+            found.append(TableRow(f"{row.name}, rationales read", f"{row.model} + reader", cells))
+    return found
+
+
+def _rates_or_missing(rates: Rates | None) -> str:
+    return MISSING if rates is None else rates_text(rates)
 
 
 def rates_text(rates: Rates) -> str:
@@ -82,6 +87,7 @@ def protocol_lines(metrics: Metrics) -> list[str]:
         "Protocol: open vocabulary, after normalisation; an answer that is not exactly one known "
         f"label is wrong. {calm_sentence(metrics)}".strip(),
         f"Test sets: {'; '.join(tests) or 'none measured'}.",
+        *_reader_lines(metrics),
         *_undecoded_lines(metrics),
         *corpus_lines(metrics),
         f"Paper: {SOURCE}, on the real corpora, 0.5B. Its own WAR is uncertain by "
@@ -144,7 +150,8 @@ def render_table1_text(metrics: Metrics) -> str:
     for row in table1(metrics):
         ours = [cell.ours.replace(" ± ", "±") for cell in row.cells]
         lines.append([row.model, *ours, _overall_format(metrics, row.model)])
-        lines.append([f"  paper: {row.name}", *(cell.paper for cell in row.cells), ""])
+        if any(cell.paper != MISSING for cell in row.cells):
+            lines.append([f"  paper: {row.name}", *(cell.paper for cell in row.cells), ""])
     widths = [max(len(line[i]) for line in [head, marks, *lines]) for i in range(len(head))]
     rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
     body = [_padded(line, widths) for line in lines]
@@ -173,6 +180,16 @@ def _head(metrics: Metrics, corpus: str) -> str:
     counts = sorted({m[corpus].n for m in metrics.values() if corpus in m})
     name = columns(metrics)[corpus]
     return f"{name} (n {'/'.join(map(str, counts))})" if counts else name
+
+
+def _reader_lines(metrics: Metrics) -> list[str]:
+    """What the reader's rows are, if there are any."""
+    if not any(m.reader for corpora in metrics.values() for m in corpora.values()):
+        return []
+    return [
+        "Reader: it sees no clip. It answers from the claims of the model's rationale alone, among "
+        "the corpus's labels, by a regression fitted on the cold start's texts."
+    ]
 
 
 def _undecoded_lines(metrics: Metrics) -> list[str]:

@@ -1,0 +1,103 @@
+"""What the reader answers in a model's place, and how true its claims and the judges' verdicts are.
+
+The second reads the synthetic corpora's side files. It judges the judges, who never see them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Final
+
+from r1omni.claims import Side, levels
+from r1omni.corpora.synthetic.attributes import FACE, LEVELS
+from r1omni.evaluation.audit.certainty import auc
+from r1omni.evaluation.audit.grounding import Said, specificity
+from r1omni.evaluation.audit.statistics import Bootstrap
+from r1omni.evaluation.metrics import bootstrap_intervals, paired_gain, recalls, uar, war
+from r1omni.evaluation.predictions import Prediction
+from r1omni.evaluation.results import GainOver, RationaleTruth, ReaderRates
+from r1omni.evaluation.truth import Truth, rationale_truth
+from r1omni.evaluation_config import ScoreParams
+from r1omni.judges.judge import Verdict
+from r1omni.judges.reader import Reader
+
+SIDES: Final[tuple[Side, ...]] = ("face", "voice")
+
+
+def reader_rates(
+    rows: Sequence[Prediction], reader: Reader, labels: Sequence[str], score: ScoreParams
+) -> ReaderRates | None:
+    """Rates of the reader's answers from the rationales, and its gain over the model's own.
+
+    It chooses among the corpus's labels. Without a well-formed rationale there is no answer. None
+    for a model that answers directly.
+    """
+    if rows[0].mode != "reasoned":
+        return None
+    truth = [row.label for row in rows]
+    read = [None if r.rationale is None else reader.answers([r.rationale], labels)[0] for r in rows]
+    own = [row.prediction for row in rows]
+    samples, confidence, seed = score.bootstrap_samples, score.confidence, score.seed
+    intervals = bootstrap_intervals(truth, read, samples=samples, confidence=confidence, seed=seed)
+    gain = paired_gain(truth, own, read, samples=samples, confidence=confidence, seed=seed)
+    return ReaderRates(
+        war=war(truth, read),
+        uar=uar(truth, read),
+        war_ci=intervals.war,
+        uar_ci=intervals.uar,
+        n=len(rows),
+        recall=recalls(truth, read),
+        gain_over_own=GainOver(**asdict(gain)),
+    )
+
+
+def measured_truth(
+    rows: Sequence[Prediction],
+    truth: Mapping[str, Truth],
+    verdicts: Mapping[str, Verdict],
+    score: ScoreParams,
+) -> RationaleTruth | None:
+    """How true the claims are, how specific, and how well the judges tell true from false ones.
+
+    None without a side file, and for a model that answers directly.
+    """
+    found = rationale_truth(rows, truth)
+    if found is None:
+        return None
+    said = [
+        Said(row.clip_id, row.corpus, row.prediction, row.rationale)
+        for row in rows
+        if row.rationale is not None and row.clip_id in truth
+    ]
+    certain: dict[str, Verdict] = {
+        row.clip_id: {
+            name: (float(level == LEVELS[0]), float(level == LEVELS[1]), float(level == LEVELS[2]))
+            for name, level in truth[row.clip_id].levels.items()
+        }
+        for row in said
+    }
+    bootstrap = Bootstrap(score.bootstrap_samples, score.confidence, score.seed)
+    specific = {side: specificity(said, certain, side, bootstrap) for side in SIDES}
+    judged = {side: _judges_auc(said, truth, verdicts, side) for side in SIDES}
+    return found.model_copy(
+        update={
+            **{f"{s}_specificity": None if m is None else m.value for s, m in specific.items()},
+            **{f"{s}_judge_auc": value for s, value in judged.items()},
+        }
+    )
+
+
+def _judges_auc(
+    said: Sequence[Said],
+    truth: Mapping[str, Truth],
+    verdicts: Mapping[str, Verdict],
+    side: Side,
+) -> float | None:
+    """The chance that of a true and a false claim the judges prefer the true one."""
+    scores, true = [], []
+    for row in said:
+        verdict = verdicts.get(row.clip_id, {})
+        for name, level in levels(row.rationale).items():
+            if (name in FACE) == (side == "face") and name in verdict:
+                scores.append(verdict[name][level + 1])
+                true.append(truth[row.clip_id].levels[name] == level)
+    return auc(scores, true)
