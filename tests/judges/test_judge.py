@@ -171,3 +171,15 @@ def test_verdicts_come_back_from_their_table(tmp_path):
     (tmp_path / "none.parquet").write_bytes(b"no table")
     with pytest.raises(ValueError, match=r"none\.parquet: expected a table of verdicts"):
         read_verdicts(tmp_path / "none.parquet")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n", [0, 1, 2, 9])
+@pytest.mark.parametrize("components", [None, 3])
+def test_too_few_texts_judge_nothing_and_break_nothing(n, components, tmp_path):
+    rows, texts, labels, _ = made_up()
+    judge = fit_judge(rows[:n], texts[:n], labels[:n], side="voice", components=components,
+                      judges=JUDGES)  # fmt: skip
+    assert judge.judged == ()
+    write_judge(judge, tmp_path)
+    assert read_judge(tmp_path, "voice").verdicts(rows[:2], own_scale=False) == [{}, {}]
