@@ -15,7 +15,7 @@ MEASURES: Final[tuple[str, ...]] = (
     "level", "level_peak", "level_speech", "level_range", "speech_share",
     "pitch", "pitch_spread", "pitch_range", "pitch_slope", "voiced_share",
     "nuclei_rate", "syllable_hz", "syllable_depth",
-    "tremor_amplitude", "tremor_pitch", "tremor_hz",
+    "tremor_amplitude", "tremor_depth", "tremor_pitch", "tremor_hz",
     "harmonicity", "tilt", "high_band", "subharmonic", "jitter",
 )  # fmt: skip
 FRAME_SECONDS: Final = 0.05
@@ -26,6 +26,7 @@ FLOOR_DB: Final = -80.0
 SPEECH_DB: Final = 25.0  # below the loudest frames speech ends
 VOICED: Final = 0.45  # of a period's correlation with the next one
 SYLLABLES_HZ, TREMOR_HZ = (0.8, 8.0), (8.0, 14.0)  # of the envelope's modulation
+SHAKING_HZ: Final = (5.0, 14.0)  # tremor's whole range, where fast syllables lie, too
 
 
 class Tracks:
@@ -95,26 +96,32 @@ def _pitch(frames: Floats, rate: float) -> tuple[Floats, Floats, Floats]:
     By the autocorrelation of a windowed frame over that of its window (Boersma 1993).
     """
     size = frames.shape[1]
-    window = np.hanning(size)
-    grid = 1 << (2 * size - 1).bit_length()
-    centred = (frames - frames.mean(axis=1, keepdims=True)) * window
-    power = np.abs(np.fft.rfft(centred, grid)) ** 2
-    correlation = np.fft.irfft(power, grid)[:, : size // 2 + 1]
-    own = np.fft.irfft(np.abs(np.fft.rfft(window, grid)) ** 2, grid)[: size // 2 + 1]
-    energy = np.maximum(correlation[:, :1], 1e-12)
-    correlation = (correlation / energy) / np.maximum(own / own[0], 1e-3)
     low, high = int(rate / HIGHEST_HZ), min(int(rate / LOWEST_HZ), size // 2 - 1)
+    window = np.hanning(size)
+    grid = -(-(size + high + 2) // 64) * 64  # no lag that is read wraps around
+    centred = (frames - frames.mean(axis=1, keepdims=True)) * window
+    correlation = _autocorrelation(centred.astype(np.float32), grid)[:, : high + 2]
+    own = _autocorrelation(window, grid)[: high + 2]
+    energy = np.maximum(correlation[:, :1], 1e-12)
+    correlation = (correlation / energy) / (own / own[0])
     searched = correlation[:, low : high + 1]
     # A short period is preferred: its multiples correlate as well.
     lags = np.arange(low, high + 1)
     lag = (searched - 0.03 * np.log2(lags * LOWEST_HZ / rate)).argmax(axis=1) + low
     at = np.arange(len(frames))
     best = np.clip(correlation[at, lag], 0.0, 1.0)
-    before, after = correlation[at, lag - 1], correlation[at, np.minimum(lag + 1, size // 2)]
+    before, after = correlation[at, lag - 1], correlation[at, lag + 1]
     curve = np.minimum(before + after - 2 * correlation[at, lag], -1e-9)
     shift = np.clip((before - after) / (2 * curve), -0.5, 0.5)
     half = np.clip(correlation[at, np.maximum(lag // 2, 1)], -1.0, 1.0)
     return rate / (lag + shift), best, half
+
+
+def _autocorrelation(frames: Floats, grid: int) -> Floats:
+    """(…, n) -> (…, grid); float32 for float32."""
+    spectrum = np.fft.rfft(frames, grid)
+    power = spectrum.real**2 + spectrum.imag**2
+    return np.fft.irfft(power.astype(spectrum.dtype), grid)
 
 
 def _of_pitch(tracks: Tracks) -> dict[str, float]:
@@ -155,9 +162,10 @@ def _of_envelope(samples: Floats, rate: int) -> dict[str, float]:
         return {}
     relative = envelope / envelope.mean()
     window = np.hanning(len(relative))
-    power = np.abs(np.fft.rfft((relative - 1) * window, 1 << 10)) ** 2
-    hz = np.fft.rfftfreq(1 << 10, 1 / ENVELOPE_HZ)
-    slow, fast = (_within(hz, band) for band in (SYLLABLES_HZ, TREMOR_HZ))
+    grid = max(1 << 10, 1 << (len(relative) - 1).bit_length())
+    power = np.abs(np.fft.rfft((relative - 1) * window, grid)) ** 2
+    hz = np.fft.rfftfreq(grid, 1 / ENVELOPE_HZ)
+    slow, fast, shaking = (_within(hz, band) for band in (SYLLABLES_HZ, TREMOR_HZ, SHAKING_HZ))
     total = power[_within(hz, (SYLLABLES_HZ[0], TREMOR_HZ[1]))].sum() + 1e-12
     smooth = _smoothed(_smoothed(relative, 15), 15)
     inner = smooth[1:-1]
@@ -167,6 +175,9 @@ def _of_envelope(samples: Floats, rate: int) -> dict[str, float]:
         "syllable_hz": float((hz[slow] * power[slow]).sum() / (power[slow].sum() + 1e-12)),
         "syllable_depth": float(smooth.std()),
         "tremor_amplitude": float(np.log10(power[fast].sum() / total + 1e-4)),
+        "tremor_depth": float(
+            np.log10(2 * power[shaking].sum() / (grid * (window @ window)) + 1e-4)
+        ),
         "tremor_hz": float(hz[fast][power[fast].argmax()]),
     }
 
@@ -175,7 +186,9 @@ def _of_spectrum(samples: Floats, rate: int) -> dict[str, float]:
     """The long-term spectrum's slope and its share of high frequencies."""
     frames = _frames(samples, rate, 0.032, 0.016)
     window = np.hanning(frames.shape[1])
-    power = (np.abs(np.fft.rfft(frames * window)) ** 2).mean(axis=0) + 1e-12
+    spectrum = np.fft.rfft((frames * window).astype(np.float32))
+    power = (spectrum.real**2 + spectrum.imag**2).mean(axis=0, dtype=np.float64)
+    power += 1e-9 * power.max() + 1e-20
     hz = np.fft.rfftfreq(frames.shape[1], 1 / rate)
     voice = _within(hz, (200.0, min(6000.0, 0.45 * rate)))
     octaves = np.log2(hz[voice])

@@ -97,7 +97,8 @@ def fit_judge(
     axes = None
     if components is not None:
         _, sizes, axes = np.linalg.svd(x, full_matrices=False)
-        kept = min(components, len(rows) - 1, int((sizes > 1e-9 * sizes[0]).sum()))
+        kept = int((sizes > 1e-9 * sizes.max(initial=0.0)).sum())
+        kept = max(0, min(components, len(rows) - 1, kept))
         axes = _signed(axes[:kept]).T / (sizes[:kept] / np.sqrt(len(rows)))  # unit variance
         x = x @ axes
     claimed = [levels(text) for text in texts]
@@ -218,6 +219,8 @@ def _fit(x: Floats, y: NDArray[np.int64], penalty: float) -> tuple[Floats, Float
 
 def _standard(rows: Floats) -> tuple[Floats, Floats]:
     """Mean and standard deviation (F,); a feature that does not vary is left unscaled."""
+    if not len(rows):
+        return np.zeros(rows.shape[1]), np.ones(rows.shape[1])
     scale = rows.std(axis=0)
     return rows.mean(axis=0), np.where(scale > 1e-6, scale, 1.0)
 
