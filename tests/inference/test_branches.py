@@ -86,7 +86,7 @@ def test_direct_answers_have_no_rationale(backbone, features):
 
 @pytest.fixture(scope="module")
 def answerer(backbone, features):
-    return BackboneAnswerer(backbone, Store(features), max_new_tokens=8, temperature=1.0, seed=1)
+    return BackboneAnswerer(backbone, Store(features), max_new_tokens=8, temperature=50.0, seed=1)
 
 
 def test_absent_media_are_darkness_and_silence(answerer, features):
