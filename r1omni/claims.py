@@ -61,6 +61,9 @@ _QUOTED: Final = re.compile(r"\"[^\"]*\"|“[^”]*”|(?<!\w)'[^']*'(?!\w)")
 _TOKEN: Final = re.compile(r"[a-z]+(?:['’-][a-z]+)*|,")  # noqa: RUF001
 _NEGATOR: Final = re.compile(r"no|not|never|without|neither|nor|hardly|barely|\w+n['’]t")  # noqa: RUF001
 _NEGATION_REACH: Final = 4  # words from a negator to the word that it denies
+_LISTED: Final = (
+    3  # attributes of a voice that make a list of it, without a noun: "flat, soft, slow"
+)
 _COMMA: Final = 2  # how far a comma moves two words apart; any word between them counts 1
 _REACH: Final[Mapping[Side, int]] = {"face": 5, "voice": 20}  # a voice's words come in lists
 
@@ -212,10 +215,14 @@ def _in_clause(clause: str, offset: int) -> Iterator[_Found]:
             for name in ATTRIBUTES[side]:
                 yield _Found(None, Claim(side, name, 0, *span, _negated(clause, match.start())))
     taken: list[tuple[int, int]] = []
-    for match, word in _longest_first(clause):
+    matches = _longest_first(clause)
+    voice = {word.attribute for _, word in matches if SIDE_OF[word.attribute] == "voice"}
+    listed = not nouns and len(voice) >= _LISTED
+    for match, word in matches:
         if any(match.start() < end and start < match.end() for start, end in taken):
             continue
-        if not word.alone and not _belongs(clause, match, word.attribute, nouns):
+        in_list = listed and word.attribute in voice
+        if not (word.alone or in_list or _belongs(clause, match, word.attribute, nouns)):
             continue
         taken.append(match.span())
         denied = _negated(clause, match.start())

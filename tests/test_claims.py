@@ -64,6 +64,11 @@ PEOPLE = {
     "The voice is not loud, and he never smiles.": [("loudness", 1, 1), ("mouth", 1, 1)],
     "Her voice is neither fast nor shaky.": [("rate", 1, 1), ("tremor", 1, 1)],
     'In the text, the subtitle says "speak slowly". Overall, a hoarse voice.': [("breath", -1, 0)],
+    "The face is at rest; a flat, soft, slow and steady and breathy.": [
+        *((name, 0, 0) for name in ("brows", "eyes", "head", "jaw", "mouth")),
+        ("melody", -1, 0), ("loudness", -1, 0), ("rate", -1, 0), ("tremor", -1, 0),
+        ("breath", 1, 0)],
+    "A slow, steady walk.": [],
     "He opened the low door of a wide house, and the road was flat.": [],
 }  # fmt: skip
 

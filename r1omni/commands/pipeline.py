@@ -38,8 +38,18 @@ def table(
     metrics: Annotated[Path, typer.Argument(help="metrics.json")] = Path(
         "data/reports/metrics.json"
     ),
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Print the audits: what answers and rationales rest on.")
+    ] = False,
+    corpus: Annotated[str, typer.Option(help="With --audit: a test corpus, or all.")] = "all",
+    audits: Annotated[Path, typer.Option(help="With --audit: their folder.")] = Path("data/audit"),
 ) -> None:
-    """Print Table 1 as measured, beside the paper's."""
+    """Print Table 1 as measured, beside the paper's; or, with --audit, the models' audits."""
+    if audit:
+        from r1omni.evaluation.audit_table import audit_table
+
+        typer.echo(audit_table(audits, corpus), nl=False)
+        return
     from r1omni.pipeline import print_table
 
     print_table(metrics)

@@ -1,6 +1,7 @@
 """Labels weighed behind several rationales: the prompt once, every rationale once, every label."""
 
 import copy
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -113,7 +114,7 @@ def test_tokens_cover_the_completion_and_have_its_log_probability(answerer, back
     found = answerer.token_logprobs([Media("a", "a"), Media("b", "b")], texts)
     for text, tokens, clip in zip(texts, found, features, strict=False):
         assert tokens[0].start == 0 and tokens[-1].end == len(text)
-        assert all(t.end == after.start for t, after in zip(tokens, tokens[1:], strict=False))
+        assert all(t.end == after.start for t, after in pairwise(tokens))
         ids = torch.tensor([[backbone.encode_completion(text)]])
         whole, _ = score_completions(
             backbone.language_model, prefix_of(backbone, [clip]), ids, torch.ones_like(ids)
