@@ -39,6 +39,8 @@ TOY = {
     # two processes: tests/training/test_side_by_side.py
     "machine": {"save_every": 3, "processes": 1, "workers": 1},
     "predict": {"max_new_tokens": 48},
+    "judges": {"components": 8},
+    "audit": {"clips": 8, "donors": 1, "samples": 2},
     "score": {"bootstrap_samples": 50},
     "tracking": {"system_metrics": False},
 }
@@ -215,6 +217,47 @@ def test_the_war_can_be_recomputed_from_the_raw_completions(project):
         for p, label in zip(parsed, rows.label, strict=True)
     ]
     assert metrics["cold_start"]["dfew"]["war"] == pytest.approx(sum(right) / len(right))
+
+
+def test_judges_and_audit_read_no_side_file_and_are_the_same_again(project, tmp_path, monkeypatch):
+    from r1omni.corpora.sets import read_set
+    from r1omni.evaluation.audit.audit import run_audit
+    from r1omni.judges.loading import read_judged
+    from r1omni.judges.stage import run_judges
+    from r1omni.params_file import read_params
+
+    monkeypatch.chdir(project)
+    params = read_params(Path("params.yaml"))
+    truth = Path("data/truth")
+    truth.rename(tmp_path / "truth")
+    try:
+        sets = [read_set(Path(f"data/sets/{name}.json")) for name in ("cold_start", "test")]
+        run_judges(*sets, Path("data/measures"), tmp_path / "judges", judges=params.judges)
+        run_audit(
+            Path("data/checkpoints/grpo"),
+            Path("data/predictions/grpo.parquet"),
+            sets[1],
+            read_judged(tmp_path / "judges"),
+            tmp_path / "grpo.json",
+            tmp_path / "grpo.parquet",
+            audit=params.audit,
+            score=params.score,
+            max_new_tokens=params.predict.max_new_tokens,
+            batch_size=params.machine.predict_batch_size,
+            processes=1,
+            device="cpu",
+        )
+    finally:
+        (tmp_path / "truth").rename(truth)
+    for again, first in (
+        (tmp_path / "judges", Path("data/judges")),
+        (tmp_path, Path("data/audit")),
+    ):
+        for path in (p for p in again.iterdir() if p.is_file()):
+            assert path.read_bytes() == (first / path.name).read_bytes(), path.name
+    shown = run(project, str(BIN / "r1omni"), "table", "--audit")
+    assert "What decides the answer" in shown.stdout
+    assert "describes a voice in silence" in shown.stdout
 
 
 def lock(project: Path) -> dict:
