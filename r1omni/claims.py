@@ -200,18 +200,27 @@ def _find(rationale: str) -> list[_Found]:
     found: list[_Found] = []
     for segment in _segments(folded):
         if segment.kind != "text":
-            found += _in_clause(folded[segment.start : segment.end], segment.start)
+            found += [
+                _Found(word, claim._replace(start=claim.start + at, end=claim.end + at))
+                for at in [segment.start]
+                for word, claim in _in_clause(folded[at : segment.end])
+            ]
     return sorted(found, key=lambda f: (f.claim.start, f.claim.attribute))
 
 
-def _in_clause(clause: str, offset: int) -> Iterator[_Found]:
+@lru_cache(maxsize=2**14)  # models repeat themselves clause by clause
+def _in_clause(clause: str) -> tuple[_Found, ...]:
+    return tuple(_found_in(clause))
+
+
+def _found_in(clause: str) -> Iterator[_Found]:
     nouns = [
         (match, {name for name, noun in _NOUNS.items() if noun.fullmatch(match.group())})
         for match in _ANY_NOUN.finditer(clause)
     ]
     for side, pattern in _AT_REST.items():
         for match in pattern.finditer(clause):
-            span = (offset + match.start(), offset + match.end())
+            span = match.span()
             for name in ATTRIBUTES[side]:
                 yield _Found(None, Claim(side, name, 0, *span, _negated(clause, match.start())))
     taken: list[tuple[int, int]] = []
@@ -226,7 +235,7 @@ def _in_clause(clause: str, offset: int) -> Iterator[_Found]:
             continue
         taken.append(match.span())
         denied = _negated(clause, match.start())
-        start, end = offset + match.start(), offset + match.end()
+        start, end = match.span()
         side = SIDE_OF[word.attribute]
         yield _Found(word, Claim(side, word.attribute, word.level, start, end, denied))
 

@@ -1,6 +1,7 @@
 """Shares with bootstrap intervals: resampled are clips, which hold several claims each."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,8 +28,7 @@ class Bootstrap:
         """
         above = np.asarray(numerators, dtype=np.float64)
         below = np.ones_like(above) if denominators is None else np.asarray(denominators, float)
-        contributing = (above != 0) | (below != 0)
-        above, below = above[contributing], below[contributing]
+        n = int(((above != 0) | (below != 0)).sum())
         if not below.sum():
             return None
         drawn = self._weights(len(below))  # (B, n)
@@ -36,7 +36,7 @@ class Bootstrap:
         ratios = (drawn @ above)[sums != 0] / sums[sums != 0]
         low, high = self._percentiles(ratios)
         value = float(above.sum() / below.sum())
-        return Measured(value=value, low=low, high=high, n=len(below))
+        return Measured(value=value, low=low, high=high, n=n)
 
     def mean_recall(self, labels: NDArray[np.str_], right: ArrayLike) -> Measured | None:
         """UAR: the mean over the labels present of the share that is right."""
@@ -53,11 +53,16 @@ class Bootstrap:
         return Measured(value=value, low=low, high=high, n=len(hits))
 
     def _weights(self, n: int) -> Floats:
-        """How often each resampling draws each clip: (B, n)."""
-        rng = np.random.default_rng(self.seed)
-        return rng.multinomial(n, np.full(n, 1 / n), size=self.samples).astype(np.float64)
+        return _weights(self.samples, n, self.seed)
 
     def _percentiles(self, values: Floats) -> tuple[float, float]:
         tail = (1 - self.confidence) / 2 * 100
         low, high = np.percentile(values, [tail, 100 - tail])
         return float(low), float(high)
+
+
+@lru_cache(maxsize=16)  # most numbers of a corpus are of the same clips
+def _weights(samples: int, n: int, seed: int) -> Floats:
+    """How often each resampling draws each clip: (B, n)."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n, np.full(n, 1 / n), size=samples).astype(np.float64)

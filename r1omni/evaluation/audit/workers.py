@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -38,7 +39,10 @@ class Block:
 
 
 def examine_blocks(job: Job, blocks: Sequence[Block], processes: int) -> Iterator[list[Examined]]:
-    """The blocks' clips, in order. A block's numbers do not depend on the number of processes."""
+    """The blocks' clips, in order. A block's numbers do not depend on the number of processes.
+
+    Raises ValueError if a process is killed.
+    """
     n = min(processes, len(blocks))
     if n <= 1:
         answerer = _load(job)
@@ -50,8 +54,14 @@ def examine_blocks(job: Job, blocks: Sequence[Block], processes: int) -> Iterato
     numbers: Any = context.Queue()
     for number in range(n):
         numbers.put(number)
-    with ProcessPoolExecutor(n, context, _start_worker, (job, numbers)) as pool:
-        yield from pool.map(_examine_in_worker, blocks)
+    try:
+        with ProcessPoolExecutor(n, context, _start_worker, (job, numbers)) as pool:
+            yield from pool.map(_examine_in_worker, blocks)
+    except BrokenProcessPool as error:
+        raise ValueError(
+            f"{job.checkpoint}: a process of the audit was killed (out of memory?); fewer "
+            "machine.processes or a smaller machine.predict_batch_size need less memory"
+        ) from error
 
 
 def _load(job: Job) -> Answerer:
