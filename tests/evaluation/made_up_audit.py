@@ -48,13 +48,13 @@ _REASONED = {  # cold_start, grpo
     "media_swap.video.follows": (0.734, 0.716), "media_swap.video.kept": (0.811, 0.76),
     "absence.voice_claims_in_silence": (0.998, 1.0), "absence.face_claims_in_dark": (0.999, 1.0),
     "grounding.face.supported": (0.74, 0.75), "grounding.face.contradicted": (0.11, 0.10),
-    "grounding.face.specificity": (0.41, 0.42), "grounding.face.truth": (0.779, 0.792),
+    "grounding.face.specificity": (0.41, 0.42),
     "grounding.voice.supported": (0.88, 0.85), "grounding.voice.contradicted": (0.09, 0.11),
-    "grounding.voice.specificity": (0.76, 0.69), "grounding.voice.truth": (0.893, 0.874),
+    "grounding.voice.specificity": (0.76, 0.69),
     "reader.answers.war": (0.671, 0.698), "reader.answers.uar": (0.63, 0.65),
-    "reader.same": (0.771, 0.824), "reader.right": (0.671, 0.698),
-    "certainty.face.auc": (0.75, 0.75), "certainty.face.truth_at_70": (0.86, 0.862),
-    "certainty.voice.auc": (0.83, 0.83), "certainty.voice.truth_at_70": (0.95, 0.947),
+    "reader.same": (0.771, 0.824),
+    "certainty.face.auc": (0.75, 0.75), "certainty.face.supported_at_70": (0.86, 0.862), "certainty.face.supported_at_100": (0.779, 0.792),
+    "certainty.voice.auc": (0.83, 0.83), "certainty.voice.supported_at_70": (0.95, 0.947), "certainty.voice.supported_at_100": (0.893, 0.874),
 }  # fmt: skip
 
 
@@ -77,7 +77,6 @@ def _numbers(model: str) -> dict[str, dict[str, Measured]]:
             values |= {
                 f"grounding.attribute.{name}.supported": truth - 0.03,
                 f"grounding.attribute.{name}.contradicted": 0.6 * (1 - truth),
-                f"grounding.attribute.{name}.truth": truth,
                 f"grounding.attribute.{name}.reliability": rng.uniform(0.9, 1.0),
             }
     rng = np.random.default_rng(3)

@@ -78,8 +78,8 @@ def test_every_value_drawn_is_the_files(folder: Path, audits: list[Audited]):
         moves_the_answer: ["media_swap.audio.answer_changed", "rationale.reversed_changed"],
         moves_the_rationale: ["media_swap.video.follows", "media_swap.audio.kept"],
         absent: ["absence.voice_claims_in_silence"],
-        truth: ["grounding.attribute.tremor.truth", "grounding.attribute.jaw.contradicted",
-                "grounding.voice.specificity", "certainty.face.truth_at_70"],
+        truth: ["grounding.attribute.tremor.supported", "grounding.attribute.jaw.contradicted",
+                "grounding.voice.specificity", "certainty.face.supported_at_70"],
     }  # fmt: skip
     for draw, keys in drawn.items():
         found = values(draw(audits))

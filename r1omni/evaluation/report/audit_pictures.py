@@ -143,7 +143,6 @@ def moves_the_answer(audits: Sequence[Audited]) -> Picture:
         ("reader.answers.war", "right if a reader of the text answers (WAR)"),
         ("reader.answers.uar", "right if a reader of the text answers (UAR)"),
         ("reader.same", "the reader of the text names the model's answer"),
-        ("reader.right", "the reader of the text names the label"),
     ]
     legend = tuple(Key(audit.tone, audit.name) for audit in models)
     return _picture("moves-answer", title, note, panels, models, keys, legend)

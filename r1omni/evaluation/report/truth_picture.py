@@ -21,7 +21,6 @@ LEGEND: Final[tuple[Key, ...]] = (
     Key("supported", "the judge supports it"),
     Key("undecided", "undecided"),
     Key("contradicted", "✗ contradicted"),
-    Key("tick-key", "true (rendered clips only)"),
     Key("ring-key", "the judge's reliability"),
 )
 
@@ -40,7 +39,7 @@ def truth(audits: Sequence[Audited]) -> Picture:
         ends = ("recites", "describes this clip")
         panels.append(Panel(row_chart(rows, "Specificity", ends=ends), "Is it about this clip?"))
     if rows := [row for side in SIDES if (row := _certainty(models, side))]:
-        words = "True claims: all (ring), the 70 % most certain (dot)"
+        words = "Supported claims: of all (ring), of the 70 % most certain (dot)"
         panels.append(Panel(row_chart(rows, words), words))
     title = "Is it true, and is it about this clip?"
     if found := last(models, "grounding.face.supported"):
@@ -86,8 +85,6 @@ def _verdicts(audit: Audited, name: str) -> Row | None:
         Mark("bar", start, 1.0, "contradicted", f"✗ {percent(contradicted)}",
              f"contradicted {percent(contradicted)}"),
     ]  # fmt: skip
-    if true := audit.find(f"{ATTRIBUTE}{name}.truth"):
-        marks.append(Mark("tick", true.value, tone="true", about=f"true {percent(true)}"))
     if reliable := audit.find(f"{ATTRIBUTE}{name}.reliability"):
         about = f"the judge's reliability (AUC within labels) {percent(reliable)}"
         marks.append(Mark("ring", reliable.value, tone="judge", about=about))
@@ -106,9 +103,7 @@ def _specificity(models: Sequence[Audited], side: str) -> Row | None:
 def _certainty(models: Sequence[Audited], side: str) -> Row | None:
     marks: list[Mark] = []
     for lane, audit in enumerate(models):
-        every, kept = (
-            audit.find(key) for key in (f"grounding.{side}.truth", f"certainty.{side}.truth_at_70")
-        )
+        every, kept = (audit.find(f"certainty.{side}.supported_at_{kept}") for kept in (100, 70))
         if every and kept:
             said = f"{100 * every.value:.0f} → {100 * kept.value:.0f}"
             ends = sorted((every.value, kept.value))
@@ -124,13 +119,13 @@ def _keys(names: Sequence[str]) -> list[tuple[str, str]]:
     keys = [
         (f"grounding.{side}.{word}", f"{side}: {word}")
         for side in SIDES
-        for word in ("supported", "contradicted", "specificity", "truth")
+        for word in ("supported", "contradicted", "specificity", "recall")
     ]
     for side in SIDES:
         keys += [
-            (f"certainty.{side}.truth_at_70", f"{side}: true among the 70 % most certain"),
+            (f"certainty.{side}.supported_at_70", f"{side}: supported of the 70 % most certain"),
             (f"certainty.{side}.auc", f"{side}: certainty finds false claims, AUC"),
         ]
-    words = ("supported", "contradicted", "truth", "reliability")
+    words = ("supported", "contradicted", "reliability")
     return keys + [(f"{ATTRIBUTE}{name}.{word}", f"{name}: {word}") for name in names
                    for word in words]  # fmt: skip
