@@ -1,6 +1,6 @@
 """The commands that people type. Imports late."""
 
-from r1omni.commands import pipeline, predict, doctor, evaluate, models, cards  # isort: skip  (the order of --help)
+from r1omni.commands import pipeline, predict, audit, doctor, evaluate, models, cards  # isort: skip  (the order of --help)
 from r1omni.commands.command import commands
 
-__all__ = ["cards", "commands", "doctor", "evaluate", "models", "pipeline", "predict"]
+__all__ = ["audit", "cards", "commands", "doctor", "evaluate", "models", "pipeline", "predict"]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from r1omni.commands.audit import explain, printable
 from r1omni.commands.command import PEOPLE, Allow, Mode, Model, commands
 from r1omni.corpora.known import find_corpus
 from r1omni.emotions import EMOTIONS
@@ -34,6 +35,12 @@ def predict(
         str, typer.Option(help="all, or the corpus whose labels' probabilities to print")
     ] = "all",
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object per line")] = False,
+    explain_answers: Annotated[
+        bool, typer.Option("--explain", help="say what each answer rests on, as `r1omni audit`")
+    ] = False,
+    judges: Annotated[Path, typer.Option(help="with --explain: the claim judges' folder")] = Path(
+        "data/judges"
+    ),
     batch_size: BatchSize = None,
     max_new_tokens: MaxNewTokens = None,
     timeout_seconds: Timeout = None,
@@ -63,6 +70,9 @@ def predict(
     asked = EMOTIONS if labels == "all" else find_corpus(labels).labels or EMOTIONS
     options = choose_options(params, no_params, given)
     options.set_threads()
+    if explain_answers:
+        explain(files, model, mode, allow or (), asked, options, judges, as_json)
+        return
     from r1omni.media.pool import start_forkserver
 
     start_forkserver()  # it imports while the model is loaded: the first answer need not wait
@@ -111,7 +121,7 @@ def _predict(
                 n_refused += sum(isinstance(outcome, Refusal) for outcome in batch)
                 for outcome in batch:
                     text = outcome.as_json() if as_json else outcome.as_text()
-                    typer.echo(text, err=isinstance(outcome, Refusal) and not as_json)
+                    typer.echo(printable(text), err=isinstance(outcome, Refusal) and not as_json)
     except KeyboardInterrupt:
         typer.echo(f"stopped: {n_answered} of {len(found.items)} answered", err=True)
         raise typer.Exit(130) from None

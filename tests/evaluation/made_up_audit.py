@@ -53,8 +53,10 @@ _REASONED = {  # cold_start, grpo
     "grounding.voice.specificity": (0.76, 0.69),
     "reader.answers.war": (0.671, 0.698), "reader.answers.uar": (0.63, 0.65),
     "reader.same": (0.771, 0.824),
-    "certainty.face.auc": (0.75, 0.75), "certainty.face.supported_at_70": (0.86, 0.862), "certainty.face.supported_at_100": (0.779, 0.792),
-    "certainty.voice.auc": (0.83, 0.83), "certainty.voice.supported_at_70": (0.95, 0.947), "certainty.voice.supported_at_100": (0.893, 0.874),
+    "certainty.face.auc": (0.75, 0.75), "certainty.face.supported_at_70": (0.86, 0.862),
+    "certainty.face.supported_at_100": (0.779, 0.792),
+    "certainty.voice.auc": (0.83, 0.83), "certainty.voice.supported_at_70": (0.95, 0.947),
+    "certainty.voice.supported_at_100": (0.893, 0.874),
 }  # fmt: skip
 
 

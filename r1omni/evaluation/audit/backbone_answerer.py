@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,6 +24,14 @@ from r1omni.prompts import AnswerMode
 AUDIO = "audio"  # how the names of features of the sound begin; all others are of the picture
 
 
+class Stored(Protocol):
+    """Where clips' features are: a FeatureStore, or what was read just now."""
+
+    def load(self, clip_ids: Sequence[str]) -> list[Features]:
+        """The features of each clip."""
+        ...
+
+
 class BackboneAnswerer:
     """A checkpoint's backbone as Answerer, with the features of its clips.
 
@@ -32,7 +41,7 @@ class BackboneAnswerer:
     def __init__(
         self,
         backbone: Backbone,
-        store: FeatureStore,
+        store: Stored,
         *,
         max_new_tokens: int,
         temperature: float,

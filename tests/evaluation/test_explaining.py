@@ -1,0 +1,117 @@
+"""One clip explained: a model that says what the test wants, judges whose verdicts are known."""
+
+import json
+
+import numpy as np
+import pytest
+from clip_files import LIMITS, write_clip
+from typer.testing import CliRunner
+
+from r1omni.cli import app
+from r1omni.completions import render
+from r1omni.evaluation import explaining
+from r1omni.evaluation.audit.backbone_answerer import BackboneAnswerer
+from r1omni.evaluation.explaining import LEVEL_TOO_LOUD, NO_JUDGES, Judges, explain_files
+from r1omni.inference.files import Refusal, read_file
+from r1omni.judges.acoustics import MEASURES
+from r1omni.judges.judge import ClaimJudge, Probe, write_judge
+from r1omni.judges.pictures import picture_row
+from r1omni.judges.reader import Reader, write_reader
+
+RATIONALE = "I see raised brows; I hear a loud and slow voice."
+LABELS = ("angry", "sad")
+
+
+def judge_of(side, n, verdicts):
+    """A judge that finds the same of every clip, by its biases alone."""
+    probes = {
+        name: Probe(np.zeros((n, 3)), np.log(p), 0.9, judged=True, n=60)
+        for name, p in verdicts.items()
+    }
+    return ClaimJudge(side, probes, np.zeros(n), np.ones(n), None)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return write_clip(tmp_path_factory.mktemp("clips") / "a.mp4")
+
+
+@pytest.fixture(scope="module")
+def judges(tiny, clip):
+    n = len(picture_row(tiny.encode([read_file(clip, tiny.preparation).inputs])[0]))
+    reader = Reader(
+        LABELS, False, {"brows +1": 0, "loudness +1": 1},
+        np.array([[0.5, 0.0], [1.0, -1.0]]), np.array([0.0, 0.25]), 0.9, 60,
+    )  # fmt: skip
+    face = judge_of("face", n, {"brows": (0.1, 0.8, 0.1)})
+    return Judges((face, judge_of("voice", len(MEASURES), {"loudness": (0.1, 0.2, 0.7)})), reader)
+
+
+@pytest.fixture
+def says(monkeypatch, tiny):
+    """The model writes one rationale whatever it is given."""
+    monkeypatch.setattr(tiny, "answer_mode", "reasoned", raising=False)
+    monkeypatch.setattr(
+        BackboneAnswerer, "complete", lambda _, media: [render(RATIONALE, "sad")] * len(media)
+    )
+
+
+def explained(files, tiny, judges):
+    how = {"labels": LABELS, "max_new_tokens": 4, "limits": LIMITS}
+    return list(explain_files(files, tiny, judges, **how))
+
+
+def test_each_claim_has_its_verdict_and_weight_and_the_reader_answers(tiny, clip, judges, says):
+    (found,) = explained([clip], tiny, judges)
+    assert [(c.words, c.verdict) for c in found.claims] == [
+        ("raised", "contradicted"), ("loud", "supported"), ("slow", "not judged"),
+    ]  # fmt: skip
+    assert [c.probability for c in found.claims] == [pytest.approx(0.1), pytest.approx(0.7), None]
+    weights = [c.weight for c in found.claims]
+    assert (found.reader, weights) == ("angry", [0.5, 1.0, 0.0])
+    assert sum(weights) + 0.0 == judges.reader.logits([RATIONALE])[0, 0]  # the bias is 0
+    assert found.reader_probability == pytest.approx(1 / (1 + np.exp(-0.75 - 1.5)))
+    assert found.prediction == "sad" and found.reversed in LABELS
+    assert found.shares is not None and sum(found.shares.values()) == pytest.approx(1)
+    assert LEVEL_TOO_LOUD in found.notes
+    assert json.loads(found.as_json())["claims"][1]["attribute"] == "loudness"
+
+
+def test_a_silent_clip_has_no_verdict_of_a_voice_and_sound_has_no_share(
+    tiny, tmp_path, judges, says
+):
+    silent = write_clip(tmp_path / "silent.mp4", audio=None)
+    found, refused = explained([silent, Refusal("x", "is no file")], tiny, judges)
+    assert [c.verdict for c in found.claims] == ["contradicted", "not judged", "not judged"]
+    assert found.shares is None or found.shares["audio"] == pytest.approx(0, abs=1e-4)
+    assert any(note.startswith("no sound: nothing") for note in found.notes)
+    assert refused == Refusal("x", "is no file")
+
+
+def test_without_judges_all_else_is_said(tiny, clip, says):
+    (found,) = explained([clip], tiny, None)
+    assert {c.verdict for c in found.claims} == {"not judged"}
+    assert (found.reader, found.notes) == (None, (NO_JUDGES,))
+    assert found.muted.rationale == RATIONALE and found.reversed in LABELS
+
+
+def test_the_command_prints_no_control_character_and_one_line_of_json(
+    tiny, clip, judges, says, tmp_path, monkeypatch
+):
+    tiny.model.save_pretrained(tmp_path / "model")
+    tiny.processor.save_pretrained(tmp_path / "model")
+    for side in judges.sides:
+        write_judge(side, tmp_path / "judges")
+    write_reader(judges.reader, tmp_path / "judges" / "reader.json")
+    evil = render(f"\x1b[2J{RATIONALE}", "sad")
+    monkeypatch.setattr(BackboneAnswerer, "complete", lambda _, media: [evil] * len(media))
+    monkeypatch.chdir(tmp_path)
+    model = ["--model", "model", "--judges", "judges", "--mode", "reasoned"]
+    done = CliRunner().invoke(app, ["audit", str(clip), *model])
+    assert done.exit_code == 0, done.exception
+    assert "\x1b" not in done.stdout and "contradicted" in done.stdout
+    done = CliRunner().invoke(app, ["audit", str(clip), "nowhere.mp4", *model, "--json"])
+    assert done.exit_code == 1
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert set(first) == {*explaining.Explanation.__annotations__, "absent"}
+    assert set(second) == {"file", "refused"}
