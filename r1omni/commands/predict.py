@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +24,9 @@ from r1omni.inference.options import (
 )
 from r1omni.machine.imports import quick_imports
 
+if TYPE_CHECKING:
+    from r1omni.judges.reader import Reader
+
 
 @commands.command(rich_help_panel=PEOPLE)
 def predict(
@@ -38,9 +41,13 @@ def predict(
     explain_answers: Annotated[
         bool, typer.Option("--explain", help="say what each answer rests on, as `r1omni audit`")
     ] = False,
-    judges: Annotated[Path, typer.Option(help="with --explain: the claim judges' folder")] = Path(
-        "data/judges"
-    ),
+    answer: Annotated[
+        Literal["model", "reader"],
+        typer.Option(help="who answers: the model, or a reader of its rationale's claims alone"),
+    ] = "model",
+    judges: Annotated[
+        Path, typer.Option(help="with --explain or --answer reader: the stage judges' folder")
+    ] = Path("data/judges"),
     batch_size: BatchSize = None,
     max_new_tokens: MaxNewTokens = None,
     timeout_seconds: Timeout = None,
@@ -73,10 +80,15 @@ def predict(
     if explain_answers:
         explain(files, model, mode, allow or (), asked, options, judges, as_json)
         return
+    reader = None
+    if answer == "reader":
+        from r1omni.judges.reader import read_reader
+
+        reader = read_reader(judges / "reader.json")
     from r1omni.media.pool import start_forkserver
 
     start_forkserver()  # it imports while the model is loaded: the first answer need not wait
-    _predict(files, model, mode, allow or (), asked, options, as_json)
+    _predict(files, model, mode, allow or (), asked, options, as_json, reader)
 
 
 def _predict(
@@ -87,6 +99,7 @@ def _predict(
     labels: Sequence[str],
     options: PredictOptions,
     as_json: bool,
+    reader: "Reader | None",
 ) -> None:
     """Print each file's answer as soon as its batch is done. Raises typer.Exit."""
     with quick_imports():
@@ -114,6 +127,7 @@ def _predict(
             batch_size=options.batch_size,
             max_new_tokens=options.max_new_tokens,
             limits=options.limits,
+            reader=reader,
         )
         with closing(batches):
             for batch in batches:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +16,7 @@ from r1omni.inference.finding import find_files
 from r1omni.inference.greedy import Answered, answer_batch
 from r1omni.inference.probabilities import label_probabilities
 from r1omni.inference.reading import read_files
+from r1omni.judges.reader import Reader
 from r1omni.judging import Judgement, judge
 from r1omni.limits import Limits
 from r1omni.model.backbone import Backbone
@@ -28,7 +29,8 @@ class Answer:
     """The model's answer to one file, parsed and judged.
 
     `probabilities` of the asked labels sum to 1; None where the completion is not well formed.
-    `notes`: what was missing, cut or repeated on the way.
+    `notes`: what was missing, cut or repeated on the way. `read`: the label that a reader of the
+    rationale answers in the model's place; prediction and probabilities are the reader's then.
     """
 
     path: Path
@@ -36,6 +38,12 @@ class Answer:
     judged: Judgement
     probabilities: dict[str, float] | None
     notes: tuple[str, ...]
+    read: str | None = None
+
+    @property
+    def prediction(self) -> str | None:
+        """The label that is answered, by the reader if there is one."""
+        return self.read or self.judged.prediction
 
     def as_text(self) -> str:
         """The answer on some lines for people."""
@@ -48,6 +56,8 @@ class Answer:
 
     def label_text(self) -> str:
         """The predicted label, or that there is none and what the model answered."""
+        if self.read is not None:
+            return f"{self.read}, read from the rationale (the model: {self.judged.prediction})"
         if self.judged.prediction is not None:
             return self.judged.prediction
         word = " ".join((self.judged.answer or "").split())
@@ -58,7 +68,8 @@ class Answer:
         return json.dumps(
             {
                 "file": str(self.path),
-                "prediction": self.judged.prediction,
+                "prediction": self.prediction,
+                "answered_by": "model" if self.read is None else "reader",
                 "answer": self.judged.answer,
                 "rationale": self.judged.rationale,
                 "well_formed": self.judged.well_formed,
@@ -102,11 +113,13 @@ def answer_batches(
     batch_size: int,
     max_new_tokens: int,
     limits: Limits,
+    reader: Reader | None = None,
 ) -> Generator[list[Answer | Refusal], None, None]:
     """An answer or a refusal for every file, in order, as soon as each batch is answered.
 
     Batches grow from one file to `batch_size`: the first answer waits for no other, and no
-    later one for more files than were answered before. A file that takes more than the limits is
+    later one for more files than were answered before. With a `reader` it is the reader that
+    answers, from the model's rationale. A file that takes more than the limits is
     refused. A bar shows the progress where standard error is a terminal. Closing the generator
     ends the process that reads.
     """
@@ -120,7 +133,7 @@ def answer_batches(
         try:
             for batch in _growing_groups(outcomes, batch_size):
                 known = [item for item in batch if isinstance(item, ReadFile)]
-                answers = iter(answer_read_files(known, backbone, labels, max_new_tokens))
+                answers = iter(answer_read_files(known, backbone, labels, max_new_tokens, reader))
                 progress.advance(task, len(batch))
                 progress.stop()  # no bar between the lines that are printed now
                 yield [item if isinstance(item, Refusal) else next(answers) for item in batch]
@@ -134,6 +147,7 @@ def answer_read_files(
     backbone: Backbone,
     labels: Sequence[str],
     max_new_tokens: int,
+    reader: Reader | None = None,
 ) -> list[Answer]:
     """The answer to each file. It does not depend on the other files, not even by rounding.
 
@@ -148,7 +162,7 @@ def answer_read_files(
         label_probabilities(backbone, [own], [answer.completion], labels)[0]
         for own, answer in zip(features, answered, strict=True)
     ]
-    return [
+    answers = [
         Answer(
             file.path,
             answer.completion,
@@ -158,6 +172,25 @@ def answer_read_files(
         )
         for file, answer, chances in zip(files, answered, probabilities, strict=True)
     ]
+    return (
+        answers if reader is None else [read_answer(answer, reader, labels) for answer in answers]
+    )
+
+
+def read_answer(answer: Answer, reader: Reader, labels: Sequence[str]) -> Answer:
+    """The reader's answer in the model's place; the model's own where there is no rationale.
+
+    Probabilities are the reader's, shared out among `labels`; one that it does not know has 0.
+    """
+    rationale = answer.judged.rationale
+    if rationale is None:
+        note = "answered by the model: there is no rationale for a reader"
+        return replace(answer, notes=(*answer.notes, note))
+    known = dict(zip(reader.labels, reader.probabilities([rationale])[0].tolist(), strict=True))
+    asked = {label: known.get(label, 0.0) for label in labels}
+    total = sum(asked.values())
+    chances = {label: p / total for label, p in asked.items()} if total else asked
+    return replace(answer, probabilities=chances, read=reader.answers([rationale], labels)[0])
 
 
 def _remarks(answer: Answered, probabilities: dict[str, float] | None) -> Iterator[str]:

@@ -18,9 +18,10 @@ from r1omni import completions
 from r1omni.cli import app
 from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.emotions import EMOTIONS
-from r1omni.inference.answer import Answer, answer_files
+from r1omni.inference.answer import Answer, answer_files, read_answer
 from r1omni.inference.files import NO_AUDIO, NO_VIDEO, Refusal, read_file
 from r1omni.inference.probabilities import label_probabilities
+from r1omni.judges.reader import Reader
 from r1omni.judging import judge
 from r1omni.media import UnreadableMedia, decode, preprocess, waveform_to_mel
 from r1omni.model.feature_store import FeatureStore
@@ -262,3 +263,26 @@ def test_the_command_prints_json_lines_and_its_exit_code_counts_refusals(
     assert done.exit_code == 0, done.output
     first = max(answered["probabilities"].items(), key=lambda item: item[1])
     assert f"  {first[0]} {first[1]:.2f} · " in done.stdout
+
+
+def test_a_reader_answers_from_the_rationale_in_the_models_place():
+    reader = Reader(
+        labels=("happy", "sad"),
+        words=False,
+        features={"brows +1": 0},
+        weights=np.array([[np.log(3.0), 0.0]]),
+        bias=np.zeros(2),
+        accuracy=1.0,
+        n=2,
+    )
+    completion = "<think>The brows are raised.</think>\n<answer>sad</answer>"
+    own = Answer(Path("a.mp4"), completion, judge(completion, "reasoned"), {"sad": 1.0}, ())
+    read = read_answer(own, reader, ("happy", "sad", "fear"))
+    assert (read.prediction, own.prediction) == ("happy", "sad")
+    assert read.probabilities == pytest.approx({"happy": 0.75, "sad": 0.25, "fear": 0.0})
+    assert read.as_text().startswith("a.mp4: happy, read from the rationale (the model: sad)")
+    assert json.loads(read.as_json())["answered_by"] == "reader"
+    assert json.loads(own.as_json())["answered_by"] == "model"
+    direct = Answer(Path("a.mp4"), "sad", judge("sad", "direct"), {"sad": 1.0}, ())
+    kept = read_answer(direct, reader, ("sad",))
+    assert kept.prediction == "sad" and "no rationale for a reader" in kept.notes[0]
