@@ -118,7 +118,7 @@ def _show(e: "Explanation") -> None:
     if e.claims:
         table = Table(box=None, padding=(0, 2, 0, 2))
         for name in ("claim", "of", "verdict", "judge's p", "model's p", "weight"):
-            table.add_column(name, justify="right" if "p" in name[-1:] else "left")
+            table.add_column(name, justify="right" if name.endswith(" p") else "left", no_wrap=True)
         for c in e.claims:
             table.add_row(
                 printable(c.words),
