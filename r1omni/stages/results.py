@@ -125,8 +125,8 @@ def score(
         out,
         plots,
         summary,
-        judges,
-        audit,
+        judges if judges is not None and judges.is_dir() else None,
+        audit if audit is not None and audit.is_dir() else None,
         score=read_params(params).score,
     )
 
