@@ -175,7 +175,7 @@ def gate_rows(project: Project) -> Iterator[Row]:
     for what, texts, accepted in (("own", project.texts, "11"), ("dealt", others, "0")):
         found = []
         for side, rows in (("voice", project.sounds), ("face", project.pictures)):
-            found += list(project.fit(side, rows, texts, every).probes.values())  # type: ignore[arg-type]
+            found += list(project.fit(side, rows, texts, every).probes.values())
         known = [probe.reliability for probe in found if probe.reliability is not None]
         n_judged = float(sum(probe.judged for probe in found))
         yield f"gate, {what} texts: attributes judged", n_judged, accepted
@@ -246,7 +246,7 @@ def rows_of(project: Project) -> Iterator[Row]:
     """Every row of the table."""
     verdicts = read_verdicts(project.root / "data/judges/verdicts.parquet")
     for side in ("voice", "face"):
-        yield from side_rows(project, side, verdicts)  # type: ignore[arg-type]
+        yield from side_rows(project, side, verdicts)
     yield few_texts_row(project)
     voice = project.fit("voice", project.sounds, project.texts, range(len(project.texts)))
     yield from gain_rows(project, voice)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from r1omni.commands.command import PEOPLE, Allow, Mode, Model, commands
+from r1omni.commands.command import PEOPLE, Allow, Mode, Model, commands, open_model, printable
 from r1omni.emotions import EMOTIONS
 from r1omni.inference.options import MaxNewTokens, OnDevice, PredictOptions, choose_options
 from r1omni.machine.imports import quick_imports
@@ -55,22 +55,15 @@ def explain(
     """Print each clip's explanation as soon as it is there. Raises typer.Exit."""
     with quick_imports():
         from r1omni.evaluation.explaining import explain_files, read_judges
-        from r1omni.hub import translate_hub_errors
         from r1omni.inference.files import Refusal
         from r1omni.inference.finding import find_files
-        from r1omni.inference.loading import find_checkpoint, load_checkpoint
-        from r1omni.lineage import caution, read_lineage
     known = read_judges(judges)
     found = find_files(clips)
     if account := found.account():
         typer.echo(account, err=True)
     explained = refused = 0
     try:
-        with translate_hub_errors(model):
-            checkpoint = find_checkpoint(model, options.tracking)
-            if warning := caution(read_lineage(checkpoint)):
-                typer.echo(warning, err=True)
-            backbone = load_checkpoint(checkpoint, mode, allow, options.device)
+        backbone = open_model(model, mode, allow, options)
         for outcome in explain_files(
             found.items,
             backbone,
@@ -148,8 +141,3 @@ def _show(e: "Explanation") -> None:
         line("  with its claims reversed: it makes none that can be reversed")
     for note in e.notes:
         line(f"  ({note})")
-
-
-def printable(text: str) -> str:
-    """The text without control characters, with which a model could steer a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from r1omni.commands.audit import explain, printable
-from r1omni.commands.command import PEOPLE, Allow, Mode, Model, commands
+from r1omni.commands.audit import explain
+from r1omni.commands.command import PEOPLE, Allow, Mode, Model, commands, open_model, printable
 from r1omni.corpora.known import find_corpus
 from r1omni.emotions import EMOTIONS
 from r1omni.inference.options import (
@@ -103,23 +103,16 @@ def _predict(
 ) -> None:
     """Print each file's answer as soon as its batch is done. Raises typer.Exit."""
     with quick_imports():
-        from r1omni.hub import translate_hub_errors
         from r1omni.inference.answer import Answer, answer_batches
         from r1omni.inference.files import Refusal
         from r1omni.inference.finding import find_files
-        from r1omni.inference.loading import find_checkpoint, load_checkpoint
-        from r1omni.lineage import caution, read_lineage
 
     found = find_files(files)
     if account := found.account():
         typer.echo(account, err=True)
     n_answered = n_refused = 0
     try:
-        with translate_hub_errors(model):
-            checkpoint = find_checkpoint(model, options.tracking)
-            if warning := caution(read_lineage(checkpoint)):
-                typer.echo(warning, err=True)
-            backbone = load_checkpoint(checkpoint, mode, allow, options.device)
+        backbone = open_model(model, mode, allow, options)
         batches = answer_batches(
             found.items,
             backbone,
@@ -135,7 +128,8 @@ def _predict(
                 n_refused += sum(isinstance(outcome, Refusal) for outcome in batch)
                 for outcome in batch:
                     text = outcome.as_json() if as_json else outcome.as_text()
-                    typer.echo(printable(text), err=isinstance(outcome, Refusal) and not as_json)
+                    shown = text if as_json else printable(text)  # JSON escapes them itself
+                    typer.echo(shown, err=isinstance(outcome, Refusal) and not as_json)
     except KeyboardInterrupt:
         typer.echo(f"stopped: {n_answered} of {len(found.items)} answered", err=True)
         raise typer.Exit(130) from None

@@ -91,9 +91,10 @@ def _frames(samples: Floats, rate: float, seconds: float, hop_seconds: float) ->
 
 
 def _pitch(frames: Floats, rate: float) -> tuple[Floats, Floats, Floats]:
-    """Of each frame: pitch (Hz), the correlation at its period, and at twice it over that.
+    """Of each of N frames (N, n): pitch (Hz), the correlation at its period, and at half of it.
 
-    By the autocorrelation of a windowed frame over that of its window (Boersma 1993).
+    A creaky voice correlates at half of the period, too: every other pulse is weak. By the
+    autocorrelation of a windowed frame over that of its window (Boersma 1993).
     """
     size = frames.shape[1]
     low, high = int(rate / HIGHEST_HZ), min(int(rate / LOWEST_HZ), size // 2 - 1)

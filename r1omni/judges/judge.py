@@ -1,4 +1,4 @@
-"""The claim judges: what a clip shows and sounds like, calibrated on nobody's words but the texts'.
+"""The claim judges: what a clip shows and sounds like, calibrated on the cold start's texts alone.
 
 For each attribute a multinomial logistic regression from measures of the sound, or from principal
 components of the towers' features, to the level that the cold start's rationale claims. An

@@ -1,5 +1,6 @@
 """The acoustic measures of the calibration's and the tested clips, a table for each corpus."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from r1omni.media import (
     read_sound_alone,
 )
 from r1omni.media.pool import Undecoded, read_each
+
+_log = logging.getLogger(__name__)
 
 PRELOAD: Final = ("r1omni.judges.measuring",)
 RATE: Final = 16000  # Hz
@@ -76,8 +79,8 @@ def run_measures(
     """Write <entry>.parquet for each corpus into the folder `out`: a row per clip with sound.
 
     Measured are a cold-start corpus's training clips and a test corpus's test clips. A clip without
-    sound, or whose sound does not decode, has no row. Raises ValueError for clips outside their
-    corpus's folder.
+    sound has no row, nor has one whose sound does not decode: those are logged. Raises ValueError
+    for clips outside their corpus's folder.
     """
     out.mkdir(parents=True, exist_ok=True)
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -86,13 +89,21 @@ def run_measures(
             clips = [c for c in read_manifest(manifest) if c.has_audio and _measured(c, entry)]
             sources = [source_of(manifest, entry.root, clip) for clip in clips]
             task = progress.add_task(f"measure {manifest.stem}", total=len(clips))
-            rows = []
+            rows: list[dict[str, object]] = []
+            lost: list[Undecoded] = []
             hear = partial(_measure, hearing=Hearing(media.audio_seconds), limits=limits)
             results = read_each(sources, hear, workers=workers, limits=limits, preload=PRELOAD)
             for clip, found in zip(clips, results, strict=True):
-                if not isinstance(found, Undecoded):
+                if isinstance(found, Undecoded):
+                    lost.append(found)
+                else:
                     rows.append({"clip_id": clip.clip_id, **found})
                 progress.advance(task)
+            if lost:
+                _log.warning(
+                    "%s: the sound of %d clips was not measured, the first is %s: %s",
+                    manifest, len(lost), lost[0].path, lost[0].reason,
+                )  # fmt: skip
             table = pd.DataFrame(rows, columns=["clip_id", *MEASURES])
             _write(table, out / f"{manifest.stem}.parquet")
 

@@ -1,4 +1,4 @@
-"""A clip's cached picture as one row of numbers, whatever the backbone's towers give."""
+"""A clip's cached picture as one row of numbers."""
 
 from typing import Final
 

@@ -90,6 +90,8 @@ def _fit_voice(
 def _fit_face(clips: Sequence[Clip], members: Sequence[Member], judges: JudgesParams) -> ClaimJudge:
     folders = features_of(members)
     seen = without_rejects(clips, folders)
+    if not seen:
+        raise ValueError(f"{folders[0]}: no clip with a rationale was decoded; judges need such")
     rows = np.concatenate(list(_pictures(FeatureStore(folders), seen)))
     return fit_judge(rows, *_texts(seen), side="face", components=judges.components, judges=judges)
 
@@ -119,8 +121,15 @@ def _see(judge: ClaimJudge, member: Member) -> dict[str, Verdict]:
 def _pictures(store: FeatureStore, clips: Sequence[Clip]) -> Iterator[Floats]:
     """The clips' pictures as rows of numbers, some at a time."""
     for start in range(0, len(clips), CLIPS_AT_ONCE):
-        found = store.load([clip.clip_id for clip in clips[start : start + CLIPS_AT_ONCE]])
-        yield np.stack([picture_row(features) for features in found])
+        part = clips[start : start + CLIPS_AT_ONCE]
+        rows = [picture_row(features) for features in store.load([clip.clip_id for clip in part])]
+        for clip, row in zip(part, rows, strict=True):
+            if len(row) != len(rows[0]):
+                raise ValueError(
+                    f"clip {clip.clip_id!r}: its picture has {len(row)} numbers, that of "
+                    f"{part[0].clip_id!r} {len(rows[0])}; judges of the face need equally many"
+                )
+        yield np.stack(rows)
 
 
 def _write_reliability(judges: Sequence[ClaimJudge], reader: Reader, path: Path) -> None:

@@ -125,8 +125,8 @@ def score(
         out,
         plots,
         summary,
-        judges if judges is not None and judges.is_dir() else None,
-        audit if audit is not None and audit.is_dir() else None,
+        _if_there(judges, "no reader"),
+        _if_there(audit, "no chosen rationales"),
         score=read_params(params).score,
     )
 
@@ -209,6 +209,14 @@ def register(
             state=Path(".state") / f"{checkpoint.name}.run.json",
             documents=Path(documents),
         )
+
+
+def _if_there(folder: Path | None, without: str) -> Path | None:
+    """The folder; None, and a line on standard error, if a project has not made it."""
+    if folder is None or folder.is_dir():
+        return folder
+    typer.echo(f"{folder}: does not exist: {without} in the metrics", err=True)
+    return None
 
 
 def _within(folder: Path | None, pattern: str) -> list[Path]:

@@ -18,6 +18,7 @@ from noise import noise_features
 from typer.testing import CliRunner
 
 from r1omni.cli import app
+from r1omni.commands.command import printable
 from r1omni.emotions import EMOTIONS
 from r1omni.inference.answer import answer_batches, answer_read_files
 from r1omni.inference.files import ReadFile, Refusal
@@ -208,3 +209,7 @@ def test_the_version_is_printed_in_any_folder_without_torch(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("r1omni 0.") and "(Python 3." in done.stdout
+
+
+def test_a_model_cannot_steer_the_terminal():
+    assert printable("sad\x1b[2J\x07\u202e\n  lines stay") == "sad [2J  \n  lines stay"

@@ -156,7 +156,7 @@ class _Measure:
     def _reader(self, rows: Sequence[Prediction]) -> Mapping[str, Measured | None]:
         """What the reader makes of the rationales, all of them.
 
-        `same` and `right` are the rationales' plausibility, which says nothing of faithfulness.
+        `same` is the rationales' plausibility, which says nothing of faithfulness.
         """
         texts = self.read([row.rationale or "" for row in rows], [row.corpus for row in rows])
         labels = np.array([row.label for row in rows])

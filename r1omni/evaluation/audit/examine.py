@@ -63,11 +63,11 @@ class Subject:
 class Examined:
     """What the model said and answered about one clip; log probabilities of the labels, (L,) each.
 
-    `own`: behind the clip and its own rationale. `forced`: the same behind a forced rationale.
-    `blank` and `donated`: by which media are the clip's own; others are blank, or each donor's
-    (D, L); the rationale is what the model writes to that. `text_too`: the first donor's media and
-    rationale, by which of picture, sound and rationale are the clip's own. What no media of the
-    clip's own give is the donor's `own`, and stands there.
+    `own`: after the clip and its own rationale. `forced`: after the clip and a forced rationale.
+    The keys of the other three name what is the clip's own. `blank`: other media are dark or
+    silent. `donated`: other media are each donor's, (D, L). In both the model writes the rationale
+    to what it is given. `text_too`: the rationale, too, is the clip's own or the first donor's.
+    `donated` and `text_too` lack the empty key: it is the donor's `own`.
     """
 
     subject: Subject
@@ -199,7 +199,7 @@ class _Asked:
             writing, texts, self.answerer.token_logprobs(media, texts), strict=True
         ):
             rationale = self.subjects[i].rationale or ""
-            begin = text.index(rationale)
+            begin = text.index(rationale, text.index(">"))  # not inside the tag
             found[i] = tuple(
                 float(np.exp(sum(t.logprob for t in tokens if _within(t, claim, begin))))
                 for claim in claims(rationale)
