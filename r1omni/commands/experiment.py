@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
 from typer.core import TyperCommand
 
 from r1omni.commands.command import PEOPLE, commands

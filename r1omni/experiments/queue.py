@@ -148,7 +148,7 @@ class ExperimentQueue:
         return failed
 
     def _lost(self, waiting: set[str]) -> set[str]:
-        """Which of the rows will not end well. Seen twice: on its way to a worker one is nowhere."""
+        """Rows that will not end well. Looks twice: on its way to a worker, a row is nowhere."""
         lost = set(waiting)
         for seconds in (0.0, POLL_SECONDS):
             if lost:

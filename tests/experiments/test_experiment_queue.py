@@ -1,4 +1,4 @@
-"""Studies on DVC's real queue, in a project whose stages take a moment: resume, failures, reading."""
+"""A study on DVC's real queue, in a project of two short stages: resume, failures, reading."""
 
 import json
 import subprocess
