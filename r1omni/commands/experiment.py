@@ -68,10 +68,10 @@ def experiment(
         typer.echo(render_studies(), nl=False)
         return
     study = find_study(name)
-    from r1omni.experiments.run import RESULTS, run_study
+    from r1omni.experiments.run import RESULTS, SEEDS, run_study
 
     try:
-        failed = run_study(study, seeds or [1, 2, 3], rows or [], jobs, Path.cwd())
+        failed = run_study(study, seeds or SEEDS, rows or [], jobs, Path.cwd())
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on", err=True)
         raise typer.Exit(130) from None

@@ -41,6 +41,11 @@ ACCURACY: Final = Table(
         Heading("follows the scene", ("follows_scene",)),
     ),
 )
+EARLIER: Final = ("base", "cold_start", "label_sft")
+GAINS: Final = Table(
+    "Points of WAR more than base / cold_start / label_sft (paired)",
+    tuple(Heading(c.upper(), tuple(f"{c}.gain.{model}" for model in EARLIER)) for c in CORPORA),
+)
 CAUSES: Final = Table(
     "What the answer rests on",
     (
@@ -98,6 +103,9 @@ def read_numbers(
     for corpus, m in corpora.items():
         for key, value, (low, high) in (("war", m.war, m.war_ci), ("uar", m.uar, m.uar_ci)):
             found[f"{corpus}.{key}"] = Measured(value=value, low=low, high=high, n=m.n)
+        for model, gain in m.gain_over.items():
+            ends = dict(zip(("low", "high"), gain.war_ci or (), strict=False))
+            found[f"{corpus}.gain.{model}"] = Measured(value=gain.war, n=m.n, **ends)
         if m.reader is not None:
             low, high = m.reader.war_ci
             found[f"{corpus}.reader.war"] = Measured(

@@ -15,6 +15,7 @@ from r1omni.experiments.rows import Row, Rows, read_row, read_rows, write_rows
 from r1omni.experiments.studies import Study, Trial, choose_trials
 
 RESULTS = Path("docs/results")
+SEEDS = (1, 2, 3)
 
 
 def run_study(
@@ -44,13 +45,13 @@ def run_study(
 def write_results(study: Study, rows: Rows, root: Path) -> None:
     """Write a study's JSON and its page."""
     write_rows(rows, root / RESULTS / f"{study.name}.json")
-    seeds = sorted({int(key.rpartition("/")[2]) for key in (*rows.rows, *rows.failed)}) or [1]
+    seeds = {int(key.rpartition("/")[2]) for key in (*rows.rows, *rows.failed)} or set(SEEDS)
     write_page(
         root / RESULTS / f"{study.name}.md",
         study.name,
         study.question,
         f"r1omni experiment {study.name}",
-        render(study, list(study.trials(seeds)), rows),
+        render(study, list(study.trials(sorted(seeds))), rows),
     )
 
 

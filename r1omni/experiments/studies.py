@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from r1omni.experiments.headings import ACCURACY, ANSWER_PATH, CAUSES, CLAIMS, Table
+from r1omni.experiments.headings import ACCURACY, ANSWER_PATH, CAUSES, CLAIMS, GAINS, Table
 
 TRAINED: Final = ("cold_start", "label_sft", "grpo")
 REASONED: Final = ("cold_start", "grpo")
@@ -119,6 +119,7 @@ _STUDIES: Final = (
         tuple(Variant(f"shortcut-{s:g}", _shortcut(s)) for s in (0.0, 0.5, 0.9)),
         seeded=TRAINED,
         models=("base", *TRAINED),
+        tables=(ACCURACY, GAINS, CAUSES, CLAIMS),
     ),
     Study(
         "cold-size",
@@ -190,6 +191,7 @@ _STUDIES: Final = (
         tuple(_protection()),
         seeded=TRAINED,
         models=("label_sft", "grpo"),
+        tables=(ACCURACY, GAINS, CAUSES, CLAIMS),
         notes=(
             "The number is the shortcut's strength. `low-lr`: label SFT at 1e-4; "
             "`from-cold-start`: label SFT that starts from the cold start; `rejection`: SFT on the "

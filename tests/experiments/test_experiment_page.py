@@ -4,7 +4,7 @@ import pytest
 
 from r1omni.commands.experiment import repeat_options
 from r1omni.evaluation.audit_results import AuditResults, Measured
-from r1omni.evaluation.results import ConfusionCounts, CorpusMetrics, RationaleTruth
+from r1omni.evaluation.results import ConfusionCounts, CorpusMetrics, GainOver, RationaleTruth
 from r1omni.experiments.headings import Heading, Table, read_numbers
 from r1omni.experiments.page import render, write_page
 from r1omni.experiments.rows import Row, Rows, read_rows, write_rows
@@ -62,9 +62,14 @@ def test_the_audits_numbers_are_those_of_all_corpora():
         model="m", mode="reasoned",
         corpora={"all": {"shapley.audio_share": share}, "dfew": {"absent.audio.war": other}},
     )  # fmt: skip
-    found = read_numbers({"dfew": corpus(0.5, 2, [[1, 1, 0], [0, 0, 0]])}, audit)
+    gain = GainOver(war=0.25, war_ci=(0.0, 0.5), war_half_width=0.25, uar=0.0, uar_half_width=0.0)
+    measured = corpus(0.5, 2, [[1, 1, 0], [0, 0, 0]]).model_copy(
+        update={"gain_over": {"base": gain}}
+    )
+    found = read_numbers({"dfew": measured}, audit)
     assert found["shapley.audio_share"] == share
     assert found["dfew.war"].low == pytest.approx(0.4)
+    assert (found["dfew.gain.base"].value, found["dfew.gain.base"].high) == (0.25, 0.5)
     assert "absent.audio.war" not in found
 
 
