@@ -14,8 +14,8 @@ import r1omni.cli
 assert "numpy" not in sys.modules, "too late to tell it anything"
 from r1omni.machine.environment import numpy_as_everywhere
 numpy_as_everywhere()
-from numpy._core._multiarray_umath import __cpu_features__ as features
-print(json.dumps([name for name, used in features.items() if used]))
+from numpy._core._multiarray_umath import __cpu_dispatch__ as variants, __cpu_features__ as there
+print(json.dumps([name for name in variants if there[name]]))
 """
 
 
@@ -27,5 +27,4 @@ def test_numpy_uses_no_instructions_that_only_some_cpus_have():
         env=environment, check=True, capture_output=True, text=True,
     )  # fmt: skip
     used = json.loads(done.stdout)
-    assert [name for name in used if name.startswith(("AVX512", "X86_V4"))] == []
-    assert "X86_V2" in used
+    assert set(used) <= {"X86_V3"}  # of numpy's variants for newer CPUs, what every server has
