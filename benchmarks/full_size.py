@@ -232,6 +232,7 @@ def train(folder: Path) -> list[dict[str, float]]:
     from r1omni.machine.state_folders import TrainingPaths
     from r1omni.params_file import read_params
     from r1omni.training import grpo as stage
+    from r1omni.training import rolling_out
     from r1omni.training.checkpoints import CURVES, TIMES
     from r1omni.training_config import HeldOutParams
 
@@ -239,7 +240,7 @@ def train(folder: Path) -> list[dict[str, float]]:
     small = {"steps": 2, "clips_per_step": TRAINED_CLIPS, "group_size": TRAINED_GROUP,
              "max_new_tokens": TRAINED_TOKENS}  # fmt: skip
     paths = TrainingPaths(folder / "grpo", folder / "training-grpo", folder / ".state/grpo")
-    stage.score_groups = by_place
+    rolling_out.score_groups = by_place
     stage.run_grpo(
         folder / "base",
         [folder / "clips.parquet"],

@@ -204,7 +204,7 @@ def without_end(ids: torch.Tensor) -> Decoded:
 
 
 def fast_step(workload: Workload, group_size: int, new_tokens: int, how: How) -> Step:
-    """The step of the `grpo` stage for a batch of clips (training/grpo.py: learn_share)."""
+    """The step of the `grpo` stage for a batch of clips (training/step.py: learn_share)."""
     policy, P, size = workload.policy, len(workload.clips), how.micro_batch_size
     vocab = policy.config.text_config.vocab_size
     all_ids = completions_of(vocab, P, group_size, new_tokens).to(policy.device)

@@ -82,6 +82,12 @@ class GroundingParams(Section):
     term: Literal["precision", "recall", "specificity"]
 
 
+class DynamicSamplingParams(Section):
+    """Sampling more clips until enough groups have different rewards (DAPO, arXiv 2503.14476)."""
+
+    max_factor: Count
+
+
 class GRPOParams(Section):
     """Group relative policy optimisation (arXiv 2402.03300; R1-Omni: arXiv 2503.05379)."""
 
@@ -99,6 +105,13 @@ class GRPOParams(Section):
     balance: Fraction
     advantage: Literal["group", "none", "rejection"]
     advantage_eps: Positive
+    each_reward: bool
+    loss: Literal["grpo", "dr_grpo", "dapo"]
+    mask_truncated: bool
+    updates_per_batch: Count
+    clip_low: Annotated[float, Field(gt=0.0, lt=1.0)]
+    clip_high: Positive
+    dynamic_sampling: DynamicSamplingParams
     reward_weights: Mapping[str, Annotated[float, Field(ge=0.0)]]
     grounding: GroundingParams
     modality_dropout: DropoutParams
@@ -140,3 +153,4 @@ class EngineParams(Section):
     """The numbers that base, SFT and GRPO are trained in."""
 
     dtype: Literal["fp32", "bf16"]
+    skip_nonfinite: Annotated[int, Field(ge=0)]

@@ -10,6 +10,7 @@ much memory at the step's peak as stage 2; it exists for its states and for reci
 """
 
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -20,11 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from r1omni.config import MachineParams
-from r1omni.machine.environment import world_size
-from r1omni.machine.imports import quick_imports
+from r1omni.machine.environment import is_first, world_size
 from r1omni.machine.ranks import gather, join_ranks, shares, sum_over_ranks
 from r1omni.machine.states import WHOLE, newest_state, write_state
+from r1omni.training.deepspeed_setup import (
+    deepspeed_config,
+    import_deepspeed,
+    refuse_other_device,
+)
 
+_log = logging.getLogger(__name__)
 Schedule = Callable[[int], float]
 LARGEST = 50_000_000  # elements of the optimiser's groups under ZeRO (`_groups`)
 
@@ -86,10 +92,11 @@ class Engine:
         schedule: Schedule,
         weight_decay: float,
         max_grad_norm: float,
+        skip_nonfinite: int = 0,
     ) -> None:
         self.device = join_ranks(machine)
-        deepspeed = _import_deepspeed()
-        _same_device(deepspeed, self.device)
+        deepspeed = import_deepspeed()
+        refuse_other_device(deepspeed, self.device)
         if dtype == "fp32":
             model = model.float()  # the parent may have been trained in bf16
         self._trained = [p for p in model.parameters() if p.requires_grad]
@@ -99,10 +106,12 @@ class Engine:
             model=_Weights(model.to(self.device)),
             optimizer=optimizer,
             lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, schedule),
-            config=_config(machine.zero_stage, dtype, max_grad_norm),
+            config=deepspeed_config(machine.zero_stage, dtype, max_grad_norm),
         )
         self.model = model
         self.step_count = 0
+        self.n_skipped = 0
+        self._skip_nonfinite = skip_nonfinite
         self.newest_state: Path | None = None
         self._machine, self._dtype = machine, dtype
         self._mean: list[Tensor] = []  # this step's mean gradient so far, over `_weight` items
@@ -159,14 +168,15 @@ class Engine:
         """The optimiser's metrics after one update of the weights from all ranks' gradients.
 
         Raises NonFiniteLoss on every rank, before any weight changes, if a loss or a gradient of
-        any rank is non-finite.
+        any rank is non-finite. The first `skip_nonfinite` such updates of a training are logged and
+        left out instead: the schedule goes on, the weights stay.
         """
         self.step_count += 1
         gradient = self._mean or [torch.zeros_like(p) for p in self._trained]
         self._mean = []  # so that the list is freed once DeepSpeed has the gradient
         weight, loss, n_bad = sum_over_ranks([self._weight, self._loss, len(self._bad)])
         if n_bad:  # equal on every rank, so every rank joins this collective
-            raise NonFiniteLoss(self._blame(gather(self._bad)))
+            return self._skip(self._blame(gather(self._bad)))
         assert weight > 0, "no rank called backward"
         # DeepSpeed averages over ranks as if each had the same number of items.
         scale = self._weight * world_size() / weight
@@ -186,7 +196,20 @@ class Engine:
             "train/loss": loss / weight,
             "optim/lr": float(lr),
             "optim/grad_norm": grad_norm,
+            **({"optim/skipped": float(self.n_skipped)} if self._skip_nonfinite else {}),
         }
+
+    def _skip(self, blame: str) -> dict[str, float]:
+        """Leave the weights as they are. Raises NonFiniteLoss after `skip_nonfinite` times."""
+        if self.n_skipped >= self._skip_nonfinite:
+            raise NonFiniteLoss(blame)
+        self.n_skipped += 1
+        if is_first():
+            _log.warning("%s (%d of %d skipped)", blame, self.n_skipped, self._skip_nonfinite)
+        self._bad, self._weight, self._loss = [], 0.0, 0.0
+        lr = float(self._engine.get_lr()[0])
+        self._engine.lr_scheduler.step()
+        return {"optim/lr": lr, "optim/skipped": float(self.n_skipped)}
 
     def save(self, folder: Path, recipe: str) -> None:
         """Write the training state after this step; the newest machine.keep_last states stay."""
@@ -212,9 +235,10 @@ class Engine:
             return 0
         self.newest_state, self.step_count = found
         self._whole.close()
-        loaded, _ = self._engine.load_checkpoint(str(self.newest_state), tag="state")
+        loaded, kept = self._engine.load_checkpoint(str(self.newest_state), tag="state")
         if loaded is None:
             raise RuntimeError(f"{self.newest_state}: is complete, but DeepSpeed cannot load it")
+        self.n_skipped = int(kept.get("skipped", 0))
         self._gather_weights()
         return self.step_count
 
@@ -225,12 +249,13 @@ class Engine:
         return f"ZeRO {self._machine.zero_stage} in {self._dtype}"
 
     def _write(self, folder: Path) -> None:
-        self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
+        kept = {"skipped": self.n_skipped}
+        self._engine.save_checkpoint(str(folder), tag="state", client_state=kept, save_latest=False)
 
     def _gather_weights(self) -> None:
         """Under ZeRO 3, gather all weights on every rank until `self._whole` is closed."""
         if self._machine.zero_stage == 3:
-            deepspeed = _import_deepspeed()
+            deepspeed = import_deepspeed()
             weights = list(self.model.parameters())
             self._whole.enter_context(deepspeed.zero.GatheredParameters(weights))
 
@@ -308,40 +333,3 @@ def _groups(weights: Sequence[Tensor]) -> list[dict[str, list[Tensor]]]:
         groups[-1].append(weight)
         room -= weight.numel()
     return [{"params": group} for group in groups]
-
-
-def _config(zero_stage: int, dtype: str, max_grad_norm: float) -> dict[str, Any]:
-    """DeepSpeed's config. It sees one micro-batch a step, since `backward` accumulates ours."""
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": max_grad_norm,
-        "zero_optimization": {
-            "stage": zero_stage,
-            "stage3_param_persistence_threshold": 0,
-        },
-        "bf16": {"enabled": dtype == "bf16"},
-        "steps_per_print": 2**31,
-    }
-
-
-def _import_deepspeed() -> Any:
-    """DeepSpeed, which does not compile its unused shared-memory kernel (two minutes).
-
-    Nor does it probe, in every process, which of its other kernels could be compiled.
-    """
-    with quick_imports():
-        import deepspeed
-
-    deepspeed.ops.__compatible_ops__ = {}
-    return deepspeed
-
-
-def _same_device(deepspeed: Any, device: torch.device) -> None:
-    """Raise RuntimeError if DeepSpeed was imported for another kind of device."""
-    kind = deepspeed.accelerator.get_accelerator().device_name()
-    if kind != device.type:
-        raise RuntimeError(
-            f"training on {device.type}, but DeepSpeed was loaded for {kind} earlier in this "
-            "process: one process trains on one kind of device"
-        )

@@ -4,13 +4,16 @@ Shapes: `P` prompts, `G` completions each, `N = P*G`, `T` tokens. Masks are 1 on
 to and including the end token (`completion_mask`).
 """
 
+import math
 from collections.abc import Mapping
-from typing import Literal
+from dataclasses import dataclass
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
 
 AdvantageKind = Literal["group", "none", "rejection"]
+LossKind = Literal["grpo", "dr_grpo", "dapo"]
 
 
 def group_advantages(rewards: Tensor, eps: float = 1e-4) -> Tensor:
@@ -41,6 +44,19 @@ def advantages(rewards: Tensor, kind: AdvantageKind, *, eps: float, highest: flo
     return (rewards - rewards.mean(dim=1, keepdim=True)).masked_fill(equal, 0.0)
 
 
+def summed_advantages(
+    parts: Mapping[str, Tensor], weights: Mapping[str, float], *, eps: float
+) -> Tensor:
+    """Each reward normalised in its group by itself, then their weighted sum: R x (P, G) -> (P, G).
+
+    Under the usual advantage two completions with different rewards of an equal sum look alike
+    (GDPO, arXiv 2601.05242, without its division over the batch).
+    """
+    return torch.stack(
+        [weights[name] * group_advantages(part, eps) for name, part in parts.items()]
+    ).sum(dim=0)
+
+
 def kl_to_reference(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """The k3 estimate of KL(policy || reference) per token: (N, T), (N, T) -> (N, T).
 
@@ -58,29 +74,76 @@ def mean_over_completions(values: Tensor, completion_mask: Tensor) -> Tensor:
     return per_completion.mean()
 
 
+@dataclass(frozen=True)
+class LossRules:
+    """How a token's terms become the loss.
+
+    `kind` is how tokens are averaged (`mean_over`); `max_tokens` what dr_grpo divides by. The ratio
+    of policy to old policy is clipped to [1 - clip_low, 1 + clip_high], and cut at `ratio_cap`
+    before that. With `mask_truncated` a completion without an end teaches nothing.
+    """
+
+    kind: LossKind = "grpo"
+    max_tokens: int = 1
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    ratio_cap: float = math.inf
+    mask_truncated: bool = False
+
+
+PAPERS_RULES: Final = LossRules()
+
+
+def mean_over(values: Tensor, completion_mask: Tensor, rules: LossRules) -> Tensor:
+    """The mean over tokens by `rules.kind`: (N, T), (N, T) -> ().
+
+    grpo     each completion's mean over its tokens, then over completions (arXiv 2402.03300, eq. 3)
+    dr_grpo  each completion's sum over `max_tokens`, then over completions: a token weighs the same
+             in a short and in a long completion (Dr. GRPO, arXiv 2503.20783)
+    dapo     over all tokens together (DAPO, arXiv 2503.14476, eq. 8)
+    """
+    if rules.kind == "grpo":
+        return mean_over_completions(values, completion_mask)
+    mask = completion_mask.to(values.dtype)
+    if rules.kind == "dr_grpo":
+        return (values * mask).sum() / (rules.max_tokens * len(mask))
+    return (values * mask).sum() / mask.sum().clamp(min=1.0)
+
+
 def grpo_loss(
     logprobs: Tensor,
-    ref_logprobs: Tensor,
+    ref_logprobs: Tensor | None,
     advantages: Tensor,
     completion_mask: Tensor,
     *,
     kl_coef: float,
+    old_logprobs: Tensor | None = None,
+    rules: LossRules = PAPERS_RULES,
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """The on-policy GRPO loss and its metrics: (N, T), (N, T), (N,), (N, T) -> (), {name: ()}.
+    """The GRPO loss and its metrics: (N, T), (N, T), (N,), (N, T) -> (), {name: ()}.
 
-    Per token -(ratio * A - kl_coef * k3), ratio = exp(logprobs - logprobs.detach()): one update per
-    batch, so the old policy is the policy itself and nothing is clipped; averaged over the tokens
-    of each completion, then over the completions (R1-Omni's released trainer; arXiv 2402.03300).
+    Per token -(min(ratio * A, clip(ratio) * A) - kl_coef * k3), ratio = exp(logprobs - old), and
+    averaged by `mean_over` (arXiv 2402.03300, eq. 3). In the first update of a batch
+    (`old_logprobs` None) the old policy is the policy itself, so the ratio is 1 and nothing is
+    clipped: R1-Omni's released trainer. Without `ref_logprobs` there is no k3.
     """
-    ratio = torch.exp(logprobs - logprobs.detach())
-    kl = kl_to_reference(logprobs, ref_logprobs)
-    per_token = -(ratio * advantages[:, None] - kl_coef * kl)
-    loss = mean_over_completions(per_token, completion_mask)
-    metrics = {
-        "train/loss": loss.detach(),
-        "train/kl": mean_over_completions(kl.detach(), completion_mask),
-    }
-    return loss, metrics
+    old = logprobs.detach() if old_logprobs is None else old_logprobs
+    ratio = torch.exp(logprobs - old)
+    gain = ratio * advantages[:, None]
+    metrics = {}
+    if old_logprobs is not None:
+        kept = ratio.clamp(max=rules.ratio_cap)
+        clipped = kept.clamp(1.0 - rules.clip_low, 1.0 + rules.clip_high)
+        gain = torch.minimum(kept * advantages[:, None], clipped * advantages[:, None])
+        beyond = gain.detach() != ratio.detach() * advantages[:, None]
+        metrics["train/clipped"] = mean_over_completions(beyond.to(gain.dtype), completion_mask)
+    per_token = -gain
+    if ref_logprobs is not None:
+        kl = kl_to_reference(logprobs, ref_logprobs)
+        per_token = -(gain - kl_coef * kl)
+        metrics["train/kl"] = mean_over_completions(kl.detach(), completion_mask)
+    loss = mean_over(per_token, completion_mask, rules)
+    return loss, {"train/loss": loss.detach(), **metrics}
 
 
 def sft_loss(logprobs: Tensor, completion_mask: Tensor) -> Tensor:

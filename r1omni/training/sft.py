@@ -4,7 +4,7 @@ arXiv 2503.05379, section 3.1: cold start (EMER-SFT) on 580 reasoned clips gives
 form; MAFW-DFEW-SFT, the paper's control, sees the same clips as GRPO with labels only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -175,6 +175,7 @@ def train_supervised(
         schedule=cosine_decay(steps, sft.warmup),
         weight_decay=sft.weight_decay,
         max_grad_norm=sft.max_grad_norm,
+        skip_nonfinite=engine.skip_nonfinite,
     )
     first = trainer.resume(paths.state, recipe) + 1
     curves = Curves(paths.state / "curves.jsonl", log)
@@ -206,9 +207,12 @@ def train_supervised(
                 prune_states(paths.state)
             if step < steps and stop:
                 raise Stopped(step)
-            progress.update(
-                task, completed=step, description=f"{name} · loss {metrics['train/loss']:.3f}"
-            )
+            progress.update(task, completed=step, description=f"{name} · {_headline(metrics)}")
+
+
+def _headline(metrics: Mapping[str, float]) -> str:
+    loss = metrics.get("train/loss")
+    return "no number: skipped" if loss is None else f"loss {loss:.3f}"
 
 
 def _batch_loss(

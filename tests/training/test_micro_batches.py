@@ -10,12 +10,13 @@ import toy
 
 from r1omni.corpora.clip import read_manifest
 from r1omni.model.feature_store import FeatureStore
-from r1omni.training import grpo as stage
+from r1omni.training import rolling_out as stage
 from r1omni.training.checkpoints import load_parent
 from r1omni.training.engine import Engine
-from r1omni.training.grpo import Models, learn_share
 from r1omni.training.reference import CopiedReference
+from r1omni.training.rolling_out import Models
 from r1omni.training.rollouts import SharedPrefixSampler
+from r1omni.training.step import learn_share
 
 
 class Watched(Engine):
@@ -64,7 +65,9 @@ def step_of(world, monkeypatch, *, prefix="reuse", kl_coef=0.04, seed=1, **machi
     layer = policy.language_model.model.layers[0].mlp
     layer.register_forward_pre_hook(lambda *_: trainer.ran.update(["layer"]))
     clips = read_manifest(world / "manifest.parquet")[:4]
-    parts = learn_share(models, trainer, FeatureStore([world / "features"]), clips, grpo, 1)
+    parts = learn_share(
+        models, trainer, FeatureStore([world / "features"]), lambda _: clips, grpo, 1
+    )
     return trainer, parts
 
 

@@ -21,11 +21,12 @@ from r1omni.model import packed_linear
 from r1omni.model.feature_store import FeatureStore
 from r1omni.training.checkpoints import load_parent
 from r1omni.training.engine import Engine, _Handover
-from r1omni.training.grpo import Models, learn, learn_share, roll_out
 from r1omni.training.held_out import HeldOutSet
 from r1omni.training.reference import CopiedReference
+from r1omni.training.rolling_out import Models, learn, roll_out
 from r1omni.training.rollouts import SharedPrefixSampler
 from r1omni.training.sft import Example, _batch_loss
+from r1omni.training.step import learn_share
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real one")
 
@@ -150,7 +151,7 @@ def test_micro_batches_learn_the_same(world, store, both):
     def walk(device):
         models = moved_models(world, device, machine)
         trainer = WithoutDeepSpeed(models.policy.module, machine)
-        parts = learn_share(models, trainer, store, CLIPS, grpo, 1)
+        parts = learn_share(models, trainer, store, lambda _: CLIPS, grpo, 1)
         _Handover.apply(list(trainer._mean), *trainer._trained).backward()
         handed = [weight.grad for weight in trainer._trained]
         assert {x.device for x in (*trainer._mean, *handed)} == {device}

@@ -13,8 +13,8 @@ from r1omni.machine.state_folders import TrainingPaths
 from r1omni.media import decode
 from r1omni.model import HumanOmniForConditionalGeneration as HumanOmni
 from r1omni.model.humanomni.backbone import HumanOmniBackbone
-from r1omni.training.grpo import Models, roll_out
 from r1omni.training.held_out import HeldOutSet
+from r1omni.training.rolling_out import Models, roll_out
 from r1omni.training.rollouts import SharedPrefixSampler
 from r1omni.training.sft import examples_from, train_supervised
 
