@@ -199,13 +199,14 @@ _STUDIES: Final = (
         ),
     ),
 )
+LABORATORY: Final = "metrics"  # laboratory.py
 STUDIES: Final = {study.name: study for study in _STUDIES}
 
 
 def find_study(name: str) -> Study:
     """The study of this name. Raises ValueError with the known ones."""
     if name not in STUDIES:
-        raise ValueError(f"no study {name!r}; known: {', '.join(STUDIES)}")
+        raise ValueError(f"no study {name!r}; known: {', '.join([*STUDIES, LABORATORY])}")
     return STUDIES[name]
 
 
@@ -234,4 +235,9 @@ def render_studies() -> str:
             settings = " ".join(variant.settings) or "params.yaml as it is"
             lines.append(f"    {variant.name:18} {settings}")
         lines += [f"    models: {', '.join(study.models)}", ""]
-    return "\n".join(lines)
+    lines += [
+        LABORATORY,
+        "  Which measures of faithfulness find a cause that was planted, which are fooled?",
+        "    no training: answerers with known causes in the place of models",
+    ]
+    return "\n".join(lines) + "\n"

@@ -94,18 +94,18 @@ def test_every_row_and_means_with_their_spread_and_empty_cells():
 
 def test_only_what_stands_between_the_markers_is_written(tmp_path):
     page = tmp_path / "results/study.md"
-    write_page(page, "study", "Why?", "r1omni experiment study", "old\n")
+    write_page(page, "study", "Why?", "old\n")
     text = page.read_text()
     assert text.startswith("# study\n\nWhy?\n") and "\nold\n" in text
     page.write_text(text.replace("Why?", "What it says: much.") + "after\n")
-    write_page(page, "study", "Why?", "r1omni experiment study", "new\n")
+    write_page(page, "study", "Why?", "new\n")
     assert (
         page.read_text()
         == text.replace("Why?", "What it says: much.").replace("old", "new") + "after\n"
     )
     page.write_text("no markers")
     with pytest.raises(ValueError, match=r"study\.md: expected the markers"):
-        write_page(page, "study", "Why?", "r1omni experiment study", "new\n")
+        write_page(page, "study", "Why?", "new\n")
 
 
 def test_rows_are_kept_and_a_bad_file_is_named(tmp_path):
