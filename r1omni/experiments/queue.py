@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -78,6 +79,7 @@ class ExperimentQueue:
         waiting = {trial.name for trial in trials} - set(failed)
         try:
             while waiting:
+                self._fail_orphans(waiting)
                 self._ensure_workers(jobs)
                 for name in self._wait(waiting, ended):
                     failed[name] = self.log_end(name)
@@ -108,11 +110,9 @@ class ExperimentQueue:
 
     def _enqueue_missing(self, trials: Sequence[Trial]) -> dict[str, str]:
         """Queue the rows that DVC's queue does not hold. Returns those that it refuses."""
-        names, states = {trial.name for trial in trials}, self.states()
-        if not self._workers():  # a worker that was killed leaves its row as running
-            for name in sorted(name for name in names if states.get(name) == "Running"):
-                self.dvc("queue", "kill", name)
-                states[name] = "Failed"
+        names = {trial.name for trial in trials}
+        self._fail_orphans(names)
+        states = self.states()
         over = sorted(name for name in names if states.get(name) in ("Failed", "Success"))
         if over:
             self.dvc("queue", "remove", *over)
@@ -125,6 +125,16 @@ class ExperimentQueue:
             except DvcFailed as error:
                 refused[trial.name] = str(error)
         return refused
+
+    def _fail_orphans(self, names: set[str]) -> None:
+        """Mark rows as failed that are running by DVC's account, though there is no worker."""
+        if self._workers():
+            return
+        states = self.states()
+        for name in sorted(name for name in names if states.get(name) == "Running"):
+            for _ in ("end what outlived its worker", "note it as failed"):
+                with suppress(DvcFailed):  # the second is refused where the first did both
+                    self.dvc("queue", "kill", "--force", name)
 
     def _ensure_workers(self, jobs: int) -> None:
         """Start DVC's workers if there are none: one that found the queue empty has ended."""
@@ -169,11 +179,18 @@ class ExperimentQueue:
         return found
 
     def _stop(self, waiting: set[str]) -> None:
-        """End the workers and kill the rows that are running; queued ones stay queued."""
-        self.dvc("queue", "stop")
+        """Kill the workers with what they run; queued rows stay queued.
+
+        `dvc queue stop` does not do: a worker whose row was killed takes the next one first.
+        """
+        for worker in self._workers():
+            with suppress(psutil.NoSuchProcess):
+                for process in (worker, *worker.children(recursive=True)):
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
         running = [name for name, state in self.states().items() if state == "Running"]
         if mine := sorted(waiting.intersection(running)):
-            self.dvc("queue", "kill", "--force", *mine)
+            self.dvc("queue", "kill", "--force", *mine)  # marks them as failed
 
     def _refs(self) -> list[str]:
         return git(self.root, "for-each-ref", "--format=%(refname)", self._prefix()).split()

@@ -68,6 +68,12 @@ def _run_rows(
                TimeElapsedColumn())  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress, _sigterm_interrupts():
         task = progress.add_task("rows", total=n, completed=n - len(missing))
+        if missing:
+            progress.console.print(
+                f"{len(missing)} of {n} rows to run; `dvc queue logs -f NAME` follows one:",
+                *(trial.name for trial in missing),
+                highlight=False,
+            )
 
         def ended(name: str) -> None:
             progress.console.print(f"ended: {name}", highlight=False)
