@@ -138,9 +138,7 @@ _STUDIES: Final = (
     Study(
         "dropout",
         "Does training with a missing modality stop claims about what is absent, at what price?",
-        tuple(Variant(f"{p:g}", _dropout(TRAINED, p, p)) for p in (0.0, 0.15, 0.3)),
-        seeded=TRAINED,
-        models=TRAINED,
+        tuple(Variant(f"{p:g}", _dropout(REASONED, p, p)) for p in (0.0, 0.15, 0.3)),
         notes=("The variant is the chance that a clip's picture, and that its sound, is missing.",),
     ),
     Study(

@@ -123,8 +123,8 @@ def test_a_row_is_named_and_set_by_variant_and_seed():
     (trial,) = choose_trials(find_study("dropout"), [1, 2], ["0.15/2"])
     assert trial.name == "dropout-0-15-seed-2"
     assert "grpo.modality_dropout.audio=0.15" in trial.settings
-    assert trial.settings[-3:] == ("cold_start.seed=2", "label_sft.seed=2", "grpo.seed=2")
-    assert trial.targets == ("score", "audit@cold_start", "audit@label_sft", "audit@grpo")
+    assert trial.settings[-2:] == ("cold_start.seed=2", "grpo.seed=2")
+    assert trial.targets == ("score", "audit@cold_start", "audit@grpo")
     with pytest.raises(ValueError, match=r"'0\.15/3'; a row is VARIANT or VARIANT/SEED"):
         choose_trials(find_study("dropout"), [1, 2], ["0.15/3"])
     with pytest.raises(ValueError, match="no study 'drop'; known: seeds, cold-size"):
