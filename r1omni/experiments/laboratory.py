@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from r1omni.claims import ATTRIBUTES, Side
+from r1omni.claims import ATTRIBUTES, Side, Verdict
 from r1omni.evaluation.audit import answers, grounding
 from r1omni.evaluation.audit.answerer import Media
 from r1omni.evaluation.audit.answers import Read
@@ -29,7 +29,6 @@ from r1omni.evaluation_config import AuditParams, ScoreParams
 from r1omni.experiments.page import RESULTS, write_page
 from r1omni.experiments.planted import BOTH, Levels, Planted, Reads, Says, World
 from r1omni.experiments.studies import LABORATORY
-from r1omni.judges.judge import Verdict
 from r1omni.judges.loading import Judged, read_judged
 from r1omni.judging import judge
 

@@ -1,6 +1,9 @@
 """A study's rows and tables, worked by hand; empty cells where nothing was measured."""
 
+from pathlib import Path
+
 import pytest
+from dvc.utils.hydra import apply_overrides
 
 from r1omni.commands.experiment import repeat_options
 from r1omni.evaluation.audit_results import AuditResults, Measured
@@ -9,7 +12,9 @@ from r1omni.experiments.headings import Heading, Table, read_numbers
 from r1omni.experiments.page import render, write_page
 from r1omni.experiments.rows import Row, Rows, read_rows, write_rows
 from r1omni.experiments.studies import STUDIES, Study, Variant, choose_trials, find_study
+from r1omni.params_file import read_params
 
+REPO = Path(__file__).resolve().parents[2]
 TABLE = Table("T", (Heading("war / uar", ("war", "uar")), Heading("share", ("share",))))
 STUDY = Study(
     "study", "Why?", (Variant("a"), Variant("b", ("x=1",), ("grpo",))),
@@ -129,6 +134,21 @@ def test_a_row_is_named_and_set_by_variant_and_seed():
         choose_trials(find_study("dropout"), [1, 2], ["0.15/3"])
     with pytest.raises(ValueError, match="no study 'drop'; known: seeds, cold-size"):
         find_study("drop")
+
+
+def settings_of_all_studies() -> dict[str, tuple[str, ...]]:
+    trials = (t for study in STUDIES.values() for t in study.trials([7]))
+    return {trial.name: trial.settings for trial in trials}
+
+
+@pytest.mark.parametrize("name", settings_of_all_studies())
+def test_params_are_valid_with_a_rows_settings(name, tmp_path):
+    """DVC's own function, as `dvc exp run -S` calls it: it refuses a key that is not there."""
+    params = tmp_path / "params.yaml"
+    params.write_text((REPO / "params.yaml").read_text())
+    apply_overrides(params, list(settings_of_all_studies()[name]))
+    read = read_params(params)
+    assert 7 in (read.cold_start.seed, read.label_sft.seed, read.grpo.seed)
 
 
 def test_no_two_rows_have_one_experiment():
