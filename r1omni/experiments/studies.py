@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from r1omni.experiments.headings import ACCURACY, ANSWER_PATH, CAUSES, CLAIMS, GAINS, Table
+from r1omni.experiments.headings import ACCURACY, ANSWER_PATH, CAUSES, CHOSEN, CLAIMS, GAINS, Table
 
 TRAINED: Final = ("cold_start", "label_sft", "grpo")
 REASONED: Final = ("cold_start", "grpo")
@@ -177,7 +177,7 @@ _STUDIES: Final = (
         "answer-path",
         "Who should answer: the model, or a reader of what it says of the clip?",
         (Variant("default"),),
-        tables=(ANSWER_PATH,),
+        tables=(ANSWER_PATH, CHOSEN),
         notes=(
             "No training of its own: the same models, asked in several ways. `audit.samples` "
             "completions are sampled of each audited clip.",
