@@ -24,6 +24,7 @@ POLL_SECONDS: Final = 2.0
 STATUS_SECONDS: Final = 20.0  # between two `dvc queue status`, which takes a second of a core
 START_SECONDS: Final = 60.0  # that a new worker may take to appear
 
+Ended = Callable[[str, bool], None]
 States = dict[str, str]  # experiment's name -> Queued, Running, Failed or Success
 
 
@@ -64,10 +65,8 @@ class ExperimentQueue:
         settings = [part for setting in trial.settings for part in ("--set-param", setting)]
         self.dvc("exp", "run", "--queue", "--name", trial.name, *settings, *trial.targets)
 
-    def run(
-        self, trials: Sequence[Trial], jobs: int, ended: Callable[[str], None]
-    ) -> dict[str, str]:
-        """Run the rows. `ended` is called with each row's name. Returns failed name -> log's end.
+    def run(self, trials: Sequence[Trial], jobs: int, ended: Ended) -> dict[str, str]:
+        """Run the rows. `ended(name, well)` is called for each. Returns failed name -> log's end.
 
         Rows that are queued or running already are not queued again. Whatever else is in the
         project's queue runs, too. After Ctrl-C or SIGTERM the running rows are killed and the
@@ -75,15 +74,16 @@ class ExperimentQueue:
         """
         failed = self._enqueue_missing(trials)
         for name in failed:
-            ended(name)
+            ended(name, False)
         waiting = {trial.name for trial in trials} - set(failed)
         try:
             while waiting:
-                self._fail_orphans(waiting)
                 self._ensure_workers(jobs)
                 for name in self._wait(waiting, ended):
                     failed[name] = self.log_end(name)
-                    ended(name)
+                    ended(name, False)
+                if waiting and not self._workers():
+                    self._fail_orphans(waiting)
         except KeyboardInterrupt:
             self._stop(waiting)
             raise
@@ -111,8 +111,7 @@ class ExperimentQueue:
     def _enqueue_missing(self, trials: Sequence[Trial]) -> dict[str, str]:
         """Queue the rows that DVC's queue does not hold. Returns those that it refuses."""
         names = {trial.name for trial in trials}
-        self._fail_orphans(names)
-        states = self.states()
+        states = self._fail_orphans(names)
         over = sorted(name for name in names if states.get(name) in ("Failed", "Success"))
         if over:
             self.dvc("queue", "remove", *over)
@@ -126,32 +125,40 @@ class ExperimentQueue:
                 refused[trial.name] = str(error)
         return refused
 
-    def _fail_orphans(self, names: set[str]) -> None:
+    def _fail_orphans(self, names: set[str]) -> States:
         """Mark rows as failed that are running by DVC's account, though there is no worker."""
-        if self._workers():
-            return
+        workers = self._workers()  # looked for first: one may end after the states were read
         states = self.states()
+        if workers:
+            return states
         for name in sorted(name for name in names if states.get(name) == "Running"):
             for _ in ("end what outlived its worker", "note it as failed"):
                 with suppress(DvcFailed):  # the second is refused where the first did both
                     self.dvc("queue", "kill", "--force", name)
+            states[name] = "Failed"
+        return states
 
     def _ensure_workers(self, jobs: int) -> None:
         """Start DVC's workers if there are none: one that found the queue empty has ended."""
         if self._workers():
             return
-        self.dvc("queue", "start", "--jobs", str(jobs))
+        # Its workers inherit its output: a pipe would be read until the last of them ends.
+        subprocess.run(
+            [*DVC, "queue", "start", "--jobs", str(jobs)], cwd=self.root, env=_environment(),
+            check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
         deadline = time.monotonic() + START_SECONDS
         while not self._workers() and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS / 4)
 
-    def _wait(self, waiting: set[str], ended: Callable[[str], None]) -> list[str]:
+    def _wait(self, waiting: set[str], ended: Ended) -> list[str]:
         """Wait for STATUS_SECONDS at most; takes out of `waiting` what ended. Returns failures."""
         deadline = time.monotonic() + STATUS_SECONDS
         while waiting and time.monotonic() < deadline:
             for name in sorted(waiting & self.finished()):
                 waiting.discard(name)
-                ended(name)
+                ended(name, True)
             time.sleep(POLL_SECONDS)
         failed = sorted(self._lost(waiting))
         waiting.difference_update(failed)

@@ -75,8 +75,8 @@ def _run_rows(
                 highlight=False,
             )
 
-        def ended(name: str) -> None:
-            progress.console.print(f"ended: {name}", highlight=False)
+        def ended(name: str, well: bool) -> None:
+            progress.console.print(f"{'ended' if well else 'failed'}: {name}", highlight=False)
             progress.advance(task)
 
         return queue.run(missing, jobs, ended) if missing else {}
