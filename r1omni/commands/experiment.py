@@ -7,6 +7,8 @@ import typer
 from typer.core import TyperCommand
 
 from r1omni.commands.command import PEOPLE, commands
+from r1omni.params_file import read_params
+from r1omni.stages import PARAMS
 
 LISTS = ("--seeds", "--rows")
 
@@ -58,24 +60,39 @@ def experiment(
     goes on. A row that fails is named with the end of its log, and the others go on; the same
     command then tries it again.
 
+    The study `metrics` trains nothing and takes no option: answerers with a planted cause go
+    through the audit on the project's test clips.
+
     Writes docs/results/NAME.md (every row, means over the seeds) and docs/results/NAME.json. Text
     around the page's markers stays. Exit code: 0 if every row has ended well, 1 if some failed,
     130 after Ctrl-C.
     """
-    from r1omni.experiments.studies import find_study, render_studies
+    from r1omni.experiments.page import RESULTS
+    from r1omni.experiments.studies import LABORATORY, find_study, render_studies
 
     if show or name is None:
         typer.echo(render_studies(), nl=False)
         return
-    study = find_study(name)
-    from r1omni.experiments.run import RESULTS, SEEDS, run_study
+    failed: dict[str, str] = {}
+    if name == LABORATORY:
+        _run_laboratory()
+    else:
+        from r1omni.experiments.run import SEEDS, run_study
 
-    try:
-        failed = run_study(study, seeds or SEEDS, rows or [], jobs, Path.cwd())
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on", err=True)
-        raise typer.Exit(130) from None
+        study = find_study(name)
+        try:
+            failed = run_study(study, seeds or SEEDS, rows or [], jobs, Path.cwd())
+        except KeyboardInterrupt:
+            typer.echo("stopped; the same command goes on", err=True)
+            raise typer.Exit(130) from None
     for key, log in failed.items():
-        typer.echo(f"\nfailed: {study.name} {key}\n{log}", err=True)
-    typer.echo(f"wrote {RESULTS / study.name}.md and .json")
+        typer.echo(f"\nfailed: {name} {key}\n{log}", err=True)
+    typer.echo(f"wrote {RESULTS / name}.md and .json")
     raise typer.Exit(int(bool(failed)))
+
+
+def _run_laboratory() -> None:
+    from r1omni.experiments.laboratory import write_laboratory
+
+    params = read_params(PARAMS)
+    write_laboratory(Path.cwd(), audit=params.audit, score=params.score)

@@ -83,6 +83,11 @@ ANSWER_PATH: Final = Table(
         Heading("the reader of all samples", ("best_of.reader.war",)),
         Heading("the judges' sample", ("best_of.judges.war",)),
         Heading("the reader of it", ("best_of.judges.reader.war",)),
+    ),
+)
+CHOSEN: Final = Table(
+    "The rationales, greedy and as the judges choose them among samples, by the side file",
+    (
         _both("true, greedy: face / voice", "greedy.{side}"),
         _both("true, the judges' sample", "best.{side}"),
         _both("specificity, greedy", "greedy.{side}.specificity"),

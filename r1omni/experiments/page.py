@@ -10,17 +10,18 @@ from r1omni.experiments.headings import Heading, Table
 from r1omni.experiments.rows import Row, Rows
 from r1omni.experiments.studies import Study, Trial
 
+RESULTS = Path("docs/results")
 MISSING = "-"  # beside a number that exists; a cell without any number is empty
 
 
-def write_page(path: Path, title: str, question: str, command: str, tables: str) -> None:
+def write_page(path: Path, study: str, question: str, tables: str) -> None:
     """Put the tables between the page's markers; what is written around them stays.
 
     Raises ValueError for a page without both markers.
     """
-    begin, end = f"<!-- results: `{command}` writes them -->", "<!-- /results -->"
+    begin, end = f"<!-- results: `r1omni experiment {study}` writes them -->", "<!-- /results -->"
     if not path.is_file():
-        write_text(path, f"# {title}\n\n{question}\n\n{begin}\n{tables}{end}\n")
+        write_text(path, f"# {study}\n\n{question}\n\n{begin}\n{tables}{end}\n")
         return
     before, _, rest = path.read_text(encoding="utf-8").partition(begin)
     _, found, after = rest.partition(end)

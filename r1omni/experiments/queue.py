@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,7 @@ POLL_SECONDS: Final = 2.0
 STATUS_SECONDS: Final = 20.0  # between two `dvc queue status`, which takes a second of a core
 START_SECONDS: Final = 60.0  # that a new worker may take to appear
 
+Ended = Callable[[str, bool], None]
 States = dict[str, str]  # experiment's name -> Queued, Running, Failed or Success
 
 
@@ -63,10 +65,8 @@ class ExperimentQueue:
         settings = [part for setting in trial.settings for part in ("--set-param", setting)]
         self.dvc("exp", "run", "--queue", "--name", trial.name, *settings, *trial.targets)
 
-    def run(
-        self, trials: Sequence[Trial], jobs: int, ended: Callable[[str], None]
-    ) -> dict[str, str]:
-        """Run the rows. `ended` is called with each row's name. Returns failed name -> log's end.
+    def run(self, trials: Sequence[Trial], jobs: int, ended: Ended) -> dict[str, str]:
+        """Run the rows. `ended(name, well)` is called for each. Returns failed name -> log's end.
 
         Rows that are queued or running already are not queued again. Whatever else is in the
         project's queue runs, too. After Ctrl-C or SIGTERM the running rows are killed and the
@@ -74,14 +74,16 @@ class ExperimentQueue:
         """
         failed = self._enqueue_missing(trials)
         for name in failed:
-            ended(name)
+            ended(name, False)
         waiting = {trial.name for trial in trials} - set(failed)
         try:
             while waiting:
                 self._ensure_workers(jobs)
                 for name in self._wait(waiting, ended):
                     failed[name] = self.log_end(name)
-                    ended(name)
+                    ended(name, False)
+                if waiting and not self._workers():
+                    self._fail_orphans(waiting)
         except KeyboardInterrupt:
             self._stop(waiting)
             raise
@@ -108,11 +110,8 @@ class ExperimentQueue:
 
     def _enqueue_missing(self, trials: Sequence[Trial]) -> dict[str, str]:
         """Queue the rows that DVC's queue does not hold. Returns those that it refuses."""
-        names, states = {trial.name for trial in trials}, self.states()
-        if not self._workers():  # a worker that was killed leaves its row as running
-            for name in sorted(name for name in names if states.get(name) == "Running"):
-                self.dvc("queue", "kill", name)
-                states[name] = "Failed"
+        names = {trial.name for trial in trials}
+        states = self._fail_orphans(names)
         over = sorted(name for name in names if states.get(name) in ("Failed", "Success"))
         if over:
             self.dvc("queue", "remove", *over)
@@ -126,22 +125,40 @@ class ExperimentQueue:
                 refused[trial.name] = str(error)
         return refused
 
+    def _fail_orphans(self, names: set[str]) -> States:
+        """Mark rows as failed that are running by DVC's account, though there is no worker."""
+        workers = self._workers()  # looked for first: one may end after the states were read
+        states = self.states()
+        if workers:
+            return states
+        for name in sorted(name for name in names if states.get(name) == "Running"):
+            for _ in ("end what outlived its worker", "note it as failed"):
+                with suppress(DvcFailed):  # the second is refused where the first did both
+                    self.dvc("queue", "kill", "--force", name)
+            states[name] = "Failed"
+        return states
+
     def _ensure_workers(self, jobs: int) -> None:
         """Start DVC's workers if there are none: one that found the queue empty has ended."""
         if self._workers():
             return
-        self.dvc("queue", "start", "--jobs", str(jobs))
+        # Its workers inherit its output: a pipe would be read until the last of them ends.
+        subprocess.run(
+            [*DVC, "queue", "start", "--jobs", str(jobs)], cwd=self.root, env=_environment(),
+            check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
         deadline = time.monotonic() + START_SECONDS
         while not self._workers() and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS / 4)
 
-    def _wait(self, waiting: set[str], ended: Callable[[str], None]) -> list[str]:
+    def _wait(self, waiting: set[str], ended: Ended) -> list[str]:
         """Wait for STATUS_SECONDS at most; takes out of `waiting` what ended. Returns failures."""
         deadline = time.monotonic() + STATUS_SECONDS
         while waiting and time.monotonic() < deadline:
             for name in sorted(waiting & self.finished()):
                 waiting.discard(name)
-                ended(name)
+                ended(name, True)
             time.sleep(POLL_SECONDS)
         failed = sorted(self._lost(waiting))
         waiting.difference_update(failed)
@@ -169,11 +186,18 @@ class ExperimentQueue:
         return found
 
     def _stop(self, waiting: set[str]) -> None:
-        """End the workers and kill the rows that are running; queued ones stay queued."""
-        self.dvc("queue", "stop")
+        """Kill the workers with what they run; queued rows stay queued.
+
+        `dvc queue stop` does not do: a worker whose row was killed takes the next one first.
+        """
+        for worker in self._workers():
+            with suppress(psutil.NoSuchProcess):
+                for process in (worker, *worker.children(recursive=True)):
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
         running = [name for name, state in self.states().items() if state == "Running"]
         if mine := sorted(waiting.intersection(running)):
-            self.dvc("queue", "kill", "--force", *mine)
+            self.dvc("queue", "kill", "--force", *mine)  # marks them as failed
 
     def _refs(self) -> list[str]:
         return git(self.root, "for-each-ref", "--format=%(refname)", self._prefix()).split()

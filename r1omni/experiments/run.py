@@ -9,12 +9,11 @@ from typing import NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from r1omni.experiments.page import render, write_page
+from r1omni.experiments.page import RESULTS, render, write_page
 from r1omni.experiments.queue import ExperimentQueue, open_queue
 from r1omni.experiments.rows import Row, Rows, read_row, read_rows, write_rows
 from r1omni.experiments.studies import Study, Trial, choose_trials
 
-RESULTS = Path("docs/results")
 SEEDS = (1, 2, 3)
 
 
@@ -50,7 +49,6 @@ def write_results(study: Study, rows: Rows, root: Path) -> None:
         root / RESULTS / f"{study.name}.md",
         study.name,
         study.question,
-        f"r1omni experiment {study.name}",
         render(study, list(study.trials(sorted(seeds))), rows),
     )
 
@@ -70,9 +68,15 @@ def _run_rows(
                TimeElapsedColumn())  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress, _sigterm_interrupts():
         task = progress.add_task("rows", total=n, completed=n - len(missing))
+        if missing:
+            progress.console.print(
+                f"{len(missing)} of {n} rows to run; `dvc queue logs -f NAME` follows one:",
+                *(trial.name for trial in missing),
+                highlight=False,
+            )
 
-        def ended(name: str) -> None:
-            progress.console.print(f"ended: {name}", highlight=False)
+        def ended(name: str, well: bool) -> None:
+            progress.console.print(f"{'ended' if well else 'failed'}: {name}", highlight=False)
             progress.advance(task)
 
         return queue.run(missing, jobs, ended) if missing else {}

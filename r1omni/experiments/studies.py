@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from r1omni.experiments.headings import ACCURACY, ANSWER_PATH, CAUSES, CLAIMS, GAINS, Table
+from r1omni.experiments.headings import ACCURACY, ANSWER_PATH, CAUSES, CHOSEN, CLAIMS, GAINS, Table
 
 TRAINED: Final = ("cold_start", "label_sft", "grpo")
 REASONED: Final = ("cold_start", "grpo")
@@ -177,7 +177,7 @@ _STUDIES: Final = (
         "answer-path",
         "Who should answer: the model, or a reader of what it says of the clip?",
         (Variant("default"),),
-        tables=(ANSWER_PATH,),
+        tables=(ANSWER_PATH, CHOSEN),
         notes=(
             "No training of its own: the same models, asked in several ways. `audit.samples` "
             "completions are sampled of each audited clip.",
@@ -197,13 +197,14 @@ _STUDIES: Final = (
         ),
     ),
 )
+LABORATORY: Final = "metrics"  # laboratory.py
 STUDIES: Final = {study.name: study for study in _STUDIES}
 
 
 def find_study(name: str) -> Study:
     """The study of this name. Raises ValueError with the known ones."""
     if name not in STUDIES:
-        raise ValueError(f"no study {name!r}; known: {', '.join(STUDIES)}")
+        raise ValueError(f"no study {name!r}; known: {', '.join([*STUDIES, LABORATORY])}")
     return STUDIES[name]
 
 
@@ -232,4 +233,9 @@ def render_studies() -> str:
             settings = " ".join(variant.settings) or "params.yaml as it is"
             lines.append(f"    {variant.name:18} {settings}")
         lines += [f"    models: {', '.join(study.models)}", ""]
-    return "\n".join(lines)
+    lines += [
+        LABORATORY,
+        "  Which measures of faithfulness find a cause that was planted, which are fooled?",
+        "    no training: answerers with known causes in the place of models",
+    ]
+    return "\n".join(lines) + "\n"

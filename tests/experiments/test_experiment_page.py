@@ -1,6 +1,9 @@
 """A study's rows and tables, worked by hand; empty cells where nothing was measured."""
 
+from pathlib import Path
+
 import pytest
+from dvc.utils.hydra import apply_overrides
 
 from r1omni.commands.experiment import repeat_options
 from r1omni.evaluation.audit_results import AuditResults, Measured
@@ -9,7 +12,9 @@ from r1omni.experiments.headings import Heading, Table, read_numbers
 from r1omni.experiments.page import render, write_page
 from r1omni.experiments.rows import Row, Rows, read_rows, write_rows
 from r1omni.experiments.studies import STUDIES, Study, Variant, choose_trials, find_study
+from r1omni.params_file import read_params
 
+REPO = Path(__file__).resolve().parents[2]
 TABLE = Table("T", (Heading("war / uar", ("war", "uar")), Heading("share", ("share",))))
 STUDY = Study(
     "study", "Why?", (Variant("a"), Variant("b", ("x=1",), ("grpo",))),
@@ -94,18 +99,18 @@ def test_every_row_and_means_with_their_spread_and_empty_cells():
 
 def test_only_what_stands_between_the_markers_is_written(tmp_path):
     page = tmp_path / "results/study.md"
-    write_page(page, "study", "Why?", "r1omni experiment study", "old\n")
+    write_page(page, "study", "Why?", "old\n")
     text = page.read_text()
     assert text.startswith("# study\n\nWhy?\n") and "\nold\n" in text
     page.write_text(text.replace("Why?", "What it says: much.") + "after\n")
-    write_page(page, "study", "Why?", "r1omni experiment study", "new\n")
+    write_page(page, "study", "Why?", "new\n")
     assert (
         page.read_text()
         == text.replace("Why?", "What it says: much.").replace("old", "new") + "after\n"
     )
     page.write_text("no markers")
     with pytest.raises(ValueError, match=r"study\.md: expected the markers"):
-        write_page(page, "study", "Why?", "r1omni experiment study", "new\n")
+        write_page(page, "study", "Why?", "new\n")
 
 
 def test_rows_are_kept_and_a_bad_file_is_named(tmp_path):
@@ -129,6 +134,21 @@ def test_a_row_is_named_and_set_by_variant_and_seed():
         choose_trials(find_study("dropout"), [1, 2], ["0.15/3"])
     with pytest.raises(ValueError, match="no study 'drop'; known: seeds, cold-size"):
         find_study("drop")
+
+
+def settings_of_all_studies() -> dict[str, tuple[str, ...]]:
+    trials = (t for study in STUDIES.values() for t in study.trials([7]))
+    return {trial.name: trial.settings for trial in trials}
+
+
+@pytest.mark.parametrize("name", settings_of_all_studies())
+def test_params_are_valid_with_a_rows_settings(name, tmp_path):
+    """DVC's own function, as `dvc exp run -S` calls it: it refuses a key that is not there."""
+    params = tmp_path / "params.yaml"
+    params.write_text((REPO / "params.yaml").read_text())
+    apply_overrides(params, list(settings_of_all_studies()[name]))
+    read = read_params(params)
+    assert 7 in (read.cold_start.seed, read.label_sft.seed, read.grpo.seed)
 
 
 def test_no_two_rows_have_one_experiment():

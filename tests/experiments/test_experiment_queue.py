@@ -18,7 +18,6 @@ STUDY = Study(
     "Does it work?",
     (
         Variant("as-it-is"),
-        Variant("better", ("grpo.war=0.75",)),
         Variant("broken", ("grpo.war=-1",)),
         Variant("unknown-key", ("grpo.wra=1",)),
     ),
@@ -94,27 +93,25 @@ def journal(project: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_rows_run_once_failures_are_named_and_the_page_is_written(project, monkeypatch):
-    monkeypatch.setattr("r1omni.experiments.queue.STATUS_SECONDS", 4.0)
-    failed = run.run_study(STUDY, [2], [], 1, project)
-    assert sorted(failed) == ["broken/2", "unknown-key/2"]
-    assert "this training diverged" in failed["broken/2"]
+    monkeypatch.setattr("r1omni.experiments.queue.STATUS_SECONDS", 8.0)
+    failed = run.run_study(STUDY, [1], [], 1, project)
+    assert sorted(failed) == ["broken/1", "unknown-key/1"]
+    assert "this training diverged" in failed["broken/1"]
     rows = read_rows(project / "docs/results/toy.json")
-    wars = {key: row.models["grpo"]["dfew.war"].value for key, row in rows.rows.items()}
-    assert wars == {"as-it-is/2": 0.52, "better/2": 0.77}
-    assert rows.rows["better/2"].models["grpo"]["rationale.reliance"].n == 8
-    assert rows.failed == failed
+    assert rows.failed == failed and list(rows.rows) == ["as-it-is/1"]
+    numbers = rows.rows["as-it-is/1"].models["grpo"]
+    assert (numbers["dfew.war"].value, numbers["rationale.reliance"].n) == (0.51, 8)
     page = (project / "docs/results/toy.md").read_text()
-    assert "| better | 1 | grpo | 77.0 / 77.0 |  |  | 77.0 / 77.0 |  |  | 100.0 |  |" in page
-    assert journal(project).count("data/reports/metrics.json") == 2
+    assert "| as-it-is | 1 | grpo | 51.0 / 51.0 |  |  | 51.0 / 51.0 |  |  | 100.0 |  |" in page
+    assert sorted(journal(project)) == [  # the broken row ends with its audit
+        "data/audit/grpo.json", "data/audit/grpo.json", "data/reports/metrics.json"
+    ]  # fmt: skip
 
     # A commit that changes neither code nor params keeps the rows; only what failed runs again.
     subprocess.run(["git", "add", "."], cwd=project, check=True)
     subprocess.run(["git", "commit", "-qm", "results"], cwd=project, check=True)
-    before = len(journal(project))
-    assert run.run_study(STUDY, [2], ["as-it-is", "better"], 1, project) == {}
-    assert len(journal(project)) == before
-    assert list(run.run_study(STUDY, [2], ["better", "broken"], 1, project)) == ["broken/2"]
-    assert len(journal(project)) == before + 1
+    assert list(run.run_study(STUDY, [1], ["as-it-is", "broken"], 1, project)) == ["broken/1"]
+    assert len(journal(project)) == 4
 
     (project / "params.yaml").write_text("grpo: {seed: 1, war: 0.25}\n")
     with pytest.raises(ValueError, match=r"params\.yaml: differs from the commit"):

@@ -1,6 +1,6 @@
 """The audit on answerers whose truth is known by construction: it must find exactly that."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r1omni.claims import levels
-from r1omni.completions import render
 from r1omni.evaluation.audit import answers, grounding
-from r1omni.evaluation.audit.answerer import Media, Token
+from r1omni.evaluation.audit.answerer import Media
 from r1omni.evaluation.audit.certainty import auc, certainty
 from r1omni.evaluation.audit.choosing import choose, form_of
 from r1omni.evaluation.audit.contributions import contributions
@@ -18,10 +17,10 @@ from r1omni.evaluation.audit.examine import Subject, examine
 from r1omni.evaluation.audit.grounding import Said
 from r1omni.evaluation.audit.shapley import donors, shapley
 from r1omni.evaluation.audit.statistics import Bootstrap
+from r1omni.experiments.planted import Planted, World, describe
 from r1omni.judging import judge
 
 LABELS = ("angry", "happy", "sad")
-SURE = np.log(0.98)
 BOOTSTRAP = Bootstrap(samples=50, confidence=0.95, seed=1)
 # Each clip's picture shows brows -1 or +1, its sound is soft or loud: four kinds of clips.
 CLIPS = [f"c{i:02d}" for i in range(16)]
@@ -36,66 +35,36 @@ VERDICTS = {
 }
 
 
-def tell(brows: int | None, loud: int | None) -> str:
-    """An honest rationale; None: nothing is seen, nothing is heard."""
-    face = "I see nothing" if brows is None else f"The brows are {('lowered', 'raised')[brows > 0]}"
-    voice = "I hear nothing" if loud is None else f"the voice is {('soft', 'loud')[loud > 0]}"
-    return f"{face}; {voice}."
-
-
-def label_of(level: int | None) -> str:
-    return "sad" if level is None else ("angry", "happy")[level > 0]
+def read_one(text: str) -> str:
+    """A reader of the voice: loud is happy."""
+    loud = levels(text).get("loudness")
+    return "sad" if loud is None else ("angry", "happy")[loud > 0]
 
 
 def read(rationales, corpora) -> list[str]:
-    """A reader of the voice: loud is happy."""
-    return [label_of(levels(text).get("loudness")) for text in rationales]
+    return [read_one(text) for text in rationales]
 
 
-@dataclass
-class Fake:
-    """Says honestly what it sees and hears, and answers by `uses`."""
-
-    uses: str  # video, audio, rationale or nothing
-    describes_the_absent: bool = False
-    mode: str = "reasoned"
-    asked: list[Media] = field(default_factory=list)
-
-    def complete(self, media):
-        self.asked += media
-        found = []
-        for pair in media:
-            brows, loud = self._seen(pair)
-            if self.describes_the_absent:
-                brows, loud = brows or 1, loud or 1
-            text = tell(brows, loud)
-            found.append(render(text, self._answer(pair, text)))
-        return found
-
-    def label_logprobs(self, media, rationales, labels):
-        rows = np.full((len(media), len(rationales[0]), len(labels)), np.log(0.01))
-        for b, pair in enumerate(media):
-            for g, text in enumerate(rationales[b]):
-                if text is None:
-                    rows[b, g] = -np.log(len(labels))
-                else:
-                    rows[b, g, labels.index(self._answer(pair, text))] = SURE
-        return rows
-
-    def token_logprobs(self, media, completions):
-        return [[Token(0, len(text), float(np.log(0.5)))] for text in completions]
-
-    def _seen(self, pair):
-        return BROWS.get(pair.video), LOUD.get(pair.audio)
-
-    def _answer(self, pair, text):
-        brows, loud = self._seen(pair)
-        if self.uses == "rationale":
-            return read([text], [])[0]
-        return label_of({"video": brows, "audio": loud}.get(self.uses))
+WORLD = World(
+    {clip: {"brows": BROWS[clip], "loudness": LOUD[clip]} for clip in CLIPS},
+    read_one,
+    {
+        label: {"brows": level, "loudness": level}
+        for label, level in (("angry", -1), ("happy", 1), ("sad", 0))
+    },
+)
+AUDIO, VIDEO = Planted(WORLD, frozenset({"voice"})), Planted(WORLD, frozenset({"face"}))
+NOTHING, READER = Planted(WORLD, frozenset()), Planted(WORLD, reads="claims")
+INVENTOR = Planted(WORLD, frozenset({"voice"}), says="the absent, too")
 
 
-def examined_by(fake: Fake, n_donors: int = 2):
+def tell(brows: int | None, loud: int | None) -> str:
+    """An honest rationale; None: nothing is seen, nothing is heard."""
+    known = {"brows": brows, "loudness": loud}
+    return describe({name: level for name, level in known.items() if level is not None})
+
+
+def examined_by(fake: Planted, n_donors: int = 2):
     completions = [judge(text, "reasoned") for text in fake.complete([Media(c, c) for c in CLIPS])]
     theirs = donors(len(CLIPS), n_donors, seed=1)
     subjects = []
@@ -106,16 +75,16 @@ def examined_by(fake: Fake, n_donors: int = 2):
     return examine(fake, subjects, LABELS)
 
 
-@pytest.mark.parametrize(("uses", "share"), [("audio", 1.0), ("video", 0.0)])
+@pytest.mark.parametrize(("uses", "share"), [(AUDIO, 1.0), (VIDEO, 0.0)])
 def test_the_one_modality_that_decides_has_the_whole_share(uses, share):
-    found = answers.shapley_values(examined_by(Fake(uses)), BOOTSTRAP)
+    found = answers.shapley_values(examined_by(uses), BOOTSTRAP)
     assert found["shapley.audio_share"].value == pytest.approx(share, abs=1e-12)
     assert found["shapley.blank.audio_share"].value == pytest.approx(share, abs=1e-12)
     assert found["rationale.shapley_share"].value == pytest.approx(0.0, abs=1e-12)
 
 
 def test_values_sum_to_what_all_players_gain_over_none():
-    examined = examined_by(Fake("audio"))
+    examined = examined_by(AUDIO)
     phi = contributions(examined).donated
     own = {e.subject.clip_id: e.own for e in examined}
     for i, e in enumerate(examined):
@@ -124,31 +93,29 @@ def test_values_sum_to_what_all_players_gain_over_none():
         assert phi["video"][i] + phi["audio"][i] == pytest.approx(e.own[at] - none, abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("uses", "reliance"), [("audio", 0.0), ("nothing", 0.0), ("rationale", 1.0)]
-)
+@pytest.mark.parametrize(("uses", "reliance"), [(AUDIO, 0.0), (NOTHING, 0.0), (READER, 1.0)])
 def test_reliance_is_0_for_who_ignores_the_rationale_and_1_for_who_reads_it(uses, reliance):
-    found = answers.forced_rationales(examined_by(Fake(uses)), read, BOOTSTRAP)
+    found = answers.forced_rationales(examined_by(uses), read, BOOTSTRAP)
     assert found["rationale.reversed_changed"].value == reliance
     assert found["rationale.reader_changed"].value == 1.0
     assert found["rationale.reliance"].value == reliance
 
 
 def test_whoever_reads_the_rationale_has_its_whole_share():
-    found = answers.shapley_values(examined_by(Fake("rationale")), BOOTSTRAP)
+    found = answers.shapley_values(examined_by(READER), BOOTSTRAP)
     assert found["rationale.shapley_share"].value == pytest.approx(1.0, abs=1e-12)
 
 
 def test_claims_of_what_is_absent_are_counted():
-    honest = grounding.absent_claims(examined_by(Fake("audio")), BOOTSTRAP)
+    honest = grounding.absent_claims(examined_by(AUDIO), BOOTSTRAP)
     assert [m.value for m in honest.values()] == [0.0, 0.0]
-    other = grounding.absent_claims(examined_by(Fake("audio", True)), BOOTSTRAP)
+    other = grounding.absent_claims(examined_by(INVENTOR), BOOTSTRAP)
     assert [m.value for m in other.values()] == [1.0, 1.0]
     assert other["absence.voice_claims_in_silence"].n == len(CLIPS)
 
 
 def test_who_describes_what_it_is_given_follows_the_swap_and_keeps_the_rest():
-    found = grounding.media_swaps(examined_by(Fake("audio")), VERDICTS, BOOTSTRAP)
+    found = grounding.media_swaps(examined_by(AUDIO), VERDICTS, BOOTSTRAP)
     assert {key: m.value for key, m in found.items()} == {
         "media_swap.audio.follows": 1.0, "media_swap.audio.kept": 1.0,
         "media_swap.video.follows": 1.0, "media_swap.video.kept": 1.0,
@@ -156,15 +123,15 @@ def test_who_describes_what_it_is_given_follows_the_swap_and_keeps_the_rest():
 
 
 def test_accuracy_without_a_modality():
-    found = answers.absence(examined_by(Fake("audio")), BOOTSTRAP)
+    found = answers.absence(examined_by(AUDIO), BOOTSTRAP)
     loud = sum(level == 1 for level in LOUD.values()) / len(CLIPS)
-    assert found["absent.audio.war"].value == 0.0  # all labels are happy, in silence it says sad
+    assert found["absent.audio.war"].value == 0.0  # all labels are happy, in silence it says angry
     assert found["absent.video.war"].value == loud
     assert found["media_swap.video.answer_changed"].value == 0.0
 
 
 def test_no_donors_leave_out_what_needs_them():
-    found = answers.shapley_values(examined_by(Fake("audio"), n_donors=0), BOOTSTRAP)
+    found = answers.shapley_values(examined_by(AUDIO, n_donors=0), BOOTSTRAP)
     assert set(found) == {f"shapley.blank.{key}" for key in ("video", "audio", "audio_share")}
 
 
@@ -295,6 +262,6 @@ def test_auc_by_hand():
 
 
 def test_certainty_reads_each_claims_own_words():
-    examined = examined_by(Fake("audio"))
+    examined = examined_by(AUDIO)
     assert examined[0].certainty == (0.5, 0.5)
     assert certainty(examined, VERDICTS, BOOTSTRAP) == {}  # all claims are true: nothing to tell
