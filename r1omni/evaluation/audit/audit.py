@@ -15,7 +15,7 @@ from rich.progress import Progress
 from r1omni.claims import Claim, claims
 from r1omni.corpora.sets import Member, features_of
 from r1omni.evaluation.audit import answers, grounding
-from r1omni.evaluation.audit.best_of import best_by_judges, best_of
+from r1omni.evaluation.audit.best_of import best_of
 from r1omni.evaluation.audit.certainty import certainty
 from r1omni.evaluation.audit.choosing import choose
 from r1omni.evaluation.audit.contributions import contributions
@@ -37,6 +37,7 @@ from r1omni.evaluation.predictions import Prediction, read_metadata, read_predic
 from r1omni.evaluation_config import AuditParams, ScoreParams
 from r1omni.judges.judge import Verdict
 from r1omni.judges.loading import Judged
+from r1omni.judges.selection import best_by_judges
 from r1omni.machine.device import Device
 
 Examinations = Mapping[str, Sequence[Examined]]  # by corpus
