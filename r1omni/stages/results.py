@@ -125,8 +125,8 @@ def score(
         out,
         plots,
         summary,
-        _if_there(judges, "no reader"),
-        _if_there(audit, "no chosen rationales"),
+        _if_there(judges, "no reader in the metrics"),
+        _if_there(audit, "no chosen rationales in the metrics"),
         score=read_params(params).score,
     )
 
@@ -141,12 +141,25 @@ def report(
         Path | None, typer.Option(help="folder with the synthetic corpora's contact sheets")
     ] = None,
     audit: Annotated[Path | None, typer.Option(help="folder with the models' audits")] = None,
+    judges: Annotated[
+        Path | None, typer.Option(help="folder of the stage `judges`: what they make of the clips")
+    ] = None,
+    tested: Annotated[
+        Path | None, typer.Option("--set", help="set of the test corpora: shows the cards' clips")
+    ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Draw the report: Table 1 beside the paper's, the audit's pictures, curves, example clips."""
     with quick_imports():
+        from r1omni.corpora.sets import read_set
+        from r1omni.evaluation.report.clip_media import Clips
         from r1omni.evaluation.report.report import run_report
 
+    read = read_params(params)
+    clips = None
+    if tested is not None:
+        members = tuple(read_set(tested))
+        clips = Clips(members, read.corpora, read.media, read.machine.workers, read.limits)
     run_report(
         metrics,
         predictions,
@@ -154,7 +167,9 @@ def report(
         _within(truth, "*.png"),
         out,
         audit,
-        report=read_params(params).report,
+        _if_there(judges, "no verdicts on the cards"),
+        clips,
+        report=read.report,
     )
 
 
@@ -215,7 +230,7 @@ def _if_there(folder: Path | None, without: str) -> Path | None:
     """The folder; None, and a line on standard error, if a project has not made it."""
     if folder is None or folder.is_dir():
         return folder
-    typer.echo(f"{folder}: does not exist: {without} in the metrics", err=True)
+    typer.echo(f"{folder}: does not exist: {without}", err=True)
     return None
 
 

@@ -38,6 +38,7 @@ from r1omni.evaluation_config import AuditParams, ScoreParams
 from r1omni.judges.judge import Verdict
 from r1omni.judges.loading import Judged
 from r1omni.judges.selection import best_by_judges
+from r1omni.judges.verdicts import support
 from r1omni.machine.device import Device
 
 Examinations = Mapping[str, Sequence[Examined]]  # by corpus
@@ -233,7 +234,7 @@ def _claim(claim: Claim, verdict: Verdict, sure: float, weight: float) -> Audite
         level=cast(Level, claim.level),
         start=claim.start,
         end=claim.end,
-        p=grounding.support(verdict, claim.attribute, claim.level, claim.negated),
+        p=support(verdict, claim.attribute, claim.level, claim.negated),
         certainty=sure,
         weight=weight,
     )
