@@ -181,13 +181,14 @@ def cards(
     rejects: Annotated[Path, typer.Option(help="folder with the rejects")],
     validation: Annotated[Path, typer.Option(help="validation's summary.json")],
     out: Annotated[Path, typer.Option(help="folder to write")],
+    audit: Annotated[Path | None, typer.Option(help="folder with the models' audits")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Write model cards and ML-BOMs (a folder per model) and data cards (a file per corpus)."""
     from r1omni.cards.cards import run_cards
 
     corpora = read_params(params).corpora
-    run_cards(checkpoints, metrics, manifests, rejects, validation, out, corpora=corpora)
+    run_cards(checkpoints, metrics, manifests, rejects, validation, out, audit, corpora=corpora)
 
 
 @stages.command(rich_help_panel=STAGES)
@@ -201,11 +202,16 @@ def register(
     test_set: Annotated[Path, typer.Option(help="the list of test corpora, by `r1omni sets`")],
     cards: Annotated[Path, typer.Option(help="its model card and BOM, a folder of `cards`")],
     receipt: Annotated[Path, typer.Option(help="JSON file to write")],
+    audit: Annotated[
+        Path | None, typer.Option(help="its audit (JSON), whose main numbers its run gets")
+    ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Register a checkpoint in MLflow, once per content hash, by reference to its files."""
     with quick_imports():
+        from r1omni.cards.audited import audit_metrics
         from r1omni.cards.cards import write_documents
+        from r1omni.evaluation.audit_results import read_audit
         from r1omni.evaluation.measured import measured_sets
         from r1omni.tracking.registry import run_register
 
@@ -223,6 +229,7 @@ def register(
             tracking=read_params(params).tracking,
             state=Path(".state") / f"{checkpoint.name}.run.json",
             documents=Path(documents),
+            audited={} if audit is None else audit_metrics(read_audit(audit)),
         )
 
 
