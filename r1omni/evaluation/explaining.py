@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from r1omni.claims import SIDE_OF, Side, claims
+from r1omni.claims import SIDE_OF, Side, Verdict, claims
 from r1omni.evaluation.audit.answerer import Media
 from r1omni.evaluation.audit.backbone_answerer import BackboneAnswerer
 from r1omni.evaluation.audit.contributions import contributions
@@ -22,7 +22,6 @@ from r1omni.inference.files import ReadFile, Refusal
 from r1omni.inference.hearing import read_and_hear
 from r1omni.inference.judged import Judges, verdict_on
 from r1omni.inference.reading import read_files
-from r1omni.judges.judge import Verdict
 from r1omni.judges.verdicts import support
 from r1omni.judging import Judgement, judge
 from r1omni.limits import Limits

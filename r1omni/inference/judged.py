@@ -6,9 +6,10 @@ from typing import Final
 
 import numpy as np
 
+from r1omni.claims import Verdict
 from r1omni.inference.files import NO_VIDEO, ReadFile
 from r1omni.judges.acoustics import MEASURES, measures
-from r1omni.judges.judge import ClaimJudge, Verdict, read_judge
+from r1omni.judges.judge import ClaimJudge, read_judge
 from r1omni.judges.pictures import picture_row
 from r1omni.judges.reader import Reader, read_reader
 from r1omni.model.feature_store import Features

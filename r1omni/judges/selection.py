@@ -8,8 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from r1omni.claims import ATTRIBUTES, levels
-from r1omni.judges.judge import Floats, Verdict
+from r1omni.claims import ATTRIBUTES, Verdict, levels
+from r1omni.judges.judge import Floats
 from r1omni.judges.reader import Reader
 from r1omni.judging import Judgement
 

@@ -125,8 +125,8 @@ def score(
         out,
         plots,
         summary,
-        _if_there(judges, "no reader in the metrics"),
-        _if_there(audit, "no chosen rationales in the metrics"),
+        _if_there(judges, "no reader"),
+        _if_there(audit, "no chosen rationales"),
         score=read_params(params).score,
     )
 
@@ -142,7 +142,10 @@ def report(
     ] = None,
     audit: Annotated[Path | None, typer.Option(help="folder with the models' audits")] = None,
     judges: Annotated[
-        Path | None, typer.Option(help="folder of the stage `judges`: what they make of the clips")
+        Path | None, typer.Option(help="folder of the stage `judges`: what they make of test clips")
+    ] = None,
+    evidence: Annotated[
+        Path | None, typer.Option(help="… and of training clips, if GRPO's rewards needed it")
     ] = None,
     tested: Annotated[
         Path | None, typer.Option("--set", help="set of the test corpora: shows the cards' clips")
@@ -167,7 +170,7 @@ def report(
         _within(truth, "*.png"),
         out,
         audit,
-        _if_there(judges, "no verdicts on the cards"),
+        [*_within(judges, "verdicts.parquet"), *_within(evidence, "verdicts.parquet")],
         clips,
         report=read.report,
     )
@@ -237,10 +240,10 @@ def _if_there(folder: Path | None, without: str) -> Path | None:
     """The folder; None, and a line on standard error, if a project has not made it."""
     if folder is None or folder.is_dir():
         return folder
-    typer.echo(f"{folder}: does not exist: {without}", err=True)
+    typer.echo(f"{folder}: does not exist: {without} in the metrics", err=True)
     return None
 
 
 def _within(folder: Path | None, pattern: str) -> list[Path]:
-    """The matching files of a folder that only the synthetic corpora have."""
+    """The matching files of a folder that a project need not have."""
     return sorted(folder.glob(pattern)) if folder is not None and folder.is_dir() else []

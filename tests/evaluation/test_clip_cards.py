@@ -10,6 +10,7 @@ import pytest
 from clip_files import LIMITS, write_clip
 from PIL import Image
 
+from r1omni.claims import Verdict
 from r1omni.completions import render
 from r1omni.config import CorpusParams, Params
 from r1omni.corpora.clip import Clip, write_manifest
@@ -21,7 +22,6 @@ from r1omni.evaluation.report.claim_cards import claim_cards, with_pictures
 from r1omni.evaluation.report.clip_media import MAX_HEIGHT, Clips, ShownClip
 from r1omni.evaluation.report.clip_pictures import contact_sheet, sound_picture
 from r1omni.evaluation.report.groups import cut_at_claims
-from r1omni.judges.judge import Verdict
 
 
 def audited(*clips: AuditedClip) -> Audited:

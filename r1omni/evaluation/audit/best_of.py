@@ -7,10 +7,10 @@ chose.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from r1omni.claims import Verdict
 from r1omni.evaluation.audit.examine import Examined
 from r1omni.evaluation.audit.statistics import Bootstrap
 from r1omni.evaluation.audit_results import Measured
-from r1omni.judges.judge import Verdict
 from r1omni.judges.reader import Reader
 from r1omni.judges.selection import best_by_judges, read_all
 from r1omni.judging import Judgement

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from markupsafe import Markup
 
-from r1omni.claims import ATTRIBUTES
+from r1omni.claims import ATTRIBUTES, Verdict
 from r1omni.emotions import in_order
 from r1omni.evaluation.audit_results import AuditedClaim, AuditedClip
 from r1omni.evaluation.report.audited import Audited
@@ -16,7 +16,6 @@ from r1omni.evaluation.report.clip_media import ShownClip
 from r1omni.evaluation.report.clip_pictures import contact_sheet, sound_picture
 from r1omni.evaluation.report.paper import CORPORA
 from r1omni.evaluation.report.table1 import MISSING
-from r1omni.judges.judge import Verdict
 from r1omni.judges.measuring import RATE
 
 SUPPORTED, CONTRADICTED = 0.5, 0.2  # the judge's probability: at least, below

@@ -7,18 +7,17 @@ from typing import Any, Final, cast
 
 import pandas as pd
 
-from r1omni.claims import claims
+from r1omni.claims import Verdict, claims
 from r1omni.completions import parse
 from r1omni.evaluation.audit_results import AuditedClaim, Level
 from r1omni.evaluation.report.claim_cards import Piece, pieces
-from r1omni.judges.judge import Verdict
 from r1omni.judges.verdicts import support
-from r1omni.rewards import REWARDS
 
 COLUMNS: Final[tuple[str, ...]] = (
     "step", "clip_id", "label", "prompt", "completion", "reward", "advantage", "n_tokens",
     "finished",
 )  # fmt: skip
+_OTHER_COLUMNS: Final = (*COLUMNS, "group")  # all others are rewards, by their names
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def _rollout(row: Mapping[Any, Any], verdict: Verdict) -> Rollout:
     return Rollout(
         pieces=cut_at_claims(str(row["completion"]), verdict),
         reward=float(row["reward"]),
-        parts={name: float(row[name]) for name in REWARDS if name in row},
+        parts={str(name): float(row[name]) for name in row if name not in _OTHER_COLUMNS},
         advantage=float(row["advantage"]),
         n_tokens=int(row["n_tokens"]),
         finished=bool(row["finished"]),

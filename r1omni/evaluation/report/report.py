@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from r1omni.claims import Verdict
 from r1omni.emotions import EMOTIONS
 from r1omni.evaluation.predictions import Prediction, read_predictions
 from r1omni.evaluation.report.audit_pictures import audit_pictures
@@ -41,13 +42,10 @@ from r1omni.evaluation.report.tables import (
 from r1omni.evaluation.report.templates import render
 from r1omni.evaluation.results import Metrics, read_metrics, write_text
 from r1omni.evaluation_config import ReportParams
-from r1omni.judges.judge import Verdict
 from r1omni.judges.verdicts import read_verdicts
 
 STAGES: Final[tuple[str, ...]] = ("base", "cold_start", "label_sft", "grpo")
-GRPO_CURVES: Final[Mapping[str, str]] = {
-    "reward/accuracy": "Accuracy reward, sampled",
-    "reward/format": "Format reward, sampled",
+GRPO_CURVES: Final[dict[str, str]] = {
     "train/kl": "KL to the frozen start",
     "rollout/completion_length": "Completion length, tokens",
     "rollout/zero_variance_groups": "Share of groups without reward variance",
@@ -71,7 +69,7 @@ def run_report(
     sheets: Sequence[Path],
     out: Path,
     audit: Path | None = None,
-    judges: Path | None = None,
+    verdicts: Sequence[Path] = (),
     clips: Clips | None = None,
     *,
     report: ReportParams,
@@ -79,17 +77,18 @@ def run_report(
     """Write report.html, table1.md, table1.html and curves/<stage>.csv into the folder `out`.
 
     `training` has a folder per stage with curves.jsonl, and grpo/rollouts.parquet; `sheets` are
-    contact sheets (PNG); `audit` is the folder of the audits (see read_audits), `judges` that of
-    the judges, whose verdicts the cards show; `clips` finds the cards' clips. The page names
-    whatever is missing. It embeds its plots and loads nothing.
+    contact sheets (PNG); `audit` is the folder of the audits (see read_audits), `verdicts`:
+    the judges' tables, of test clips for the cards, of training clips for the rollouts; `clips`
+    finds the cards' clips. The page names whatever is missing. It embeds its plots and loads
+    nothing.
     """
     measured = read_metrics(metrics)
     rows = [row for path in predictions for row in read_predictions(path)]
     curves = {stage: read_curves(training / stage / "curves.jsonl") for stage in STAGES}
     audits = [] if audit is None else read_audits(audit)
-    verdicts = {} if judges is None else read_verdicts(judges / "verdicts.parquet")
+    known = {id: verdict for path in verdicts for id, verdict in read_verdicts(path).items()}
     page = render_page(
-        measured, rows, curves, training, sheets, audits, verdicts, clips, report=report
+        measured, rows, curves, training, sheets, audits, known, clips, report=report
     )
     write_text(out / "table1.md", render_table1_markdown(measured))
     write_text(out / "table1.html", render_table1_html(measured))
@@ -156,7 +155,12 @@ def _confusions(metrics: Metrics) -> list[ConfusionRow]:
 
 
 def _grpo_plots(curves: Mapping[str, Curve]) -> list[Plot]:
-    return [curve_plot(curves[key], name) for key, name in GRPO_CURVES.items() if key in curves]
+    names = {
+        key: f"{key.removeprefix('reward/').capitalize()} reward, sampled"
+        for key in sorted(curves)
+        if key.startswith("reward/") and key != "reward/total"
+    } | GRPO_CURVES
+    return [curve_plot(curves[key], name) for key, name in names.items() if key in curves]
 
 
 def _loss_plots(curves: Mapping[str, Mapping[str, Curve]]) -> list[Plot]:
