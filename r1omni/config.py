@@ -228,8 +228,11 @@ class TrackingParams(Section):
 
 
 class ServeParams(Section):
-    """What a request to the server of `r1omni serve` may cost, and which addresses it may name."""
+    """What a request to the server of `r1omni serve` may cost, and who answers it."""
 
+    answer: Literal["model", "reader"]
+    samples: Count
+    temperature: Positive
     port: Annotated[int, Field(ge=1, le=65535)]
     max_body_mb: Count
     max_rows: Count

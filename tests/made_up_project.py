@@ -95,7 +95,7 @@ def write_project(root: Path) -> None:
     write_lock(root)
 
 
-def cards_of(root: Path, **changes: Any) -> Path:
+def cards_of(root: Path, audit: Path | None = None, **changes: Any) -> Path:
     """Run the stage `cards` in the project; the folder that it wrote."""
     data = root / "data"
     run_cards(
@@ -105,6 +105,7 @@ def cards_of(root: Path, **changes: Any) -> Path:
         data / "rejects",
         data / "validation/summary.json",
         data / "cards",
+        audit,
         corpora=DFEW | changes,
     )
     return data / "cards"

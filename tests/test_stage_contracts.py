@@ -32,7 +32,7 @@ STAGES = {
     "judges": ("r1omni/judges/stage.py", {"grpo", "judges"}),
     "audit": ("r1omni/evaluation/audit/audit.py", {"audit", "predict", "score"}),
     "score": ("r1omni/evaluation/score.py", {"score"}),
-    "report": ("r1omni/evaluation/report/report.py", {"report"}),
+    "report": ("r1omni/evaluation/report/report.py", {"corpora", "ingest", "media", "report"}),
     "cards": ("r1omni/cards/cards.py", {"corpora"}),
     "register": ("r1omni/tracking/registry.py", {"tracking"}),
 }

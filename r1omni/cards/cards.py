@@ -15,6 +15,7 @@ from r1omni.cards.facts import (
 )
 from r1omni.cards.model_card import render_model_card
 from r1omni.config import CorpusParams
+from r1omni.evaluation.audit_results import read_audit
 from r1omni.evaluation.results import read_metrics
 
 CARD, BOM = "README.md", "bom.json"
@@ -27,14 +28,16 @@ def run_cards(
     rejects: Path,
     validation: Path,
     out: Path,
+    audit: Path | None = None,
     *,
     corpora: Mapping[str, CorpusParams],
 ) -> None:
     """Write MODEL/README.md, MODEL/bom.json and CORPUS.croissant.json into `out`.
 
     They are a function of the files alone: no time, no commit, no installed package. What is not
-    recorded is said so. Raises ValueError, naming the file, for input that is missing or invalid,
-    and for metrics of another checkpoint.
+    recorded is said so. `audit`: the folder with the models' audits, MODEL.json each. Raises
+    ValueError, naming the file, for input that is missing or invalid, and for metrics of another
+    checkpoint.
     """
     measured = read_metrics(metrics)
     facts = read_corpora(manifests, rejects, corpora)
@@ -49,7 +52,8 @@ def run_cards(
         released = released_parents(steps)
         folder = partial / checkpoint.name
         folder.mkdir(parents=True)
-        card = render_model_card(checkpoint, steps, released, used, own)
+        audited = None if audit is None else read_audit(audit / f"{checkpoint.name}.json")
+        card = render_model_card(checkpoint, steps, released, used, own, audited)
         (folder / CARD).write_text(card, encoding="utf-8")
         bom = render_bom(model_bom(checkpoint, steps, released, used))
         (folder / BOM).write_text(bom, encoding="utf-8")

@@ -9,7 +9,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from r1omni.cards import uses
+from r1omni.cards.audited import audit_rows
 from r1omni.cards.facts import Checkpoint, CorpusFacts, Step
+from r1omni.evaluation.audit_results import AuditResults
 from r1omni.evaluation.results import PROTOCOL, CorpusMetrics
 from r1omni.lineage import DATA_TEXT, Origin, size_text
 
@@ -29,6 +31,7 @@ def render_model_card(
     released: Sequence[Mapping[str, str]],
     corpora: Sequence[CorpusFacts],
     metrics: Mapping[str, CorpusMetrics],
+    audit: AuditResults | None,
 ) -> str:
     """The card's text: YAML front matter with the evaluation's results, then the page.
 
@@ -60,6 +63,7 @@ def render_model_card(
         corpora=corpora,
         unlisted={n: o for n, o in lineage.data.items() if n not in {c.name for c in corpora}},
         metrics=metrics,
+        audited=[] if audit is None else audit_rows(audit),
         titles={corpus.name: corpus.title for corpus in corpora},
         levels=", ".join(sorted({f"{100 * m.confidence:g} %" for m in metrics.values()})),
         protocol=PROTOCOL,

@@ -6,9 +6,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from r1omni.commands.command import PEOPLE, Allow, Mode, Model, commands, open_model, printable
-from r1omni.emotions import EMOTIONS
-from r1omni.inference.options import MaxNewTokens, OnDevice, PredictOptions, choose_options
+from r1omni.commands.command import (
+    JUDGES,
+    PEOPLE,
+    Allow,
+    AsJson,
+    FromParams,
+    Labels,
+    Mode,
+    Model,
+    NoParams,
+    asked_labels,
+    commands,
+    open_model,
+    options_of,
+    printable,
+)
+from r1omni.inference.options import (
+    MaxNewTokens,
+    MaxPixels,
+    MemoryMb,
+    OnDevice,
+    PredictOptions,
+    Threads,
+    Timeout,
+)
 from r1omni.machine.imports import quick_imports
 
 if TYPE_CHECKING:
@@ -21,25 +43,37 @@ def audit(
     model: Model = "data/checkpoints/grpo",
     judges: Annotated[
         Path, typer.Option(help="the claim judges' folder, which the stage judges writes")
-    ] = Path("data/judges"),
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object per line")] = False,
+    ] = JUDGES,
+    labels: Labels = "all",
+    as_json: AsJson = False,
     mode: Mode = None,
     allow: Allow = None,
     max_new_tokens: MaxNewTokens = None,
+    timeout_seconds: Timeout = None,
+    max_pixels: MaxPixels = None,
+    memory_mb: MemoryMb = None,
+    threads: Threads = None,
     device: OnDevice = None,
-    params: Annotated[
-        Path | None, typer.Option(help="where the other options are from; ./params.yaml if there")
-    ] = None,
+    params: FromParams = None,
+    no_params: NoParams = False,
 ) -> None:
     """Say what an answer rests on: each claim's verdict, each modality's share, altered clips.
 
     Verdicts and the reader's answer need --judges; without that folder all else is printed.
     Exit code: 0 if every clip was explained, 1 if some were refused, 130 after Ctrl-C.
     """
-    given = {"max_new_tokens": max_new_tokens, "device": device}
-    options = choose_options(params, False, given)
-    options.set_threads()
-    explain(clips, model, mode, allow or (), EMOTIONS, options, judges, as_json)
+    options = options_of(
+        params,
+        no_params,
+        max_new_tokens=max_new_tokens,
+        timeout_seconds=timeout_seconds,
+        max_pixels=max_pixels,
+        memory_mb=memory_mb,
+        threads=threads,
+        device=device,
+    )
+    asked = asked_labels(labels)
+    explain(clips, model, mode, allow or (), asked, options, judges, as_json)
 
 
 def explain(
@@ -54,9 +88,10 @@ def explain(
 ) -> None:
     """Print each clip's explanation as soon as it is there. Raises typer.Exit."""
     with quick_imports():
-        from r1omni.evaluation.explaining import explain_files, read_judges
+        from r1omni.evaluation.explaining import explain_files
         from r1omni.inference.files import Refusal
         from r1omni.inference.finding import find_files
+        from r1omni.inference.judged import read_judges
     known = read_judges(judges)
     found = find_files(clips)
     if account := found.account():

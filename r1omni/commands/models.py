@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from r1omni.commands.command import PEOPLE, Model, commands
+from r1omni.commands.command import JUDGES, PEOPLE, Model, commands
 from r1omni.params_file import read_params
 from r1omni.stages import PARAMS, ParamsFile
 
@@ -75,21 +75,25 @@ def serve(
     media_root: Annotated[
         Path | None, typer.Option(help="the folder below which a request's `path` may name files")
     ] = None,
+    judges: Annotated[
+        Path, typer.Option(help="with `serve.answer: reader`: the stage judges' folder")
+    ] = JUDGES,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Serve a registered model on 127.0.0.1 by MLflow's scoring server.
 
     POST /invocations takes JSON, {"dataframe_records": [{"path": …}, {"bytes": …}]}: files below
     --media-root, or their bytes in base64. The answers are those of `predict --json`. Section
-    `serve` of params has the limits of a request, and whether a path may be a URL. /health says
-    whether the server runs, /openapi.json what it takes. There is no password: everybody on this
-    machine can ask.
+    `serve` of params has the limits of a request, whether a path may be a URL, and who answers: the
+    model, or a reader of its rationales. /health says whether the server runs, /openapi.json what
+    it takes. There is no password: everybody on this machine can ask.
     """
-    from r1omni.inference.served import PARAMS_FILE
+    from r1omni.inference.served import JUDGES_FOLDER, PARAMS_FILE
     from r1omni.inference.server import run_serve
 
     read = read_params(params)
     os.environ[PARAMS_FILE] = str(params.absolute())  # MLflow's hook reads the options by itself
+    os.environ[JUDGES_FOLDER] = str(judges.absolute())
     run_serve(model, port or read.serve.port, media_root, serve=read.serve, tracking=read.tracking)
 
 

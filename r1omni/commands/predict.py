@@ -8,9 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from r1omni.commands.audit import explain
-from r1omni.commands.command import PEOPLE, Allow, Mode, Model, commands, open_model, printable
-from r1omni.corpora.known import find_corpus
-from r1omni.emotions import EMOTIONS
+from r1omni.commands.command import (
+    JUDGES,
+    PEOPLE,
+    Allow,
+    AsJson,
+    FromParams,
+    Labels,
+    Mode,
+    Model,
+    NoParams,
+    asked_labels,
+    commands,
+    open_model,
+    options_of,
+    printable,
+)
 from r1omni.inference.options import (
     BatchSize,
     MaxNewTokens,
@@ -18,14 +31,15 @@ from r1omni.inference.options import (
     MemoryMb,
     OnDevice,
     PredictOptions,
+    Samples,
+    Temperature,
     Threads,
     Timeout,
-    choose_options,
 )
 from r1omni.machine.imports import quick_imports
 
 if TYPE_CHECKING:
-    from r1omni.judges.reader import Reader
+    from r1omni.inference.answer import ByReader
 
 
 @commands.command(rich_help_panel=PEOPLE)
@@ -34,10 +48,8 @@ def predict(
     model: Model = "data/checkpoints/grpo",
     mode: Mode = None,
     allow: Allow = None,
-    labels: Annotated[
-        str, typer.Option(help="all, or the corpus whose labels' probabilities to print")
-    ] = "all",
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object per line")] = False,
+    labels: Labels = "all",
+    as_json: AsJson = False,
     explain_answers: Annotated[
         bool, typer.Option("--explain", help="say what each answer rests on, as `r1omni audit`")
     ] = False,
@@ -45,9 +57,11 @@ def predict(
         Literal["model", "reader"],
         typer.Option(help="who answers: the model, or a reader of its rationale's claims alone"),
     ] = "model",
+    samples: Samples = 1,
+    temperature: Temperature = None,
     judges: Annotated[
         Path, typer.Option(help="with --explain or --answer reader: the stage judges' folder")
-    ] = Path("data/judges"),
+    ] = JUDGES,
     batch_size: BatchSize = None,
     max_new_tokens: MaxNewTokens = None,
     timeout_seconds: Timeout = None,
@@ -55,12 +69,8 @@ def predict(
     memory_mb: MemoryMb = None,
     threads: Threads = None,
     device: OnDevice = None,
-    params: Annotated[
-        Path | None, typer.Option(help="where the other options are from; ./params.yaml if there")
-    ] = None,
-    no_params: Annotated[
-        bool, typer.Option("--no-params", help="leave ./params.yaml unread")
-    ] = False,
+    params: FromParams = None,
+    no_params: NoParams = False,
 ) -> None:
     """Name the emotion in any media file, with the model's rationale and each label's probability.
 
@@ -69,26 +79,41 @@ def predict(
     the model could not be loaded (standard error says why; a refused file is an object of --json
     too), 2 for a wrong option, 130 after Ctrl-C.
     """
-    if params is not None and no_params:
-        raise typer.BadParameter("--params and --no-params exclude each other")
-    given = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "device": device,
-             "timeout_seconds": timeout_seconds, "max_pixels": max_pixels, "memory_mb": memory_mb,
-             "threads": threads}  # fmt: skip
-    asked = EMOTIONS if labels == "all" else find_corpus(labels).labels or EMOTIONS
-    options = choose_options(params, no_params, given)
-    options.set_threads()
+    if samples > 1 and (answer == "model" or explain_answers):
+        raise typer.BadParameter("--samples needs --answer reader, and no --explain")
+    options = options_of(
+        params,
+        no_params,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        timeout_seconds=timeout_seconds,
+        max_pixels=max_pixels,
+        memory_mb=memory_mb,
+        threads=threads,
+        device=device,
+    )
+    asked = asked_labels(labels)
     if explain_answers:
         explain(files, model, mode, allow or (), asked, options, judges, as_json)
         return
-    reader = None
+    by = None
     if answer == "reader":
-        from r1omni.judges.reader import read_reader
-
-        reader = read_reader(judges / "reader.json")
+        by = _by_reader(judges, samples, temperature or options.serve.temperature)
     from r1omni.media.pool import start_forkserver
 
     start_forkserver()  # it imports while the model is loaded: the first answer need not wait
-    _predict(files, model, mode, allow or (), asked, options, as_json, reader)
+    _predict(files, model, mode, allow or (), asked, options, as_json, by)
+
+
+def _by_reader(folder: Path, samples: int, temperature: float) -> "ByReader":
+    """The reader in a folder; with the judges, which choose among several samples."""
+    with quick_imports():
+        from r1omni.inference.answer import ByReader
+        from r1omni.inference.judged import Judges, need_judges
+        from r1omni.judges.reader import read_reader
+    if samples > 1:
+        return ByReader(need_judges(folder), samples, temperature)
+    return ByReader(Judges((), read_reader(folder / "reader.json")))
 
 
 def _predict(
@@ -99,7 +124,7 @@ def _predict(
     labels: Sequence[str],
     options: PredictOptions,
     as_json: bool,
-    reader: "Reader | None",
+    by: "ByReader | None",
 ) -> None:
     """Print each file's answer as soon as its batch is done. Raises typer.Exit."""
     with quick_imports():
@@ -120,7 +145,7 @@ def _predict(
             batch_size=options.batch_size,
             max_new_tokens=options.max_new_tokens,
             limits=options.limits,
-            reader=reader,
+            by=by,
         )
         with closing(batches):
             for batch in batches:

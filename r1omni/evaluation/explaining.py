@@ -17,34 +17,19 @@ from r1omni.evaluation.audit.answerer import Media
 from r1omni.evaluation.audit.backbone_answerer import BackboneAnswerer
 from r1omni.evaluation.audit.contributions import contributions
 from r1omni.evaluation.audit.examine import AUDIO, VIDEO, Examined, Subject, examine
-from r1omni.evaluation.audit.grounding import CONTRADICTED, SUPPORTED, support
-from r1omni.inference.files import NO_VIDEO, ReadFile, Refusal
+from r1omni.evaluation.audit.grounding import CONTRADICTED, SUPPORTED
+from r1omni.inference.files import ReadFile, Refusal
+from r1omni.inference.hearing import read_and_hear
+from r1omni.inference.judged import Judges, verdict_on
 from r1omni.inference.reading import read_files
-from r1omni.judges.acoustics import MEASURES, measures
-from r1omni.judges.judge import ClaimJudge, read_judge
-from r1omni.judges.measuring import Hearing, hear_clip
-from r1omni.judges.pictures import picture_row
-from r1omni.judges.reader import Reader, read_reader
+from r1omni.judges.verdicts import support
 from r1omni.judging import Judgement, judge
 from r1omni.limits import Limits
-from r1omni.media import Preparation, TowerInputs
 from r1omni.model.backbone import Backbone
 from r1omni.model.feature_store import Features
 
 CLIP: Final = "clip"
-LEVEL_TOO_LOUD: Final = (
-    "one clip says nothing of its microphone: another one's level is not corrected, so a claim of "
-    "loudness may be judged wrongly"
-)
 NO_JUDGES: Final = "no judges: run `r1omni repro judges` in the project, or pass --judges FOLDER"
-
-
-@dataclass(frozen=True)
-class Judges:
-    """The judges of both sides and the reader."""
-
-    sides: tuple[ClaimJudge, ...]
-    reader: Reader
 
 
 @dataclass(frozen=True)
@@ -110,14 +95,6 @@ class _Read:
         return [self.features] * len(clip_ids)
 
 
-def read_judges(folder: Path) -> Judges | None:
-    """The judges in a folder, None where it does not exist. Raises ValueError naming a bad file."""
-    if not folder.is_dir():
-        return None
-    sides = read_judge(folder, "face"), read_judge(folder, "voice")
-    return Judges(sides, read_reader(folder / "reader.json"))
-
-
 def explain_files(
     files: Sequence[Path | Refusal],
     backbone: Backbone,
@@ -129,34 +106,17 @@ def explain_files(
 ) -> Iterator[Explanation | Refusal]:
     """An explanation or a refusal for each file, in order."""
     paths = [file for file in files if isinstance(file, Path)]
-    hearing = Hearing(backbone.preparation.audio_seconds)
-    with (
-        closing(read_files(paths, backbone.preparation, limits)) as read,
-        closing(read_files(paths, hearing, limits, _hear)) as heard,
-    ):
+    with closing(read_files(paths, backbone.preparation, limits, read_and_hear)) as read:
         for file in files:
-            if isinstance(file, Refusal):
-                yield file
-                continue
-            seen, sound = next(read), next(heard)
-            if isinstance(seen, Refusal):
-                yield seen
+            outcome = file if isinstance(file, Refusal) else next(read)
+            if isinstance(outcome, Refusal):
+                yield outcome
             else:
-                yield _explain(seen, sound, backbone, judges, labels, max_new_tokens)
-
-
-def _hear(path: Path, preparation: Preparation, max_pixels: int) -> ReadFile:
-    """The waveform in place of the spectrogram."""
-    if not isinstance(preparation, Hearing):
-        raise TypeError(f"expected Hearing, found {type(preparation).__name__}")
-    waveform = hear_clip(path, preparation, max_pixels)
-    pixels = preparation.without_picture()
-    return ReadFile(path, TowerInputs(pixels, waveform, waveform.size > 0), ())
+                yield _explain(outcome, backbone, judges, labels, max_new_tokens)
 
 
 def _explain(
     file: ReadFile,
-    sound: ReadFile | Refusal,
     backbone: Backbone,
     judges: Judges | None,
     labels: Sequence[str],
@@ -169,7 +129,10 @@ def _explain(
     own = judge(answerer.complete([Media(CLIP, CLIP)])[0], answerer.mode)
     subject = Subject(CLIP, CLIP, labels[0], own.prediction, own.rationale, ())
     (found,) = examine(answerer, [subject], labels)
-    verdict, notes = _verdict(file, sound, features, judges)
+    verdict: Verdict = {}
+    notes = [NO_JUDGES]
+    if judges is not None:
+        verdict, notes = verdict_on(file, features, judges)
     answer, probability = _read(own, judges, labels)
     turned = found.forced.get("reversed")
     return Explanation(
@@ -186,38 +149,6 @@ def _explain(
         None if turned is None else labels[int(np.argmax(turned))],
         (*file.notes, *notes),
     )
-
-
-def _verdict(
-    file: ReadFile, sound: ReadFile | Refusal, features: Features, judges: Judges | None
-) -> tuple[Verdict, list[str]]:
-    """What the judges make of the clip, and what to know of that."""
-    if judges is None:
-        return {}, [NO_JUDGES]
-    found: dict[str, tuple[float, float, float]] = {}
-    notes = []
-    for side in judges.sides:
-        if side.side == "voice":
-            if isinstance(sound, Refusal):
-                notes.append(f"the voice is not judged: {sound.reason}")
-                continue
-            waveform = sound.inputs.mel
-            if not waveform.any():
-                notes.append("no sound: nothing that is said of a voice can be judged")
-                continue
-            known = measures(waveform)
-            row = np.array([known[name] for name in MEASURES])
-            notes.append(LEVEL_TOO_LOUD)
-        else:
-            if NO_VIDEO in file.notes:
-                notes.append("no picture: nothing that is said of a face can be judged")
-                continue
-            row = picture_row(features)
-            if len(row) != len(side.mean):
-                notes.append("the face's judge was calibrated on another model's features")
-                continue
-        found.update(side.verdicts(row[None], own_scale=False)[0])
-    return found, notes
 
 
 def _read(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from r1omni.media import (
+    Floats,
     Preparation,
     Sound,
     TowerInputs,
@@ -45,11 +46,15 @@ class Refusal:
 
 @dataclass(frozen=True)
 class ReadFile:
-    """A file as the towers take it; `notes` say what was missing, cut or repeated."""
+    """A file as the towers take it; `notes` say what was missing, cut or repeated.
+
+    `waveform` (S,): its sound at 16 kHz, which the judges hear; None where nobody asked for it.
+    """
 
     path: Path
     inputs: TowerInputs
     notes: tuple[str, ...]
+    waveform: Floats | None = None
 
 
 def read_file(path: Path, preparation: Preparation, max_pixels: int | None = None) -> ReadFile:

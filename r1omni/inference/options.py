@@ -55,6 +55,9 @@ DEFAULTS: Final = PredictOptions(
     threads=0,
     device="auto",
     serve=ServeParams(
+        answer="model",
+        samples=1,
+        temperature=1.0,
         port=5001,
         max_body_mb=64,
         max_rows=64,
@@ -98,6 +101,15 @@ Threads = Annotated[
 OnDevice = Annotated[
     Literal["auto", "cpu", "cuda"] | None,
     typer.Option("--device", help=_help("where the model runs", DEFAULTS.device)),
+]
+
+
+Samples = Annotated[
+    int, typer.Option(min=1, help="with --answer reader: completions that it reads; 1: the greedy")
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(min=0.01, help=_help("of more samples than one", DEFAULTS.serve.temperature)),
 ]
 
 

@@ -39,9 +39,10 @@ def read_files(
 class FileReader:
     """Reads the files that it is asked for, one at a time, in one process that stays."""
 
-    def __init__(self, preparation: Preparation, limits: Limits) -> None:
+    def __init__(self, preparation: Preparation, limits: Limits, read: Read = read_file) -> None:
         self._path: Path | None = None
-        self._outcomes = read_files(iter(lambda: self._path, None), preparation, limits, ahead=0)
+        paths = iter(lambda: self._path, None)
+        self._outcomes = read_files(paths, preparation, limits, read, ahead=0)
 
     def read(self, path: Path) -> ReadFile | Refusal:
         """The file, or why it is refused. After a RuntimeError (see `read_each`), close it."""

@@ -21,12 +21,13 @@ from r1omni.tracking.provenance import check_content
 if TYPE_CHECKING:
     import pandas as pd
 
-    from r1omni.inference.answer import Answer
+    from r1omni.inference.answer import Answer, ByReader
     from r1omni.inference.files import Refusal
     from r1omni.model.backbone import Backbone
 
 MEDIA_ROOT: Final = "R1OMNI_MEDIA_ROOT"  # the folder below which `path` may name files
 PARAMS_FILE: Final = "R1OMNI_PARAMS"  # where the options are from, instead of ./params.yaml
+JUDGES_FOLDER: Final = "R1OMNI_JUDGES"  # where the reader and the judges are
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +36,13 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> "Serv
     """MLflow's hook: the model in the folder `path`, which MLmodel describes.
 
     Options are those of `r1omni predict`: of the file that R1OMNI_PARAMS names, of ./params.yaml,
-    or its defaults. Raises ValueError if the checkpoint's bytes are not those that were registered.
+    or its defaults. Raises ValueError if the checkpoint's bytes are not those that were registered,
+    and where the reader is to answer (`serve.answer`) but there are no judges.
     """
     params = os.environ.get(PARAMS_FILE)
     options = choose_options(Path(params) if params else None, False, {})
     options.set_threads()
+    by = reader_of(options)
     from r1omni.inference.loading import load_checkpoint
     from r1omni.media.pool import start_forkserver
 
@@ -49,9 +52,25 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> "Serv
     if warning := caution(read_lineage(checkpoint)):
         logger.warning(warning)
     root = os.environ.get(MEDIA_ROOT)
-    return ServedModel(
-        load_checkpoint(checkpoint, device=options.device), options, Path(root) if root else None
-    )
+    backbone = load_checkpoint(checkpoint, device=options.device)
+    return ServedModel(backbone, options, Path(root) if root else None, by)
+
+
+def reader_of(options: PredictOptions) -> "ByReader | None":
+    """Who answers, by `serve.answer`: the reader in the folder that R1OMNI_JUDGES names, or None.
+
+    Raises ValueError where it is to answer but has no judges.
+    """
+    if options.serve.answer == "model":
+        return None
+    from r1omni.inference.answer import ByReader
+    from r1omni.inference.judged import need_judges
+
+    try:
+        judges = need_judges(Path(os.environ.get(JUDGES_FOLDER, "data/judges")))
+    except ValueError as error:
+        raise ValueError(f"serve.answer: reader: {error}") from error
+    return ByReader(judges, options.serve.samples, options.serve.temperature)
 
 
 class ServedModel:
@@ -61,10 +80,16 @@ class ServedModel:
     `serve.url_schemes` of params has its scheme. Several threads may call `predict`.
     """
 
-    def __init__(self, backbone: "Backbone", options: PredictOptions, root: Path | None) -> None:
+    def __init__(
+        self,
+        backbone: "Backbone",
+        options: PredictOptions,
+        root: Path | None,
+        by: "ByReader | None" = None,
+    ) -> None:
         from r1omni.inference.service import Service
 
-        self._service = Service(backbone, options)
+        self._service = Service(backbone, options, by)
         self._serve = options.serve
         self._root = root
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from r1omni.emotions import EMOTIONS
-from r1omni.inference.answer import Answer, answer_read_files
+from r1omni.inference.answer import Answer, ByReader, answer_read_files
 from r1omni.inference.batching import Batcher
-from r1omni.inference.files import ReadFile, Refusal
+from r1omni.inference.files import ReadFile, Refusal, read_file
 from r1omni.inference.options import PredictOptions
 from r1omni.inference.reading import FileReader
 from r1omni.media.pool import usable_cores
@@ -18,13 +18,18 @@ from r1omni.model.backbone import Backbone
 class Service:
     """Answers files with `r1omni predict`'s answers, whatever they are batched with.
 
+    `by`: the reader answers in the model's place.
+
     There is a decoding process per core, and each call uses one. The model answers the files of all
     calls in common batches. So a file that hangs keeps one core, and delays no batch.
     """
 
-    def __init__(self, backbone: Backbone, options: PredictOptions) -> None:
+    def __init__(
+        self, backbone: Backbone, options: PredictOptions, by: ByReader | None = None
+    ) -> None:
         self._backbone = backbone
         self._options = options
+        self._by = by
         self._readers: SimpleQueue[FileReader] = SimpleQueue()
         for _ in range(usable_cores()):
             self._readers.put(self._new_reader())
@@ -57,7 +62,9 @@ class Service:
             self._readers.put(reader)
 
     def _new_reader(self) -> FileReader:
-        return FileReader(self._backbone.preparation, self._options.limits)
+        read = read_file if self._by is None else self._by.read
+        return FileReader(self._backbone.preparation, self._options.limits, read)
 
     def _answer_batch(self, files: list[ReadFile]) -> list[Answer]:
-        return answer_read_files(files, self._backbone, EMOTIONS, self._options.max_new_tokens)
+        length = self._options.max_new_tokens
+        return answer_read_files(files, self._backbone, EMOTIONS, length, self._by)

@@ -44,3 +44,11 @@ def merged(each: Iterable[Mapping[str, Verdict]]) -> dict[str, Verdict]:
         for clip_id, verdict in verdicts.items():
             found.setdefault(clip_id, {}).update(verdict)
     return dict(found)
+
+
+def support(verdict: Verdict, attribute: str, level: int, negated: bool = False) -> float | None:
+    """The probability of a claim; None where the attribute is not judged."""
+    if attribute not in verdict:
+        return None
+    p = verdict[attribute][level + 1]
+    return 1 - p if negated else p

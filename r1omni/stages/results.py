@@ -141,12 +141,28 @@ def report(
         Path | None, typer.Option(help="folder with the synthetic corpora's contact sheets")
     ] = None,
     audit: Annotated[Path | None, typer.Option(help="folder with the models' audits")] = None,
+    judges: Annotated[
+        Path | None, typer.Option(help="folder of the stage `judges`: what they make of test clips")
+    ] = None,
+    evidence: Annotated[
+        Path | None, typer.Option(help="… and of training clips, if GRPO's rewards needed it")
+    ] = None,
+    tested: Annotated[
+        Path | None, typer.Option("--set", help="set of the test corpora: shows the cards' clips")
+    ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Draw the report: Table 1 beside the paper's, the audit's pictures, curves, example clips."""
     with quick_imports():
+        from r1omni.corpora.sets import read_set
+        from r1omni.evaluation.report.clip_media import Clips
         from r1omni.evaluation.report.report import run_report
 
+    read = read_params(params)
+    clips = None
+    if tested is not None:
+        members = tuple(read_set(tested))
+        clips = Clips(members, read.corpora, read.media, read.machine.workers, read.limits)
     run_report(
         metrics,
         predictions,
@@ -154,7 +170,9 @@ def report(
         _within(truth, "*.png"),
         out,
         audit,
-        report=read_params(params).report,
+        [*_within(judges, "verdicts.parquet"), *_within(evidence, "verdicts.parquet")],
+        clips,
+        report=read.report,
     )
 
 
@@ -166,13 +184,14 @@ def cards(
     rejects: Annotated[Path, typer.Option(help="folder with the rejects")],
     validation: Annotated[Path, typer.Option(help="validation's summary.json")],
     out: Annotated[Path, typer.Option(help="folder to write")],
+    audit: Annotated[Path | None, typer.Option(help="folder with the models' audits")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Write model cards and ML-BOMs (a folder per model) and data cards (a file per corpus)."""
     from r1omni.cards.cards import run_cards
 
     corpora = read_params(params).corpora
-    run_cards(checkpoints, metrics, manifests, rejects, validation, out, corpora=corpora)
+    run_cards(checkpoints, metrics, manifests, rejects, validation, out, audit, corpora=corpora)
 
 
 @stages.command(rich_help_panel=STAGES)
@@ -186,11 +205,16 @@ def register(
     test_set: Annotated[Path, typer.Option(help="the list of test corpora, by `r1omni sets`")],
     cards: Annotated[Path, typer.Option(help="its model card and BOM, a folder of `cards`")],
     receipt: Annotated[Path, typer.Option(help="JSON file to write")],
+    audit: Annotated[
+        Path | None, typer.Option(help="its audit (JSON), whose main numbers its run gets")
+    ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Register a checkpoint in MLflow, once per content hash, by reference to its files."""
     with quick_imports():
+        from r1omni.cards.audited import audit_metrics
         from r1omni.cards.cards import write_documents
+        from r1omni.evaluation.audit_results import read_audit
         from r1omni.evaluation.measured import measured_sets
         from r1omni.tracking.registry import run_register
 
@@ -208,6 +232,7 @@ def register(
             tracking=read_params(params).tracking,
             state=Path(".state") / f"{checkpoint.name}.run.json",
             documents=Path(documents),
+            audited={} if audit is None else audit_metrics(read_audit(audit)),
         )
 
 
@@ -220,5 +245,5 @@ def _if_there(folder: Path | None, without: str) -> Path | None:
 
 
 def _within(folder: Path | None, pattern: str) -> list[Path]:
-    """The matching files of a folder that only the synthetic corpora have."""
+    """The matching files of a folder that a project need not have."""
     return sorted(folder.glob(pattern)) if folder is not None and folder.is_dir() else []

@@ -74,6 +74,7 @@ def run_register(
     tracking: TrackingParams,
     state: Path | None = None,
     documents: Path | None = None,
+    audited: Mapping[str, float] | None = None,
 ) -> None:
     """Register the checkpoint and write the receipt (JSON) of its model version; a leaf stage.
 
@@ -84,12 +85,14 @@ def run_register(
     If the store was unreachable during the training, the missing points and seconds are sent first,
     to the run that `state` names, if there is one. Each point is in the store once.
     The files of the folder `documents` (model card, BOM) are stored beside the checkpoint's folder.
+    `audited`: what else was measured of it, as metrics by name.
     Raises StoreUnreachable; ValueError for an invalid checkpoint, invalid metrics or predictions.
     """
     note = held_out_note(held_out)
     digest = note.pop("digest")
     evaluation = dict(read_evaluation(metrics, name))
     evaluation |= {f"eval/{HELD_OUT}/{key}": value for key, value in note.items()}
+    evaluation |= audited or {}
     measured = [*test_sets, MeasuredSet(HELD_OUT, digest, int(note["n"]), held_out)]
     tags = _provenance(checkpoint, name) | {"content_hash": content_hash(checkpoint)}
     client, experiment = open_client(tracking)

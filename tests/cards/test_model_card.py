@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from made_up_project import CLIPS, cards_of, write_checkpoints, write_project
+from made_up_project import CLIPS, WEIGHTS, cards_of, write_checkpoints, write_project
 
+from r1omni.cards.audited import audit_metrics
 from r1omni.corpora.clip import write_manifest
+from r1omni.evaluation.audit_results import AuditResults, Measured, write_audit
 from r1omni.lineage import Data, Origin
 from r1omni.tracking.provenance import content_hash
 
@@ -52,6 +54,32 @@ def test_the_page_says_what_it_is_what_made_it_and_what_it_must_not_be_used_for(
     assert "75.0 (" in page
     assert "angry 0, happy 100, sad 100" in page
     assert "Not measured." in (project / "data/cards/base/README.md").read_text()
+
+
+def test_a_card_has_the_main_numbers_of_the_audit(project: Path) -> None:
+    assert (
+        "## What its explanations are worth\n\nNot audited.\n"
+        in (cards_of(project) / "grpo/README.md").read_text()
+    )
+    numbers = {
+        "rationale.reversed_changed": Measured(value=0.0233, low=0.01, high=0.0402, n=344),
+        "grounding.face.specificity": Measured(value=0.4, n=360),
+        "certainty.face.auc": Measured(value=0.7, n=360),  # not a main one
+    }
+    folder = project / "data/audit"
+    for stage in WEIGHTS:
+        results = AuditResults(model=stage, mode="reasoned", corpora={"all": numbers})
+        write_audit(results, folder / f"{stage}.json")
+    page = (cards_of(project, folder) / "grpo/README.md").read_text()
+    reversed_row = "| answers that change if every claim is reversed "
+    assert f"{reversed_row}| 2.3 (1.0 to 4.0) | 344 |\n" in page
+    assert "(0 recites, 100 describes) | 40.0 | 360 |\n" in page
+    assert "70.0" not in page and "right in silence" not in page
+    assert audit_metrics(results) == {
+        "audit/rationale.reversed_changed": 0.0233, "audit/grounding.face.specificity": 0.4,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"none/base.json: no such file"):
+        cards_of(project, project / "none")
 
 
 def test_equal_files_are_equal_bytes_wherever_the_project_lies(

@@ -79,7 +79,7 @@ def test_every_value_drawn_is_the_files(folder: Path, audits: list[Audited]):
         moves_the_rationale: ["media_swap.video.follows", "media_swap.audio.kept"],
         absent: ["absence.voice_claims_in_silence"],
         truth: ["grounding.attribute.tremor.supported", "grounding.attribute.jaw.contradicted",
-                "grounding.voice.specificity", "certainty.face.supported_at_70"],
+                "grounding.voice.specificity"],
     }  # fmt: skip
     for draw, keys in drawn.items():
         found = values(draw(audits))

@@ -11,8 +11,9 @@ from r1omni.cli import app
 from r1omni.completions import render
 from r1omni.evaluation import explaining
 from r1omni.evaluation.audit.backbone_answerer import BackboneAnswerer
-from r1omni.evaluation.explaining import LEVEL_TOO_LOUD, NO_JUDGES, Judges, explain_files
+from r1omni.evaluation.explaining import NO_JUDGES, explain_files
 from r1omni.inference.files import Refusal, read_file
+from r1omni.inference.judged import LEVEL_TOO_LOUD, Judges
 from r1omni.judges.acoustics import MEASURES
 from r1omni.judges.judge import ClaimJudge, Probe, write_judge
 from r1omni.judges.pictures import picture_row

@@ -310,6 +310,21 @@ def test_scoring_anew_updates_the_evaluation(
     assert "ravdess 75.0/40.0" in client.get_model_version("r1-omni", "1").description
 
 
+def test_what_an_audit_found_is_a_metric_of_run_and_model(
+    project: Path, tracking: TrackingParams, trained: Any
+) -> None:
+    paths, key = trained("grpo"), "audit/rationale.reversed_changed"
+    run_register(**paths, name="grpo", tracking=tracking, audited={key: 0.02})
+    run_register(**paths, name="grpo", tracking=tracking, audited={key: 0.25})  # audited again
+    client, _ = open_client(tracking)
+    version = client.get_model_version("r1-omni", "1")
+    assert client.get_run(version.run_id).data.metrics[key] == 0.25
+    (model,) = client.search_logged_models([client.get_run(version.run_id).info.experiment_id])
+    measured = client.get_logged_model(model.model_id).metrics
+    latest = max((m for m in measured if m.key == key), key=lambda m: m.step)
+    assert (latest.value, latest.dataset_digest) == (0.25, None)
+
+
 def test_each_number_names_the_clips_that_it_was_measured_on(
     project: Path, tracking: TrackingParams, trained: Any
 ) -> None:

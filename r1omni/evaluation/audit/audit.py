@@ -15,7 +15,7 @@ from rich.progress import Progress
 from r1omni.claims import Claim, Verdict, claims
 from r1omni.corpora.sets import Member, features_of
 from r1omni.evaluation.audit import answers, grounding
-from r1omni.evaluation.audit.best_of import best_by_judges, best_of
+from r1omni.evaluation.audit.best_of import best_of
 from r1omni.evaluation.audit.certainty import certainty
 from r1omni.evaluation.audit.choosing import choose
 from r1omni.evaluation.audit.contributions import contributions
@@ -36,6 +36,8 @@ from r1omni.evaluation.audit_results import (
 from r1omni.evaluation.predictions import Prediction, read_metadata, read_predictions
 from r1omni.evaluation_config import AuditParams, ScoreParams
 from r1omni.judges.loading import Judged
+from r1omni.judges.selection import best_by_judges
+from r1omni.judges.verdicts import support
 from r1omni.machine.device import Device
 
 Examinations = Mapping[str, Sequence[Examined]]  # by corpus
@@ -231,7 +233,7 @@ def _claim(claim: Claim, verdict: Verdict, sure: float, weight: float) -> Audite
         level=cast(Level, claim.level),
         start=claim.start,
         end=claim.end,
-        p=grounding.support(verdict, claim.attribute, claim.level, claim.negated),
+        p=support(verdict, claim.attribute, claim.level, claim.negated),
         certainty=sure,
         weight=weight,
     )

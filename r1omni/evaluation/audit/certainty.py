@@ -8,15 +8,10 @@ from numpy.typing import ArrayLike
 
 from r1omni.claims import Verdict, claims
 from r1omni.evaluation.audit.examine import Examined
-from r1omni.evaluation.audit.grounding import (
-    CONTRADICTED,
-    SIDES,
-    SUPPORTED,
-    Found,
-    support,
-)
+from r1omni.evaluation.audit.grounding import CONTRADICTED, SIDES, SUPPORTED, Found
 from r1omni.evaluation.audit.statistics import Bootstrap
 from r1omni.evaluation.audit_results import Measured
+from r1omni.judges.verdicts import support
 
 KEPT: Final = 0.7  # of the claims, the most certain ones
 

@@ -16,6 +16,7 @@ from r1omni.claims import ATTRIBUTES, SIDE_OF, Side, Verdict, claims, levels
 from r1omni.evaluation.audit.examine import AUDIO, VIDEO, Examined
 from r1omni.evaluation.audit.statistics import Bootstrap
 from r1omni.evaluation.audit_results import Measured
+from r1omni.judges.verdicts import support
 from r1omni.judging import Judgement
 
 Found = dict[str, Measured | None]
@@ -147,14 +148,6 @@ def _followed(
 def _kept(before: Mapping[str, int], now: Mapping[str, int], swapped: Side) -> tuple[int, int]:
     others = [name for name in before if SIDE_OF[name] != swapped]
     return sum(now.get(name) == before[name] for name in others), len(others)
-
-
-def support(verdict: Verdict, attribute: str, level: int, negated: bool = False) -> float | None:
-    """The probability of a claim; None where the attribute is not judged."""
-    if attribute not in verdict:
-        return None
-    p = verdict[attribute][level + 1]
-    return 1 - p if negated else p
 
 
 def _supports(

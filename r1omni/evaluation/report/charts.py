@@ -52,6 +52,16 @@ class Line:
     name: str
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A line through (x, y) points in [0, 1]; `tone` is a CSS class, `name` is shown on hover."""
+
+    points: tuple[tuple[float, float], ...]
+    tone: str
+    name: str
+    is_dashed: bool = False
+
+
 def element(tag: str, content: Markup | str = "", **attributes: object) -> Markup:
     """An element with escaped attributes; `_` in their names stands for `-`."""
     shown = Markup("").join(
@@ -95,6 +105,39 @@ def row_chart(
         parts.append(_text(_x(0), bottom + 26, ends[0], "soft", "start"))
         parts.append(_text(_x(1), bottom + 26, ends[1], "soft", "end"))
     return picture(parts, bottom + (32 if any(ends) else 19), label)
+
+
+def curve_chart(curves: Sequence[Curve], label: str, axes: tuple[str, str]) -> Markup:
+    """Lines over an axis from 0 to 100 %, upwards from the tick below the lowest value.
+
+    `axes` names the horizontal axis and the vertical one.
+    """
+    lowest = min(y for curve in curves for _, y in curve.points)
+    step = 0.1 if lowest >= 0.5 else 0.2
+    floor = min(step * int(lowest / step), 1 - step)
+    left, top, bottom = 44.0, 18.0, 168.0
+
+    def x_of(share: float) -> float:
+        return left + share * (WIDTH - left - 12)
+
+    def y_of(share: float) -> float:
+        return bottom - (share - floor) / (1 - floor) * (bottom - top)
+
+    parts = [text(left, top - 7, axes[1], "soft")]
+    for i in range(round((1 - floor) / step) + 1):
+        level = 1 - i * step
+        parts.append(element("line", x1=left, x2=x_of(1), y1=y_of(level), y2=y_of(level),
+                             class_="grid"))  # fmt: skip
+        parts.append(text(left - 6, y_of(level) + 4, f"{100 * level:.0f} %", "soft", "end"))
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        parts.append(text(x_of(tick), bottom + 14, f"{100 * tick:.0f} %", "soft", "middle"))
+    parts.append(text(x_of(1), bottom + 28, axes[0], "soft", "end"))
+    for curve in curves:
+        kind = f"curve {curve.tone}{' dashed' if curve.is_dashed else ''}"
+        path = "M" + "L".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in curve.points)
+        parts.append(element("path", element("title", curve.name), d=path, class_=kind,
+                             data_value=curve.points[-1][1]))  # fmt: skip
+    return picture(parts, bottom + 34, label)
 
 
 def tile(x: float, y: float, width: float, height: float, share: float, texts: Sequence[str]

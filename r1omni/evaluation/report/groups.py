@@ -3,9 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pandas as pd
+
+from r1omni.claims import Verdict, claims
+from r1omni.completions import parse
+from r1omni.evaluation.audit_results import AuditedClaim, Level
+from r1omni.evaluation.report.claim_cards import Piece, pieces
+from r1omni.judges.verdicts import support
 
 COLUMNS: Final[tuple[str, ...]] = (
     "step", "clip_id", "label", "prompt", "completion", "reward", "advantage", "n_tokens",
@@ -16,9 +22,9 @@ _OTHER_COLUMNS: Final = (*COLUMNS, "group")  # all others are rewards, by their 
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled completion; `parts` are its rewards by name."""
+    """One sampled completion, cut at its claims; `parts` are its rewards by name."""
 
-    completion: str
+    pieces: tuple[Piece, ...]
     reward: float
     parts: Mapping[str, float]
     advantage: float
@@ -55,9 +61,12 @@ class Viewer:
     late: tuple[Group, ...]
 
 
-def read_groups(path: Path, count: int) -> Viewer | None:
+def read_groups(
+    path: Path, count: int, verdicts: Mapping[str, Verdict] | None = None
+) -> Viewer | None:
     """The first and last `count` / 2 groups of a rollouts table; None if the file is missing.
 
+    `verdicts` of judges on clips, by clip id; a clip without one has claims that nobody judged.
     Raises ValueError, naming the file, for missing columns.
     """
     if not path.is_file():
@@ -70,26 +79,44 @@ def read_groups(path: Path, count: int) -> Viewer | None:
     half = max(count // 2, 1)
     early = keys.head(min(half, len(keys)))
     late = keys.iloc[len(early) :].tail(half)
-    return Viewer(_groups(table, early), _groups(table, late))
+    known = verdicts or {}
+    return Viewer(_groups(table, early, known), _groups(table, late, known))
 
 
-def _groups(table: pd.DataFrame, keys: pd.DataFrame) -> tuple[Group, ...]:
+def _groups(
+    table: pd.DataFrame, keys: pd.DataFrame, verdicts: Mapping[str, Verdict]
+) -> tuple[Group, ...]:
     groups = []
     for step, clip_id in keys.itertuples(index=False):
         rows = table[(table["step"] == step) & (table["clip_id"] == clip_id)]
         rows = rows.sort_values("advantage", ascending=False, kind="stable")
-        rollouts = tuple(_rollout(row) for row in rows.to_dict("records"))
+        verdict = verdicts.get(str(clip_id), {})
+        rollouts = tuple(_rollout(row, verdict) for row in rows.to_dict("records"))
         label, prompt = (str(rows[name].iloc[0]) for name in ("label", "prompt"))
         groups.append(Group(int(step), str(clip_id), label, prompt, rollouts))
     return tuple(groups)
 
 
-def _rollout(row: Mapping[Any, Any]) -> Rollout:
+def _rollout(row: Mapping[Any, Any], verdict: Verdict) -> Rollout:
     return Rollout(
-        completion=str(row["completion"]),
+        pieces=cut_at_claims(str(row["completion"]), verdict),
         reward=float(row["reward"]),
         parts={str(name): float(row[name]) for name in row if name not in _OTHER_COLUMNS},
         advantage=float(row["advantage"]),
         n_tokens=int(row["n_tokens"]),
         finished=bool(row["finished"]),
     )
+
+
+def cut_at_claims(completion: str, verdict: Verdict) -> tuple[Piece, ...]:
+    """The completion cut at the claims of its rationale; in one piece if it is not well formed."""
+    parsed = parse(completion)
+    if parsed is None:
+        return (Piece(completion),)
+    start = completion.index(parsed.rationale, completion.index("<think>") + len("<think>"))
+    found = [
+        AuditedClaim(c.side, c.attribute, cast(Level, c.level), start + c.start, start + c.end,
+                     support(verdict, c.attribute, c.level, c.negated))
+        for c in claims(parsed.rationale)
+    ]  # fmt: skip
+    return pieces(completion, found)

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from r1omni.claims import Verdict
 from r1omni.emotions import EMOTIONS
 from r1omni.evaluation.predictions import Prediction, read_predictions
 from r1omni.evaluation.report.audit_pictures import audit_pictures
 from r1omni.evaluation.report.audited import Audited, read_audits
 from r1omni.evaluation.report.cards import example_cards
-from r1omni.evaluation.report.claim_cards import claim_cards
+from r1omni.evaluation.report.claim_cards import claim_cards, with_pictures
+from r1omni.evaluation.report.clip_media import Clips
 from r1omni.evaluation.report.curves import Curve, curves_csv, read_curves
 from r1omni.evaluation.report.groups import read_groups
 from r1omni.evaluation.report.labels import PAPER, caption, headline, marked
@@ -40,6 +42,7 @@ from r1omni.evaluation.report.tables import (
 from r1omni.evaluation.report.templates import render
 from r1omni.evaluation.results import Metrics, read_metrics, write_text
 from r1omni.evaluation_config import ReportParams
+from r1omni.judges.verdicts import read_verdicts
 
 STAGES: Final[tuple[str, ...]] = ("base", "cold_start", "label_sft", "grpo")
 GRPO_CURVES: Final[dict[str, str]] = {
@@ -66,20 +69,27 @@ def run_report(
     sheets: Sequence[Path],
     out: Path,
     audit: Path | None = None,
+    verdicts: Sequence[Path] = (),
+    clips: Clips | None = None,
     *,
     report: ReportParams,
 ) -> None:
     """Write report.html, table1.md, table1.html and curves/<stage>.csv into the folder `out`.
 
     `training` has a folder per stage with curves.jsonl, and grpo/rollouts.parquet; `sheets` are
-    contact sheets (PNG); `audit` is the folder of the audits (see read_audits). The page names
-    whatever is missing. It embeds its plots and loads nothing.
+    contact sheets (PNG); `audit` is the folder of the audits (see read_audits), `verdicts`:
+    the judges' tables, of test clips for the cards, of training clips for the rollouts; `clips`
+    finds the cards' clips. The page names whatever is missing. It embeds its plots and loads
+    nothing.
     """
     measured = read_metrics(metrics)
     rows = [row for path in predictions for row in read_predictions(path)]
     curves = {stage: read_curves(training / stage / "curves.jsonl") for stage in STAGES}
     audits = [] if audit is None else read_audits(audit)
-    page = render_page(measured, rows, curves, training, sheets, audits, report=report)
+    known = {id: verdict for path in verdicts for id, verdict in read_verdicts(path).items()}
+    page = render_page(
+        measured, rows, curves, training, sheets, audits, known, clips, report=report
+    )
     write_text(out / "table1.md", render_table1_markdown(measured))
     write_text(out / "table1.html", render_table1_html(measured))
     for stage, found in curves.items():
@@ -94,12 +104,16 @@ def render_page(
     curves: Mapping[str, Mapping[str, Curve]],
     training: Path,
     sheets: Sequence[Path],
-    audits: Sequence[Audited] = (),
+    audits: Sequence[Audited],
+    verdicts: Mapping[str, Verdict],
+    clips: Clips | None,
     *,
     report: ReportParams,
 ) -> str:
     """The whole page as HTML."""
-    claims = claim_cards(audits, report.cards_per_label)
+    claims = claim_cards(audits, report.cards_per_label, verdicts)
+    if clips is not None:
+        claims = with_pictures(claims, clips.read({card.clip.clip_id for card in claims}))
     return render(
         "page.html.jinja",
         rows=table1(metrics),
@@ -118,7 +132,7 @@ def render_page(
         words=words_table(metrics),
         grpo_plots=_grpo_plots(curves["grpo"]),
         loss_plots=_loss_plots(curves),
-        viewer=read_groups(training / "grpo" / "rollouts.parquet", report.rollout_groups),
+        viewer=read_groups(training / "grpo" / "rollouts.parquet", report.rollout_groups, verdicts),
         pictures=audit_pictures(audits, claims) if audits else [],
         claims=claims,
         emotions=EMOTIONS,

@@ -13,6 +13,7 @@ from r1omni.evaluation.report.audited import (
     last,
     percent,
 )
+from r1omni.evaluation.report.certainty_curve import certainty_chart
 from r1omni.evaluation.report.charts import Mark, Row, row_chart
 
 ATTRIBUTE: Final[str] = "grounding.attribute."
@@ -38,9 +39,9 @@ def truth(audits: Sequence[Audited]) -> Picture:
     if rows := [row for side in SIDES if (row := _specificity(models, side))]:
         ends = ("recites", "describes this clip")
         panels.append(Panel(row_chart(rows, "Specificity", ends=ends), "Is it about this clip?"))
-    if rows := [row for side in SIDES if (row := _certainty(models, side))]:
-        words = "Supported claims: of all (ring), of the 70 % most certain (dot)"
-        panels.append(Panel(row_chart(rows, words), words))
+    if drawn := certainty_chart(models):
+        words = "Is it so where the model is sure? Face: solid, voice: dashed"
+        panels.append(Panel(drawn, words))
     title = "Is it true, and is it about this clip?"
     if found := last(models, "grounding.face.supported"):
         title = f"A judge supports {percent(found[1])} of what {found[0].said} says of the face"
@@ -100,21 +101,6 @@ def _specificity(models: Sequence[Audited], side: str) -> Row | None:
     return Row(side, marks, len(models)) if marks else None
 
 
-def _certainty(models: Sequence[Audited], side: str) -> Row | None:
-    marks: list[Mark] = []
-    for lane, audit in enumerate(models):
-        every, kept = (audit.find(f"certainty.{side}.supported_at_{kept}") for kept in (100, 70))
-        if every and kept:
-            said = f"{100 * every.value:.0f} → {100 * kept.value:.0f}"
-            ends = sorted((every.value, kept.value))
-            marks += [
-                Mark("span", ends[0], ends[1], f"{audit.tone} link", lane=lane),
-                Mark("ring", every.value, tone=audit.tone, about="all claims", lane=lane),
-                Mark("dot", kept.value, ends[1], audit.tone, said, "most certain", lane),
-            ]
-    return Row(side, tuple(marks), len(models)) if marks else None
-
-
 def _keys(names: Sequence[str]) -> list[tuple[str, str]]:
     keys = [
         (f"grounding.{side}.{word}", f"{side}: {word}")
@@ -124,6 +110,7 @@ def _keys(names: Sequence[str]) -> list[tuple[str, str]]:
     for side in SIDES:
         keys += [
             (f"certainty.{side}.supported_at_70", f"{side}: supported of the 70 % most certain"),
+            (f"certainty.{side}.supported_at_100", f"{side}: supported of all with a certainty"),
             (f"certainty.{side}.auc", f"{side}: certainty finds false claims, AUC"),
         ]
     words = ("supported", "contradicted", "reliability")

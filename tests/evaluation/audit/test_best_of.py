@@ -7,7 +7,7 @@ from made_up_run import SCORE, make_row
 
 from r1omni.completions import render
 from r1omni.corpora.synthetic.attributes import ATTRIBUTES
-from r1omni.evaluation.audit.best_of import best_by_judges, read_all, support_of, vote
+from r1omni.evaluation.audit.best_of import vote
 from r1omni.evaluation.audit_results import (
     AuditedClip,
     AuditResults,
@@ -18,6 +18,7 @@ from r1omni.evaluation.audit_table import audit_table
 from r1omni.evaluation.reading import best_of_truth, measured_truth, reader_rates
 from r1omni.evaluation.truth import Truth
 from r1omni.judges.reader import Reader
+from r1omni.judges.selection import best_by_judges, read_all, support_of
 from r1omni.judging import judge
 
 VERDICT = {"brows": (0.1, 0.2, 0.7), "eyes": (0.3, 0.3, 0.4), "loudness": (0.0, 0.4, 0.6)}
