@@ -80,7 +80,7 @@ def _ask(connection: socket.socket) -> None:
         "argv": sys.argv[1:],
         "cwd": str(Path.cwd()),
         "environment": dict(os.environ),
-        "executable": sys.executable,
+        "python": [sys.prefix, sys.version],
         "group": None if own_session else os.getpgrp(),
         "umask": umask,
         "ignored": sorted(ignored),

@@ -143,8 +143,8 @@ class _Server:
         """Why a process forked here would not be as a fresh one; None if it is."""
         if request["cwd"] != self.cwd:
             return f"it serves {self.cwd}"
-        if request["executable"] != sys.executable:
-            return f"it runs {sys.executable}"
+        if request["python"] != [sys.prefix, sys.version]:
+            return f"it runs Python {sys.version} of {sys.prefix}"
         if not self.preloaded:
             self.preloaded = True
             self.unfit = _preload(self.threads)
