@@ -228,12 +228,12 @@ def write_clips(folder: Path) -> None:
 
 def train(folder: Path) -> list[dict[str, float]]:
     """The stage's curves, with the seconds."""
-    from r1omni.config import HeldOutParams
     from r1omni.machine.curves import read_curves
     from r1omni.machine.state_folders import TrainingPaths
     from r1omni.params_file import read_params
     from r1omni.training import grpo as stage
     from r1omni.training.checkpoints import CURVES, TIMES
+    from r1omni.training_config import HeldOutParams
 
     params = read_params(ROOT / "params/paper.yaml")
     small = {"steps": 2, "clips_per_step": TRAINED_CLIPS, "group_size": TRAINED_GROUP,
@@ -244,6 +244,7 @@ def train(folder: Path) -> list[dict[str, float]]:
         folder / "base",
         [folder / "clips.parquet"],
         [folder / "features"],
+        folder / "evidence",
         paths,
         grpo=params.grpo.model_copy(update=small),
         held_out=HeldOutParams(clips=0, seed=1, every=1),

@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from r1omni.claims import ATTRIBUTES, Side, claims
+from r1omni.claims import ATTRIBUTES, Side, Verdict, claims
 from r1omni.corpora.clip import read_manifest
 from r1omni.corpora.sets import Member, read_set
 from r1omni.corpora.synthetic.attributes import FACE, VOICE, prototype
 from r1omni.evaluation.truth import Truth, read_truth
 from r1omni.evaluation_config import JudgesParams
 from r1omni.judges.acoustics import MEASURES, measures
-from r1omni.judges.judge import LEVELS, ClaimJudge, Verdict, fit_judge
+from r1omni.judges.judge import LEVELS, ClaimJudge, fit_judge
 from r1omni.judges.measuring import Hearing, hear_clip, read_measures, source_of
 from r1omni.judges.pictures import picture_row
 from r1omni.judges.reader import Reader, fit_reader

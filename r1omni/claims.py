@@ -13,8 +13,8 @@ from typing import Final, Literal, NamedTuple
 from r1omni.claim_words import AT_REST, ATTRIBUTES, NOUNS, WORDS, Side, Word
 
 __all__ = [
-    "ABSENT", "ATTRIBUTES", "SIDE_OF", "Claim", "Segment", "Side", "claims", "levels", "opening",
-    "reversed_claims", "segments", "without",
+    "ABSENT", "ATTRIBUTES", "SIDE_OF", "Claim", "Segment", "Side", "Verdict", "claims", "levels",
+    "opening", "reversed_claims", "segments", "without",
 ]  # fmt: skip
 
 SIDE_OF: Final[Mapping[str, Side]] = {
@@ -23,6 +23,8 @@ SIDE_OF: Final[Mapping[str, Side]] = {
 # What an honest rationale says in place of a side that is missing.
 ABSENT: Final[Mapping[Side, str]] = {"face": "I see nothing", "voice": "I hear nothing"}
 
+# What is known of a clip: judged attribute -> the probabilities of its levels -1, 0, +1.
+Verdict = Mapping[str, tuple[float, float, float]]
 SegmentKind = Literal["video", "audio", "text", "summary", "plain"]
 
 

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from r1omni.commands import commands
+from r1omni.machine.environment import numpy_as_everywhere
 from r1omni.machine.lifeline import die_with_parent, die_with_shell_parent
 from r1omni.stages import stages
 
@@ -61,6 +62,7 @@ def _start(
 
 def main() -> None:
     """The console script: a user's mistake is one clear line, not a traceback."""
+    numpy_as_everywhere()
     try:
         app()
     except (ValueError, OSError, RuntimeError) as error:

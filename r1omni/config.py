@@ -4,11 +4,10 @@ Imports no torch, so that the command line answers at once. Every default value 
 params.yaml and nowhere else.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field
 
 from r1omni.evaluation_config import (
     AuditParams,
@@ -28,6 +27,14 @@ from r1omni.section import (
     at_least,
     divides,
     matches,
+)
+from r1omni.training_config import (
+    BaseParams,
+    ColdStartParams,
+    EngineParams,
+    GRPOParams,
+    HeldOutParams,
+    LabelSFTParams,
 )
 
 SyntheticCorpus = Literal["generic", "reasoning", "dfew", "mafw", "ravdess"]
@@ -178,78 +185,6 @@ class ModelParams(Section):
     max_vocab_size: Annotated[int, Field(ge=300)]
 
 
-class SFTParams(Section):
-    """Supervised fine-tuning: `cold_start` on rationales, `label_sft` on bare labels."""
-
-    seed: Seed
-    epochs: Count
-    batch_size: Count
-    lr: Positive
-    warmup: Fraction
-    weight_decay: Annotated[float, Field(ge=0.0)]
-    max_grad_norm: Positive
-    balance: Fraction
-
-
-class BaseParams(Section):
-    """The base model: convert a public checkpoint, or train tiny towers and align them."""
-
-    source: Path
-    allow: tuple[str, ...]
-    seed: Seed
-    tower_steps: Count
-    tower_batch_size: Count
-    tower_lr: Positive
-    connector_steps: Count
-    emotion_share: Fraction
-    emotion_label_noise: Fraction
-    align: SFTParams
-
-
-class GRPOParams(Section):
-    """Group relative policy optimisation (arXiv 2402.03300; R1-Omni: arXiv 2503.05379)."""
-
-    seed: Seed
-    steps: Count
-    clips_per_step: Count
-    group_size: Annotated[int, Field(ge=2)]
-    temperature: Positive
-    max_new_tokens: Count
-    lr: Positive
-    warmup: Fraction
-    weight_decay: Annotated[float, Field(ge=0.0)]
-    max_grad_norm: Positive
-    kl_coef: Annotated[float, Field(ge=0.0)]
-    balance: Fraction
-    advantage_eps: Positive
-    reward_weights: Mapping[str, Annotated[float, Field(ge=0.0)]]
-
-    @field_validator("reward_weights", mode="before")
-    @classmethod
-    def _every_reward(cls, weights: Any) -> Any:
-        if isinstance(weights, Mapping) and set(weights) != {"accuracy", "format"}:
-            raise ValueError("must give accuracy and format and no other; 0 leaves one out")
-        if isinstance(weights, Mapping) and any(isinstance(w, bool) for w in weights.values()):
-            raise ValueError("expected a number, not true or false")
-        return weights
-
-
-class HeldOutParams(Section):
-    """Training clips that label SFT and GRPO never see: what settings are chosen by."""
-
-    NOT_RECIPE = frozenset({"every"})
-
-    clips: Annotated[int, Field(ge=0)]
-    seed: Seed
-    every: Count
-
-
-class EngineParams(Section):
-    """The numbers that base, SFT and GRPO are trained in."""
-
-    dtype: Literal["fp32", "bf16"]
-
-
 class MachineParams(Section):
     """Where and how the stages run: time and memory, no result beyond rounding. dvc.yaml and a
     training's fingerprint know none of these keys: a change of them runs nothing again.
@@ -316,8 +251,8 @@ class Params(Section):
     media: MediaParams
     model: ModelParams
     base: BaseParams
-    cold_start: SFTParams
-    label_sft: SFTParams
+    cold_start: ColdStartParams
+    label_sft: LabelSFTParams
     grpo: GRPOParams
     held_out: HeldOutParams
     engine: EngineParams

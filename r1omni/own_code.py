@@ -16,12 +16,17 @@ RECIPE_CODE = (
     "media/*.py",
     "model/**/*.py",
     "training/*.py",
+    "claim_words.py",
+    "claims.py",
     "corpora/clip.py",
     "corpora/content.py",
     "corpora/origin.py",
     "corpora/synthetic/attributes.py",
     "completions.py",
     "emotions.py",
+    "judges/evidence.py",
+    "judges/reader.py",
+    "judges/verdicts.py",
     "judging.py",
     "lineage.py",
     "prompts.py",
@@ -48,6 +53,7 @@ PLUMBING = (
     "stages/*.py",
     "tracking/*.py",
     "training/__init__.py",
+    "training_config.py",
 )
 
 

@@ -78,17 +78,46 @@ def test_a_key_that_stands_twice_in_braces_is_named(broken, repo):
 
 
 def test_a_key_that_overrides_a_merged_one_stands_once(tmp_path, repo, params):
-    text = (repo / "params.yaml").read_text().replace("\ncold_start:\n", "\ncold_start: &sft\n")
+    text = (repo / "params.yaml").read_text().replace("  align: {", "  align: &sft {")
     start, end = text.index("\nlabel_sft:"), text.index("\ngrpo:")
+    own = "start: base, modality_dropout: {video: 0.0, audio: 0.0}, epochs: 7"
     path = tmp_path / "params.yaml"
-    path.write_text(text[:start] + "\nlabel_sft: {<<: *sft, epochs: 7}\n" + text[end:])
-    assert read_params(path).label_sft == params.cold_start.model_copy(update={"epochs": 7})
+    path.write_text(f"{text[:start]}\nlabel_sft: {{<<: *sft, {own}}}\n{text[end:]}")
+    found = read_params(path).label_sft
+    assert (found.epochs, found.lr) == (7, params.base.align.lr)
 
 
-@pytest.mark.parametrize("weights", ["{}", "{accuracy: 1.0}", "{accuracy: 1, format: 1, form: 1}"])
-def test_a_reward_without_its_weight_is_refused(broken, weights):
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ("{}", "at least one reward must have a weight above 0"),
+        ("{accuracy: 0, format: 0.0}", "at least one reward must have a weight above 0"),
+        ("{accuracy: 1, form: 1}", "'form' is no reward: expected one of accuracy, format, votes, "
+         "grounding, reader, or your own as package.module:function"),
+        ("{'my reward:brief': 1}", "'my reward:brief' is no reward"),
+        ("{'mine:': 1}", "'mine:' is no reward"),
+    ],
+)  # fmt: skip
+def test_a_reward_that_nobody_knows_is_refused(broken, weights, expected):
     message = broken("reward_weights: {accuracy: 1.0, format: 1.0}", f"reward_weights: {weights}")
-    assert "grpo.reward_weights: must give accuracy and format and no other" in message
+    assert f"grpo.reward_weights: {expected}" in message
+
+
+def test_a_users_reward_and_the_judges_are_known(tmp_path, repo):
+    path = tmp_path / "params.yaml"
+    weights = "{accuracy: 1.0, my.rewards:brief: 0.2}"
+    text = (repo / "params.yaml").read_text()
+    path.write_text(text.replace("{accuracy: 1.0, format: 1.0}", weights))
+    grpo = read_params(path).grpo
+    assert grpo.reward_weights == {"accuracy": 1.0, "my.rewards:brief": 0.2}
+    assert not grpo.needs_judges
+    path.write_text(text.replace("{accuracy: 1.0, format: 1.0}", "{accuracy: 1.0, grounding: 0.0}"))
+    assert read_params(path).grpo.needs_judges
+
+
+def test_no_clip_may_lack_both_picture_and_sound(broken):
+    message = broken("{video: 0.0, audio: 0.0} # shares", "{video: 0.6, audio: 0.5} # shares")
+    assert "cold_start.modality_dropout.audio: video and audio must not exceed 1" in message
 
 
 def test_a_reward_may_weigh_nothing(tmp_path, repo):

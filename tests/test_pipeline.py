@@ -232,7 +232,14 @@ def test_judges_and_audit_read_no_side_file_and_are_the_same_again(project, tmp_
     truth.rename(tmp_path / "truth")
     try:
         sets = [read_set(Path(f"data/sets/{name}.json")) for name in ("cold_start", "test")]
-        run_judges(*sets, Path("data/measures"), tmp_path / "judges", judges=params.judges)
+        run_judges(
+            *sets,
+            [],
+            Path("data/measures"),
+            tmp_path / "judges",
+            tmp_path / "evidence",
+            judges=params.judges,
+        )
         run_audit(
             Path("data/checkpoints/grpo"),
             Path("data/predictions/grpo.parquet"),

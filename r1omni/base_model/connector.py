@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from r1omni import prompts
 from r1omni.base_model.towers import GenericClip
-from r1omni.config import BaseParams
 from r1omni.corpora.synthetic.attributes import FACE, VOICE
 from r1omni.machine.curves import Log
 from r1omni.machine.progress import steps_bar
@@ -23,6 +22,7 @@ from r1omni.model.feature_store import Features
 from r1omni.model.humanomni.backbone import HumanOmniBackbone
 from r1omni.training.batches import batch_at
 from r1omni.training.engine import cosine_decay
+from r1omni.training_config import BaseParams
 
 
 class TokenHeads(nn.Module):

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from r1omni import completions, prompts
 from r1omni.base_model.connector import train_connector
 from r1omni.base_model.towers import GenericClip, read_generic, train_towers
-from r1omni.config import BaseParams, EngineParams, MachineParams, MediaParams, ModelParams
+from r1omni.config import MachineParams, MediaParams, ModelParams
 from r1omni.corpora.clip import read_manifest
 from r1omni.corpora.origin import origin_of_root
 from r1omni.emotions import EMOTIONS
@@ -43,6 +43,7 @@ from r1omni.model.weights import is_hub_id
 from r1omni.training.checkpoints import save_checkpoint
 from r1omni.training.recipe import fingerprint
 from r1omni.training.sft import Example, train_supervised
+from r1omni.training_config import BaseParams, EngineParams
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
 
-from r1omni.config import BaseParams
 from r1omni.corpora.paths import resolve_clip
 from r1omni.corpora.synthetic.attributes import (
     ATTRIBUTES,
@@ -32,6 +31,7 @@ from r1omni.model import HumanOmniForConditionalGeneration
 from r1omni.model.humanomni.tower_inputs import stack_inputs
 from r1omni.training.batches import batch_at
 from r1omni.training.engine import cosine_decay
+from r1omni.training_config import BaseParams
 
 Targets = Mapping[str, int]
 ANNOTATIONS = "annotations.json"

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from r1omni.config import CorpusParams, HeldOutParams, ValidationParams
+from r1omni.config import CorpusParams, ValidationParams
 from r1omni.corpora.rules import (
     Manifests,
     Rule,
@@ -23,6 +23,7 @@ from r1omni.corpora.rules import (
     manifest_names,
     read_manifests,
 )
+from r1omni.training_config import HeldOutParams
 
 _SHOWN_FAILURES = 20
 

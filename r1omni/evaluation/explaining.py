@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from r1omni.claims import SIDE_OF, Side, claims
+from r1omni.claims import SIDE_OF, Side, Verdict, claims
 from r1omni.evaluation.audit.answerer import Media
 from r1omni.evaluation.audit.backbone_answerer import BackboneAnswerer
 from r1omni.evaluation.audit.contributions import contributions
@@ -21,7 +21,7 @@ from r1omni.evaluation.audit.grounding import CONTRADICTED, SUPPORTED, support
 from r1omni.inference.files import NO_VIDEO, ReadFile, Refusal
 from r1omni.inference.reading import read_files
 from r1omni.judges.acoustics import MEASURES, measures
-from r1omni.judges.judge import ClaimJudge, Verdict, read_judge
+from r1omni.judges.judge import ClaimJudge, read_judge
 from r1omni.judges.measuring import Hearing, hear_clip
 from r1omni.judges.pictures import picture_row
 from r1omni.judges.reader import Reader, read_reader

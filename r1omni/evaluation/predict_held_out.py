@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from r1omni.config import HeldOutParams, PredictParams
+from r1omni.config import PredictParams
 from r1omni.corpora.clip import read_manifest
 from r1omni.corpora.origin import read_origins
 from r1omni.corpora.sets import Member, features_of, manifests_of
@@ -16,6 +16,7 @@ from r1omni.machine.device import Device
 from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import FeatureStore
 from r1omni.training.held_out import set_aside
+from r1omni.training_config import HeldOutParams
 
 
 def run_predict_held_out(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Final
 
-from r1omni.claims import Side, levels
+from r1omni.claims import Side, Verdict, levels
 from r1omni.corpora.synthetic.attributes import FACE, LEVELS
 from r1omni.evaluation.audit.certainty import auc
 from r1omni.evaluation.audit.grounding import Said, recall, specificity
@@ -18,7 +18,6 @@ from r1omni.evaluation.predictions import Prediction
 from r1omni.evaluation.results import BestOf, GainOver, RationaleTruth, ReaderRates
 from r1omni.evaluation.truth import Truth, rationale_truth
 from r1omni.evaluation_config import ScoreParams
-from r1omni.judges.judge import Verdict
 from r1omni.judges.reader import Reader
 
 SIDES: Final[tuple[Side, ...]] = ("face", "voice")

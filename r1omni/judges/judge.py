@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from r1omni.claims import ATTRIBUTES, Side, levels
+from r1omni.claims import ATTRIBUTES, Side, Verdict, levels
 from r1omni.evaluation_config import JudgesParams
 
 Floats = NDArray[np.float64]
-Verdict = Mapping[str, tuple[float, float, float]]  # judged attribute -> p of the levels -1, 0, +1
 LEVELS: Final = (-1, 0, 1)
 MIN_PAIRS: Final = 50  # of clips with one label and two levels, for the gate to say anything
 MIN_CORPUS: Final = 20  # clips that a corpus needs to be standardised by itself

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from r1omni.claims import ATTRIBUTES
-from r1omni.judges.judge import Verdict
+from r1omni.claims import ATTRIBUTES, Verdict
 from r1omni.judges.reader import Reader, read_reader
 from r1omni.judges.verdicts import read_verdicts
 

@@ -69,6 +69,7 @@ class Hearing:
 
 def run_measures(
     members: Sequence[Member],
+    trained: Sequence[Member],
     out: Path,
     *,
     corpora: Mapping[str, CorpusParams],
@@ -78,15 +79,21 @@ def run_measures(
 ) -> None:
     """Write <entry>.parquet for each corpus into the folder `out`: a row per clip with sound.
 
-    Measured are a cold-start corpus's training clips and a test corpus's test clips. A clip without
-    sound has no row, nor has one whose sound does not decode: those are logged. Raises ValueError
-    for clips outside their corpus's folder.
+    Measured are a cold-start corpus's training clips, a test corpus's test clips and the training
+    clips of `trained`. A clip without sound has no row, nor has one whose sound does not decode:
+    those are logged. Raises ValueError for clips outside their corpus's folder.
     """
+    learned = {member.manifest for member in trained}
     out.mkdir(parents=True, exist_ok=True)
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        for manifest in sorted({member.manifest for member in members}):
+        for manifest in sorted({member.manifest for member in [*members, *trained]}):
             entry = corpora[manifest.stem]
-            clips = [c for c in read_manifest(manifest) if c.has_audio and _measured(c, entry)]
+            clips = [
+                clip
+                for clip in read_manifest(manifest)
+                if clip.has_audio
+                and (_measured(clip, entry) or (manifest in learned and clip.split == "train"))
+            ]
             sources = [source_of(manifest, entry.root, clip) for clip in clips]
             task = progress.add_task(f"measure {manifest.stem}", total=len(clips))
             rows: list[dict[str, object]] = []

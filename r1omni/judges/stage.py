@@ -12,11 +12,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from r1omni.corpora.clip import Clip, read_manifest
+from r1omni.claims import Verdict
+from r1omni.corpora.clip import Clip, Split, read_manifest
 from r1omni.corpora.sets import Member, features_of
 from r1omni.evaluation_config import JudgesParams
 from r1omni.judges.acoustics import MEASURES
-from r1omni.judges.judge import ClaimJudge, Verdict, fit_judge, write_judge
+from r1omni.judges.evidence import Evidence, write_evidence
+from r1omni.judges.judge import ClaimJudge, fit_judge, write_judge
 from r1omni.judges.measuring import read_measures
 from r1omni.judges.pictures import picture_row
 from r1omni.judges.reader import Reader, fit_reader, write_reader
@@ -31,15 +33,18 @@ CLIPS_AT_ONCE: Final = 256
 def run_judges(
     calibration: Sequence[Member],
     tested: Sequence[Member],
+    trained: Sequence[Member],
     measures: Path,
     out: Path,
+    evidence: Path,
     *,
     judges: JudgesParams,
 ) -> None:
     """Write voice, face and reader, reliability.json and verdicts.parquet into the folder `out`.
 
-    The voice is judged by measures of the sound, the face by the towers' features. Raises
-    ValueError if the calibration has no clip with both a rationale and a label.
+    The voice is judged by measures of the sound, the face by the towers' features. Into the folder
+    `evidence` go the verdicts on the training clips of `trained`. Raises ValueError if the
+    calibration has no clip with both a rationale and a label.
     """
     clips = [clip for member in calibration for clip in _reasoned(member)]
     if not clips:
@@ -55,16 +60,26 @@ def run_judges(
     )
     voice = _fit_voice(clips, calibration, measures, judges)
     face = _fit_face(clips, calibration, judges)
-    verdicts = merged(
-        verdict
-        for member in tested
-        for verdict in (_hear(voice, member, measures), _see(face, member))
-    )
+    verdicts = _verdicts(voice, face, tested, "test", measures)
     for judge in (voice, face):
         write_judge(judge, out)
     write_reader(reader, out / "reader.json")
     write_verdicts(verdicts, out / "verdicts.parquet")
     _write_reliability((voice, face), reader, out / "reliability.json")
+    known = _verdicts(voice, face, trained, "train", measures) if trained else None
+    write_evidence(None if known is None else Evidence(known, reader), evidence)
+
+
+def _verdicts(
+    voice: ClaimJudge, face: ClaimJudge, members: Sequence[Member], split: Split, measures: Path
+) -> dict[str, Verdict]:
+    """Both judges' verdicts on the members' clips of one split."""
+    return merged(
+        verdict
+        for member in members
+        for clips in [[c for c in read_manifest(member.manifest) if c.split == split]]
+        for verdict in (_hear(voice, member, clips, measures), _see(face, member, clips))
+    )
 
 
 def _reasoned(member: Member) -> list[Clip]:
@@ -100,15 +115,17 @@ def _texts(clips: Sequence[Clip]) -> tuple[list[str], list[str]]:
     return [clip.rationale or "" for clip in clips], [clip.label or "" for clip in clips]
 
 
-def _hear(judge: ClaimJudge, member: Member, measures: Path) -> dict[str, Verdict]:
+def _hear(
+    judge: ClaimJudge, member: Member, clips: Sequence[Clip], measures: Path
+) -> dict[str, Verdict]:
     table = read_measures(measures / f"{member.manifest.stem}.parquet")
+    table = table[table.index.isin([clip.clip_id for clip in clips])]
     rows = table[list(MEASURES)].to_numpy(float)
     return dict(zip(table.index, judge.verdicts(rows, own_scale=True), strict=True))
 
 
-def _see(judge: ClaimJudge, member: Member) -> dict[str, Verdict]:
+def _see(judge: ClaimJudge, member: Member, clips: Sequence[Clip]) -> dict[str, Verdict]:
     folders = features_of([member])
-    clips = [c for c in read_manifest(member.manifest) if c.split == "test"]
     clips = without_rejects(clips, folders)
     found = [
         verdict

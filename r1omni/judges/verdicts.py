@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from r1omni.claims import SIDE_OF
-from r1omni.judges.judge import Verdict
+from r1omni.claims import SIDE_OF, Verdict
 
 COLUMNS = ("clip_id", "side", "attribute", "p_low", "p_middle", "p_high")
 

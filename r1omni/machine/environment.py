@@ -1,9 +1,11 @@
-"""This process's rank, by RANK, WORLD_SIZE and LOCAL_RANK in the environment.
+"""What the environment says and is told: ranks, and which instructions numpy may use.
 
-The launcher sets them (our stages, torchrun, deepspeed, srun). Imports no torch.
+The launcher sets RANK, WORLD_SIZE and LOCAL_RANK (our stages, torchrun, deepspeed, srun). Imports
+neither torch nor numpy.
 """
 
 import os
+import platform
 
 
 def rank() -> int:
@@ -24,3 +26,13 @@ def world_size() -> int:
 def is_first() -> bool:
     """Whether this is rank 0, which alone writes files and curves and logs to MLflow."""
     return rank() == 0
+
+
+def numpy_as_everywhere() -> None:
+    """Let numpy, not yet imported, compute the same bytes on every x86-64 CPU.
+
+    With AVX-512 its exp and log1p round differently, so an Intel server's synthetic clips were not
+    those of an AMD one. For this process and its children; a value that is set already stays.
+    """
+    if platform.machine() == "x86_64":
+        os.environ.setdefault("NPY_DISABLE_CPU_FEATURES", "X86_V4 AVX512_ICL AVX512_SPR")

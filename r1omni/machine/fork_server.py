@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from r1omni.machine.environment import numpy_as_everywhere
 from r1omni.machine.fork_client import LARGEST, PASSED_ON
 from r1omni.machine.lifeline import die_with_parent
 
@@ -163,6 +164,7 @@ class _Server:
 
 def _preload(threads: int) -> str | None:
     """Import the libraries. Returns why no process can be forked now, or None."""
+    numpy_as_everywhere()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     gc.disable()  # see r1omni/machine/imports.py
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

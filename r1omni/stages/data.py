@@ -153,6 +153,9 @@ def measures(
     out: Annotated[Path, typer.Argument(help="folder to write: a table for each corpus")],
     calibration: Annotated[Path, typer.Option(help="set of the cold start's corpora")],
     tested: Annotated[Path, typer.Option(help="set of the test corpora")],
+    trained: Annotated[
+        Path, typer.Option(help="set of GRPO's corpora: read where a reward asks the judges")
+    ],
     params: ParamsFile = PARAMS,
 ) -> None:
     """Measure what clips sound like: level, pitch, rate, tremor, breath."""
@@ -162,6 +165,7 @@ def measures(
     read = read_params(params)
     run_measures(
         [*read_set(calibration), *read_set(tested)],
+        read_set(trained) if read.grpo.needs_judges else [],
         out,
         corpora=read.corpora,
         media=read.media,
@@ -175,7 +179,11 @@ def judges(
     out: Annotated[Path, typer.Argument(help="folder to write: judges, reader, verdicts")],
     calibration: Annotated[Path, typer.Option(help="set of the cold start's corpora")],
     tested: Annotated[Path, typer.Option(help="set of the test corpora")],
+    trained: Annotated[
+        Path, typer.Option(help="set of GRPO's corpora: judged where a reward asks the judges")
+    ],
     measured: Annotated[Path, typer.Option(help="folder of the stage `measures`")],
+    evidence: Annotated[Path, typer.Option(help="folder to write: what GRPO's rewards may ask")],
     params: ParamsFile = PARAMS,
 ) -> None:
     """Calibrate who checks a rationale's claims on the cold start's texts; judge the test clips."""
@@ -184,7 +192,15 @@ def judges(
         from r1omni.corpora.sets import read_set
         from r1omni.judges.stage import run_judges
 
-    run_judges(read_set(calibration), read_set(tested), measured, out, judges=read.judges)
+    run_judges(
+        read_set(calibration),
+        read_set(tested),
+        read_set(trained) if read.grpo.needs_judges else [],
+        measured,
+        out,
+        evidence,
+        judges=read.judges,
+    )
 
 
 @stages.command(rich_help_panel=STAGES)

@@ -157,7 +157,7 @@ def label_sft(
     training: TrainingOut,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Fine-tune the base on bare labels (the paper's MAFW-DFEW-SFT)."""
+    """Fine-tune `label_sft.start` on bare labels (the paper's MAFW-DFEW-SFT)."""
     _sft("label_sft", "direct", parent, checkpoint, learned, training, params)
 
 
@@ -167,6 +167,7 @@ def grpo(
     checkpoint: CheckpointOut,
     learned: SetFile,
     training: TrainingOut,
+    evidence: Annotated[Path, typer.Option(help="folder of the stage `judges`: for rewards")],
     params: ParamsFile = PARAMS,
 ) -> None:
     """Train the cold start by GRPO with verifiable rewards (R1-Omni)."""
@@ -200,6 +201,7 @@ def grpo(
             parent,
             manifests,
             features,
+            evidence,
             paths,
             grpo=read.grpo,
             held_out=read.held_out,

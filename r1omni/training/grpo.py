@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from r1omni import prompts
-from r1omni.config import EngineParams, GRPOParams, HeldOutParams, MachineParams
+from r1omni.config import MachineParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.corpora.origin import read_origins
 from r1omni.machine.curves import Curves, Log
@@ -26,15 +26,23 @@ from r1omni.model.backbone import Backbone, prefill_asked
 from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import INDEX, Features, FeatureStore
 from r1omni.model.sampling import uniform_draws
+from r1omni.rewards import PAPERS_REWARDS, Rewards
 from r1omni.training.batches import balanced_shares, batch_at
 from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
 from r1omni.training.engine import Engine, linear_decay, step_generator
 from r1omni.training.group_loss import Compared, group_loss
 from r1omni.training.held_out import HeldOutSet, set_aside
 from r1omni.training.joint import Part, Row, joint_metrics
-from r1omni.training.losses import group_advantages
+from r1omni.training.losses import advantages
+from r1omni.training.modality_dropout import (
+    NOTHING_MISSING,
+    ModalityDropout,
+    as_shown,
+    modality_dropout,
+)
 from r1omni.training.recipe import fingerprint
 from r1omni.training.reference import CopiedReference, Reference
+from r1omni.training.reward_functions import load_rewards, reward_files
 from r1omni.training.rollout_table import RolloutTable, rollout_rows
 from r1omni.training.rollouts import (
     Rollouts,
@@ -45,6 +53,7 @@ from r1omni.training.rollouts import (
     rollout_metrics,
     score_groups,
 )
+from r1omni.training_config import EngineParams, GRPOParams, HeldOutParams
 
 
 @dataclass(frozen=True)
@@ -56,12 +65,15 @@ class Models:
     sampler: Sampler
     prefix: Literal["reuse", "recompute"] = "reuse"  # machine.prefix
     checkpointing: bool = False  # the backward pass makes the layers' inner states again
+    rewards: Rewards = PAPERS_REWARDS
+    dropout: ModalityDropout = NOTHING_MISSING
 
 
 def run_grpo(
     cold_start: Path,
     manifests: Sequence[Path],
     features: Sequence[Path],
+    evidence: Path,
     paths: TrainingPaths,
     *,
     grpo: GRPOParams,
@@ -70,7 +82,10 @@ def run_grpo(
     machine: MachineParams,
     log: Log,
 ) -> None:
-    """Train the cold start by GRPO on the labelled training clips of the manifests."""
+    """Train the cold start by GRPO on the labelled training clips of the manifests.
+
+    `evidence`: what the judges know of these clips, for rewards that ask them.
+    """
     listed = [clip for path in manifests for clip in read_manifest(path)]
     every_clip = without_rejects(listed, features)
     one_fold(every_clip, cold_start)
@@ -78,15 +93,25 @@ def run_grpo(
     rest, watched = set_aside(every_clip, held_out)
     clips = [clip for clip in rest if clip.split == "train" and clip.label is not None]
     shares = balanced_shares([clip.label for clip in clips], grpo.balance)
+    rewards = load_rewards(grpo, evidence, clips)
     store = FeatureStore(list(features))
     held_out_set = HeldOutSet(watched, store, "reasoned", grpo.max_new_tokens, held_out.every)
-    inputs = [cold_start, *manifests, *(folder / INDEX for folder in features)]
+    inputs = [cold_start, *manifests, *(folder / INDEX for folder in features), evidence]
+    inputs += reward_files(list(grpo.reward_weights))
     recipe = fingerprint([grpo, held_out, engine], inputs)
     paths = open_state(paths, recipe)
     policy = load_parent(cold_start)
     reference = CopiedReference(policy)
     sampler = SharedPrefixSampler(policy)
-    models = Models(policy, reference, sampler, machine.prefix, machine.gradient_checkpointing)
+    models = Models(
+        policy,
+        reference,
+        sampler,
+        machine.prefix,
+        machine.gradient_checkpointing,
+        rewards,
+        modality_dropout(policy, grpo.modality_dropout, grpo.seed),
+    )
     trainer = Engine(
         policy.module,
         machine,
@@ -227,6 +252,8 @@ def roll_out(
 
     `places`: the clips' places in the step's global batch, which decide what is sampled.
     """
+    missing = models.dropout.missing(step, places)
+    features = models.dropout.hide(features, missing)
     question = prompts.instruction("reasoned")
     instructions = [question] * len(clips)
     seconds: dict[str, float] = {}
@@ -245,13 +272,19 @@ def roll_out(
             draws=uniform_draws(generators, grpo.group_size, grpo.max_new_tokens),
         )
         texts = decode_texts(models.policy, completions)
-    scores = score_groups(texts, [str(clip.label) for clip in clips], grpo.reward_weights)
-    advantages = group_advantages(rewards_tensor(scores), grpo.advantage_eps)
+    shown = [as_shown(clip, side) for clip, side in zip(clips, missing, strict=True)]
+    scores = score_groups(texts, shown, models.rewards)
+    worth = advantages(
+        rewards_tensor(scores),
+        grpo.advantage,
+        eps=grpo.advantage_eps,
+        highest=sum(models.rewards.weights.values()),
+    )
     return Rollouts(
         asked,
         prefix if reuse else None,
         completions,
-        advantages.to(completions.mask.device),
+        worth.to(completions.mask.device),
         clips,
         texts,
         scores,
@@ -272,7 +305,12 @@ def learn(models: Models, rolled: Rollouts, grpo: GRPOParams) -> Compared:
 
 
 def _headline(metrics: dict[str, float]) -> str:
+    rewards = " ".join(
+        f"{name.removeprefix('reward/')} {value:.2f}"
+        for name, value in metrics.items()
+        if name.startswith("reward/") and name != "reward/total"
+    )
     return (
-        f"grpo · accuracy {metrics['reward/accuracy']:.2f} format {metrics['reward/format']:.2f} "
+        f"grpo · {rewards} "
         f"kl {metrics['train/kl']:.3f} zero-variance {metrics['rollout/zero_variance_groups']:.2f}"
     )

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 
 from r1omni import prompts
-from r1omni.config import HeldOutParams
 from r1omni.corpora.clip import Clip
 from r1omni.corpora.content import group_by_content
 from r1omni.judging import judge
@@ -18,6 +17,7 @@ from r1omni.machine.ranks import gather, shares
 from r1omni.model.backbone import Backbone, prefill_prompts
 from r1omni.model.feature_store import FeatureStore
 from r1omni.model.sampling import decode
+from r1omni.training_config import HeldOutParams
 
 _BATCH = 64
 

@@ -5,9 +5,12 @@ to and including the end token (`completion_mask`).
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+AdvantageKind = Literal["group", "none", "rejection"]
 
 
 def group_advantages(rewards: Tensor, eps: float = 1e-4) -> Tensor:
@@ -20,6 +23,22 @@ def group_advantages(rewards: Tensor, eps: float = 1e-4) -> Tensor:
     advantages = centred / (rewards.std(dim=1, keepdim=True) + eps)
     equal = rewards.amax(dim=1, keepdim=True) == rewards.amin(dim=1, keepdim=True)
     return advantages.masked_fill(equal, 0.0)  # a mean of equal rewards may be off by rounding
+
+
+def advantages(rewards: Tensor, kind: AdvantageKind, *, eps: float, highest: float) -> Tensor:
+    """How much each completion is to be made likelier: (P, G) -> (P, G).
+
+    group      (r - mean) / (std + eps) of its group: GRPO, the paper's
+    none       r - mean: Dr. GRPO (arXiv 2503.20783), without the division by the group's std
+    rejection  1 for a completion with the `highest` reward, else 0: rejection-sampling fine-tuning
+               (RAFT, arXiv 2304.06767) on the policy's own samples
+    """
+    if kind == "group":
+        return group_advantages(rewards, eps)
+    if kind == "rejection":
+        return (rewards >= highest - 1e-6).to(rewards.dtype)
+    equal = rewards.amax(dim=1, keepdim=True) == rewards.amin(dim=1, keepdim=True)
+    return (rewards - rewards.mean(dim=1, keepdim=True)).masked_fill(equal, 0.0)
 
 
 def kl_to_reference(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:

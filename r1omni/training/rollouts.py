@@ -14,7 +14,7 @@ from r1omni.corpora.clip import Clip
 from r1omni.model.backbone import Backbone, PromptBatch
 from r1omni.model.sampling import Decoded, decode
 from r1omni.model.shared_prefix import Prefix
-from r1omni.rewards import Score, score_completion
+from r1omni.rewards import Rewards, Score
 
 
 class Sampler(Protocol):
@@ -102,12 +102,12 @@ def decode_texts(backbone: Backbone, completions: Decoded) -> list[list[str]]:
 
 
 def score_groups(
-    texts: Sequence[Sequence[str]], labels: Sequence[str], weights: Mapping[str, float]
+    texts: Sequence[Sequence[str]], clips: Sequence[Clip], rewards: Rewards
 ) -> list[list[Score]]:
-    """The rewards of every completion against its clip's label: P lists of G."""
+    """The rewards of every completion, each given its clip: P lists of G."""
     return [
-        [score_completion(text, label, weights) for text in group]
-        for group, label in zip(texts, labels, strict=True)
+        [rewards.score(text, clip) for text in group]
+        for group, clip in zip(texts, clips, strict=True)
     ]
 
 

@@ -5,13 +5,15 @@ form; MAFW-DFEW-SFT, the paper's control, sees the same clips as GRPO with label
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import torch
 
 from r1omni import completions, prompts
-from r1omni.config import EngineParams, HeldOutParams, MachineParams, SFTParams
+from r1omni.claims import Side, without
+from r1omni.config import MachineParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.corpora.origin import read_origins
 from r1omni.machine.curves import Curves, Log
@@ -28,7 +30,15 @@ from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
 from r1omni.training.engine import Engine, cosine_decay
 from r1omni.training.held_out import HeldOutSet, set_aside
 from r1omni.training.losses import sft_loss
+from r1omni.training.modality_dropout import NOTHING_MISSING, ModalityDropout, modality_dropout
 from r1omni.training.recipe import fingerprint
+from r1omni.training_config import (
+    ColdStartParams,
+    EngineParams,
+    HeldOutParams,
+    LabelSFTParams,
+    SFTParams,
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ class Example:
     instruction: str
     completion: str
     label: str | None  # what balancing goes by
+    missing: Side | None = None  # what of the clip is hidden from the model
 
 
 def examples_from(clips: Sequence[Clip], mode: prompts.AnswerMode) -> list[Example]:
@@ -64,6 +75,17 @@ def examples_from(clips: Sequence[Clip], mode: prompts.AnswerMode) -> list[Examp
     return examples
 
 
+def without_missing(example: Example, missing: Side | None) -> Example:
+    """The example with a side of its clip hidden; its rationale says so and describes the rest."""
+    if missing is None:
+        return example
+    parsed = completions.parse(example.completion)
+    text = example.completion
+    if parsed is not None:
+        text = completions.render(without(parsed.rationale, missing), parsed.answer)
+    return replace(example, completion=text, missing=missing)
+
+
 def run_sft(
     parent: Path,
     manifests: Sequence[Path],
@@ -71,38 +93,48 @@ def run_sft(
     paths: TrainingPaths,
     *,
     mode: prompts.AnswerMode,
-    sft: SFTParams,
+    sft: ColdStartParams | LabelSFTParams,
     engine: EngineParams,
     machine: MachineParams,
     log: Log,
     held_out: HeldOutParams | None = None,
 ) -> None:
-    """Fine-tune the parent checkpoint on the training clips of the manifests."""
+    """Fine-tune the parent checkpoint on the training clips of the manifests.
+
+    The cold start learns from `clips` of them, chosen by its seed; from none, the checkpoint is its
+    parent, which is asked for rationales.
+    """
     listed = [clip for path in manifests for clip in read_manifest(path)]
     every_clip = without_rejects(listed, features)
     one_fold(every_clip, parent)
     clips, watched = set_aside(every_clip, held_out)
     store = FeatureStore(list(features))
     examples = examples_from(clips, mode)
+    if isinstance(sft, ColdStartParams) and sft.clips is not None:
+        examples = chosen(examples, sft.clips, sft.seed)
+        learned = {example.clip_id for example in examples}
+        clips = [clip for clip in clips if clip.clip_id in learned]
     sections = [sft, engine] if held_out is None else [sft, held_out, engine]
     recipe = fingerprint(sections, [parent, *manifests, *(f / INDEX for f in features)])
     join_ranks(machine)
     paths = open_state(paths, recipe)
     backbone = load_parent(parent)
-    train_supervised(
-        backbone,
-        store.load,
-        examples,
-        paths,
-        sft=sft,
-        engine=engine,
-        machine=machine,
-        log=log,
-        recipe=recipe,
-        held_out_set=None
-        if held_out is None
-        else HeldOutSet(watched, store, mode, _longest(backbone, examples), held_out.every),
-    )
+    if examples:
+        train_supervised(
+            backbone,
+            store.load,
+            examples,
+            paths,
+            sft=sft,
+            engine=engine,
+            machine=machine,
+            log=log,
+            recipe=recipe,
+            dropout=modality_dropout(backbone, sft.modality_dropout, sft.seed),
+            held_out_set=None
+            if held_out is None
+            else HeldOutSet(watched, store, mode, _longest(backbone, examples), held_out.every),
+        )
     save_checkpoint(
         backbone,
         paths,
@@ -126,6 +158,7 @@ def train_supervised(
     machine: MachineParams,
     log: Log,
     recipe: str,
+    dropout: ModalityDropout = NOTHING_MISSING,
     held_out_set: HeldOutSet | None = None,
 ) -> None:
     """Train in place on `examples`, continuing from the newest state of the same recipe.
@@ -154,9 +187,12 @@ def train_supervised(
             seconds: dict[str, float] = {}
             with timed(seconds, "time/step"):
                 for places in trainer.shares(len(batch)):
-                    part = [batch[place] for place in places]
+                    part = [
+                        without_missing(batch[place], side)
+                        for place, side in zip(places, dropout.missing(step, places), strict=True)
+                    ]
                     loss, tokens, broken = _batch_loss(
-                        backbone, load, part, checkpointing=machine.gradient_checkpointing
+                        backbone, load, part, dropout, checkpointing=machine.gradient_checkpointing
                     )
                     trainer.backward(loss, tokens, [example.clip_id for example in part], broken)
                 metrics = trainer.update()
@@ -179,6 +215,7 @@ def _batch_loss(
     backbone: Backbone,
     load: Callable[[Sequence[str]], Sequence[Features]],
     batch: Sequence[Example],
+    dropout: ModalityDropout,
     *,
     checkpointing: bool = False,
 ) -> tuple[torch.Tensor, float, list[str]]:
@@ -187,6 +224,7 @@ def _batch_loss(
     With the clips of the examples whose own loss is no number.
     """
     features = load([example.clip_id for example in batch])
+    features = dropout.hide(features, [example.missing for example in batch])
     questions = [example.instruction for example in batch]
     prefix = prefill_prompts(backbone, features, questions, checkpointing=checkpointing)
     padded = pad_completions(
@@ -204,6 +242,21 @@ def _batch_loss(
     sound = logprobs.isfinite().flatten(1).all(dim=1).tolist()  # masked positions are 0
     broken = [e.clip_id for e, finite in zip(batch, sound, strict=True) if not finite]
     return loss, float(mask.sum()), broken
+
+
+def chosen(examples: Sequence[Example], n: int, seed: int) -> list[Example]:
+    """`n` of the examples, in their order; a larger `n` of the same seed has all of a smaller one.
+
+    Raises ValueError where there are not so many.
+    """
+    if n > len(examples):
+        raise ValueError(
+            f"params.yaml: cold_start.clips: {n}, but only {len(examples)} training clips have a "
+            "rationale"
+        )
+    ranked = sorted(examples, key=lambda e: sha256(f"{seed}/{e.clip_id}".encode()).hexdigest())
+    kept = {example.clip_id for example in ranked[:n]}
+    return [example for example in examples if example.clip_id in kept]
 
 
 def _longest(backbone: Backbone, examples: Sequence[Example]) -> int:

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 from known_labels import LABELS
 
-from r1omni.config import HeldOutParams, ValidationParams
+from r1omni.config import ValidationParams
 from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.corpora.validation import ValidationFailed, run_validate
+from r1omni.training_config import HeldOutParams
 
 PARAMS = ValidationParams(
     min_seconds=0.5,

@@ -24,6 +24,9 @@ from pathlib import Path
 
 
 def main():
+    from r1omni.machine.environment import numpy_as_everywhere
+
+    numpy_as_everywhere()  # as the real one
     task = sys.argv[2]
     if task == "describe":
         json.dump(describe(), sys.stdout)
@@ -57,6 +60,7 @@ def describe():
                     for s in (sys.stdin, sys.stdout, sys.stderr)],
         "files": sorted(os.readlink(f"/proc/self/fd/{n}") for n in "012"),
         "torch": [torch.get_num_threads(), torch.cuda.is_initialized()],
+        "numpy": numpy._core._multiarray_umath.__cpu_features__,
         "seeds": [torch.initial_seed(), random.random(), numpy.random.random()],
         "accelerator": deepspeed.accelerator.get_accelerator().device_name(),
         "garbage": [gc.isenabled(), gc.get_threshold()],
@@ -99,7 +103,8 @@ def environment(project):
         "TOKENIZERS_PARALLELISM": "false",
     }
     fresh.pop("PYTHONPATH", None)
-    fresh.pop("PYTHONUNBUFFERED", None)
+    for name in ("PYTHONUNBUFFERED", "NPY_DISABLE_CPU_FEATURES"):
+        fresh.pop(name, None)
     fresh.pop(SOCKET, None)
     before = Path.cwd()
     os.chdir(project)

@@ -23,7 +23,7 @@ from r1omni.model.humanomni.processor import (
     train_tokenizer,
 )
 from r1omni.params_file import read_params
-from r1omni.rewards import score_completion
+from r1omni.rewards import format_reward
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PARAMS = read_params(Path(__file__).parents[2] / "params.yaml")
@@ -91,14 +91,10 @@ def test_special_tokens_that_were_generated_are_seen_by_parser_and_rewards():
     said = PROCESSOR.decode([*ids, end])
     assert said == text
     assert completions.parse(said) is None
-    weights = {"accuracy": 1.0, "format": 1.0}
-    assert score_completion(said, "happy", weights).reward == 0.0
+    assert format_reward(said, None) == 0.0
     well_formed = TOKENIZER("<think>a</think>\n<answer>happy</answer>")["input_ids"]
     for ended in ([end], [pad], []):
-        assert (
-            score_completion(PROCESSOR.decode([*well_formed, *ended]), "happy", weights).reward
-            == 2.0
-        )
+        assert format_reward(PROCESSOR.decode([*well_formed, *ended]), None) == 1.0
     for inside in ([start], [end, end], [pad, end]):
         said = PROCESSOR.decode([*well_formed, *inside])
         assert completions.parse(said) is None, said

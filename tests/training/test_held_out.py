@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r1omni.config import HeldOutParams
 from r1omni.corpora.clip import Clip
 from r1omni.training.held_out import HeldOutSet, held_out_metrics, set_aside
+from r1omni.training_config import HeldOutParams
 
 
 def clip(corpus: str, number: int, split: str = "train", label: str | None = "sad") -> Clip:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r1omni.training.losses import (
+    advantages,
     group_advantages,
     grpo_loss,
     kl_to_reference,
@@ -18,9 +19,22 @@ from r1omni.training.losses import (
 
 def test_one_right_completion_of_four_by_hand():
     # mean 1/4, unbiased std sqrt(3 * (1/4)^2 + (3/4)^2) / sqrt(3) = 1/2
-    advantages = group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
+    found = group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
     expected = torch.tensor([[0.75, -0.25, -0.25, -0.25]]) / (0.5 + 1e-4)
-    torch.testing.assert_close(advantages, expected)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_other_advantages_by_hand():
+    rewards = torch.tensor([[2.0, 1.0, 0.0, 1.0], [2.0, 2.0, 2.0, 2.0], [1.0, 1.0, 0.0, 1.0]])
+    kinds = {
+        "none": [[1.0, 0.0, -1.0, 0.0], [0.0] * 4, [0.25, 0.25, -0.75, 0.25]],
+        "rejection": [[1.0, 0.0, 0.0, 0.0], [1.0] * 4, [0.0] * 4],
+    }
+    for kind, expected in kinds.items():
+        found = advantages(rewards, kind, eps=1e-4, highest=2.0)
+        torch.testing.assert_close(found, torch.tensor(expected))
+    grouped = advantages(rewards, "group", eps=1e-4, highest=2.0)
+    assert torch.equal(grouped, group_advantages(rewards, 1e-4))
 
 
 def test_equal_rewards_teach_nothing():

@@ -14,7 +14,7 @@ from noise import noise_features
 
 from r1omni import completions, prompts
 from r1omni.base_model.stage import build_untrained
-from r1omni.config import EngineParams, GRPOParams, HeldOutParams, MachineParams, Params, SFTParams
+from r1omni.config import MachineParams, Params
 from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.corpora.sets import Member
 from r1omni.corpora.sets import write_set as write_set_file
@@ -24,7 +24,9 @@ from r1omni.model.checksums import write_sums
 from r1omni.model.feature_store import INDEX, Features, join_rows, write_shard
 from r1omni.model.humanomni.backbone import HumanOmniBackbone
 from r1omni.params_file import read_params
+from r1omni.rewards import Rewards
 from r1omni.training.sft import Example, train_supervised
+from r1omni.training_config import EngineParams, GRPOParams, HeldOutParams, SFTParams
 
 REPO = Path(__file__).parents[2]
 LABELS = ("happy", "sad", "angry")
@@ -187,6 +189,16 @@ def grpo_params(**update: object) -> GRPOParams:
     return toy_params().grpo.model_copy(update={**base, **update})
 
 
+def watching_rewards(seen: list[Clip]) -> Rewards:
+    """A reward of 0 that notes the clips which it is given."""
+
+    def note(_completion: str, clip: Clip) -> float:
+        seen.append(clip)
+        return 0.0
+
+    return Rewards({"note": note}, {"note": 1.0})
+
+
 def sft_params(**update: object) -> SFTParams:
     """Six steps of three examples."""
     base = {"epochs": 2, "batch_size": 3, "lr": 5e-3}
@@ -210,6 +222,7 @@ def train_grpo(
         world / "parent",
         [world / "manifest.parquet"],
         [world / "features"],
+        world / "evidence",
         paths_in(folder),
         grpo=grpo,
         held_out=HeldOutParams(clips=held_out, seed=1, every=every),

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from r1omni.claims import Claim, claims
+from r1omni.claims import Claim, Verdict, claims
 from r1omni.corpora.sets import Member, features_of
 from r1omni.evaluation.audit import answers, grounding
 from r1omni.evaluation.audit.best_of import best_by_judges, best_of
@@ -35,7 +35,6 @@ from r1omni.evaluation.audit_results import (
 )
 from r1omni.evaluation.predictions import Prediction, read_metadata, read_predictions
 from r1omni.evaluation_config import AuditParams, ScoreParams
-from r1omni.judges.judge import Verdict
 from r1omni.judges.loading import Judged
 from r1omni.machine.device import Device
 

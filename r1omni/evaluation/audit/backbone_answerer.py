@@ -14,14 +14,12 @@ from r1omni.evaluation.audit.answerer import Media, Token
 from r1omni.inference.branches import label_logprobs
 from r1omni.inference.loading import load_checkpoint
 from r1omni.machine.device import Device
-from r1omni.media import TowerInputs
+from r1omni.model.absence import blank_features, side_of
 from r1omni.model.backbone import Backbone, device_of, prefill_prompts
 from r1omni.model.feature_store import Features, FeatureStore
 from r1omni.model.sampling import Decoded, decode, score_completions, uniform_draws
 from r1omni.model.shared_prefix import Prefix
 from r1omni.prompts import AnswerMode
-
-AUDIO = "audio"  # how the names of features of the sound begin; all others are of the picture
 
 
 class Stored(Protocol):
@@ -143,18 +141,10 @@ class BackboneAnswerer:
             {
                 name: (self._blank if clip is None else loaded[clip])[name]
                 for name in self._blank
-                for clip in [pair.audio if name.startswith(AUDIO) else pair.video]
+                for clip in [pair.audio if side_of(name) == "voice" else pair.video]
             }
             for pair in media
         ]
-
-
-@torch.no_grad()
-def blank_features(backbone: Backbone) -> Features:
-    """The towers' outputs for darkness and silence: black frames and no sound."""
-    preparation = backbone.preparation
-    blank = TowerInputs(preparation.without_picture(), preparation.waveform_to_mel(None), False)
-    return backbone.encode([blank])[0]
 
 
 def load_answerer(

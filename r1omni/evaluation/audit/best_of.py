@@ -10,11 +10,10 @@ from typing import Final
 
 import numpy as np
 
-from r1omni.claims import ATTRIBUTES, levels
+from r1omni.claims import ATTRIBUTES, Verdict, levels
 from r1omni.evaluation.audit.examine import Examined
 from r1omni.evaluation.audit.statistics import Bootstrap
 from r1omni.evaluation.audit_results import Measured
-from r1omni.judges.judge import Verdict
 from r1omni.judges.reader import Reader
 from r1omni.judging import Judgement
 

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from r1omni.claims import claims
+from r1omni.claims import Verdict, claims
 from r1omni.evaluation.audit.examine import Examined
 from r1omni.evaluation.audit.grounding import (
     CONTRADICTED,
@@ -17,7 +17,6 @@ from r1omni.evaluation.audit.grounding import (
 )
 from r1omni.evaluation.audit.statistics import Bootstrap
 from r1omni.evaluation.audit_results import Measured
-from r1omni.judges.judge import Verdict
 
 KEPT: Final = 0.7  # of the claims, the most certain ones
 

@@ -12,11 +12,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from r1omni.claims import ATTRIBUTES, SIDE_OF, Side, claims, levels
+from r1omni.claims import ATTRIBUTES, SIDE_OF, Side, Verdict, claims, levels
 from r1omni.evaluation.audit.examine import AUDIO, VIDEO, Examined
 from r1omni.evaluation.audit.statistics import Bootstrap
 from r1omni.evaluation.audit_results import Measured
-from r1omni.judges.judge import Verdict
 from r1omni.judging import Judgement
 
 Found = dict[str, Measured | None]

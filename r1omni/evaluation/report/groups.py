@@ -7,12 +7,11 @@ from typing import Any, Final
 
 import pandas as pd
 
-from r1omni.rewards import REWARDS
-
 COLUMNS: Final[tuple[str, ...]] = (
     "step", "clip_id", "label", "prompt", "completion", "reward", "advantage", "n_tokens",
     "finished",
 )  # fmt: skip
+_OTHER_COLUMNS: Final = (*COLUMNS, "group")  # all others are rewards, by their names
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def _rollout(row: Mapping[Any, Any]) -> Rollout:
     return Rollout(
         completion=str(row["completion"]),
         reward=float(row["reward"]),
-        parts={name: float(row[name]) for name in REWARDS if name in row},
+        parts={str(name): float(row[name]) for name in row if name not in _OTHER_COLUMNS},
         advantage=float(row["advantage"]),
         n_tokens=int(row["n_tokens"]),
         finished=bool(row["finished"]),

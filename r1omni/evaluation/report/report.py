@@ -42,9 +42,7 @@ from r1omni.evaluation.results import Metrics, read_metrics, write_text
 from r1omni.evaluation_config import ReportParams
 
 STAGES: Final[tuple[str, ...]] = ("base", "cold_start", "label_sft", "grpo")
-GRPO_CURVES: Final[Mapping[str, str]] = {
-    "reward/accuracy": "Accuracy reward, sampled",
-    "reward/format": "Format reward, sampled",
+GRPO_CURVES: Final[dict[str, str]] = {
     "train/kl": "KL to the frozen start",
     "rollout/completion_length": "Completion length, tokens",
     "rollout/zero_variance_groups": "Share of groups without reward variance",
@@ -143,7 +141,12 @@ def _confusions(metrics: Metrics) -> list[ConfusionRow]:
 
 
 def _grpo_plots(curves: Mapping[str, Curve]) -> list[Plot]:
-    return [curve_plot(curves[key], name) for key, name in GRPO_CURVES.items() if key in curves]
+    names = {
+        key: f"{key.removeprefix('reward/').capitalize()} reward, sampled"
+        for key in sorted(curves)
+        if key.startswith("reward/") and key != "reward/total"
+    } | GRPO_CURVES
+    return [curve_plot(curves[key], name) for key, name in names.items() if key in curves]
 
 
 def _loss_plots(curves: Mapping[str, Mapping[str, Curve]]) -> list[Plot]:

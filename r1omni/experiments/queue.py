@@ -1,0 +1,216 @@
+"""DVC's queue of experiments: rows are queued once, run by its workers, and read by their commit.
+
+The workers are DVC's own processes. They share DVC's cache, so what rows have in common runs once.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil  # type: ignore[import-untyped]
+
+from r1omni.experiments.studies import Trial
+from r1omni.pipeline import DVC
+
+CODE: Final = ("r1omni", "dvc.yaml", "params.yaml", ":!r1omni/experiments", ":!r1omni/commands")
+LOG_LINES: Final = 12  # of a failed row's log
+POLL_SECONDS: Final = 2.0
+STATUS_SECONDS: Final = 20.0  # between two `dvc queue status`, which takes a second of a core
+START_SECONDS: Final = 60.0  # that a new worker may take to appear
+
+States = dict[str, str]  # experiment's name -> Queued, Running, Failed or Success
+
+
+class DvcFailed(RuntimeError):
+    """A `dvc` command failed. The message has the end of its output."""
+
+
+@dataclass(frozen=True)
+class ExperimentQueue:
+    """The experiments of the project at `root`, on top of a commit of it."""
+
+    root: Path
+    commit: str
+
+    def same_code(self, commit: str) -> bool:
+        """Whether that commit's stages and params are those of this one."""
+        command = ["git", "diff", "--quiet", commit, self.commit, "--", *CODE]
+        done = subprocess.run(command, cwd=self.root, check=False, capture_output=True)
+        return done.returncode == 0
+
+    def finished(self) -> set[str]:
+        """The names of the commit's experiments that have ended well."""
+        return {ref.rpartition("/")[2] for ref in self._refs()}
+
+    def revision(self, name: str) -> str:
+        """The Git revision of a finished experiment."""
+        return self._prefix() + name
+
+    def states(self) -> States:
+        """What DVC's queue says of each experiment in it, by name."""
+        lines = self.dvc("queue", "status").splitlines()
+        words = [line.split() for line in lines]
+        known = ("Queued", "Running", "Failed", "Success")
+        return {w[1]: w[-1] for w in words if len(w) > 3 and w[-1] in known}
+
+    def enqueue(self, trial: Trial) -> None:
+        """Queue a row. Raises DvcFailed, for a key that params.yaml does not have, too."""
+        settings = [part for setting in trial.settings for part in ("--set-param", setting)]
+        self.dvc("exp", "run", "--queue", "--name", trial.name, *settings, *trial.targets)
+
+    def run(
+        self, trials: Sequence[Trial], jobs: int, ended: Callable[[str], None]
+    ) -> dict[str, str]:
+        """Run the rows. `ended` is called with each row's name. Returns failed name -> log's end.
+
+        Rows that are queued or running already are not queued again. Whatever else is in the
+        project's queue runs, too. After Ctrl-C or SIGTERM the running rows are killed and the
+        queued ones stay queued; KeyboardInterrupt is raised.
+        """
+        failed = self._enqueue_missing(trials)
+        for name in failed:
+            ended(name)
+        waiting = {trial.name for trial in trials} - set(failed)
+        try:
+            while waiting:
+                self._ensure_workers(jobs)
+                for name in self._wait(waiting, ended):
+                    failed[name] = self.log_end(name)
+                    ended(name)
+        except KeyboardInterrupt:
+            self._stop(waiting)
+            raise
+        return failed
+
+    def log_end(self, name: str) -> str:
+        """The last lines of what an experiment printed."""
+        try:
+            lines = self.dvc("queue", "logs", name).splitlines()
+        except DvcFailed as error:
+            lines = str(error).splitlines()
+        return "\n".join([line for line in lines if line.strip()][-LOG_LINES:])
+
+    def dvc(self, *arguments: str) -> str:
+        """What a `dvc` command, run in the project, prints. Raises DvcFailed."""
+        done = subprocess.run(
+            [*DVC, *arguments], cwd=self.root, env=_environment(), check=False, text=True,
+            capture_output=True,
+        )  # fmt: skip
+        if done.returncode != 0:
+            output = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+            raise DvcFailed("\n".join(output[-LOG_LINES:]))
+        return done.stdout
+
+    def _enqueue_missing(self, trials: Sequence[Trial]) -> dict[str, str]:
+        """Queue the rows that DVC's queue does not hold. Returns those that it refuses."""
+        names, states = {trial.name for trial in trials}, self.states()
+        if not self._workers():  # a worker that was killed leaves its row as running
+            for name in sorted(name for name in names if states.get(name) == "Running"):
+                self.dvc("queue", "kill", name)
+                states[name] = "Failed"
+        over = sorted(name for name in names if states.get(name) in ("Failed", "Success"))
+        if over:
+            self.dvc("queue", "remove", *over)
+        refused = {}
+        for trial in trials:
+            if states.get(trial.name) in ("Queued", "Running"):
+                continue
+            try:
+                self.enqueue(trial)
+            except DvcFailed as error:
+                refused[trial.name] = str(error)
+        return refused
+
+    def _ensure_workers(self, jobs: int) -> None:
+        """Start DVC's workers if there are none: one that found the queue empty has ended."""
+        if self._workers():
+            return
+        self.dvc("queue", "start", "--jobs", str(jobs))
+        deadline = time.monotonic() + START_SECONDS
+        while not self._workers() and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS / 4)
+
+    def _wait(self, waiting: set[str], ended: Callable[[str], None]) -> list[str]:
+        """Wait for STATUS_SECONDS at most; takes out of `waiting` what ended. Returns failures."""
+        deadline = time.monotonic() + STATUS_SECONDS
+        while waiting and time.monotonic() < deadline:
+            for name in sorted(waiting & self.finished()):
+                waiting.discard(name)
+                ended(name)
+            time.sleep(POLL_SECONDS)
+        failed = sorted(self._lost(waiting))
+        waiting.difference_update(failed)
+        return failed
+
+    def _lost(self, waiting: set[str]) -> set[str]:
+        """Rows that will not end well. Looks twice: on its way to a worker, a row is nowhere."""
+        lost = set(waiting)
+        for seconds in (0.0, POLL_SECONDS):
+            if lost:
+                time.sleep(seconds)
+                states = self.states()
+                lost = {n for n in lost if states.get(n) not in ("Queued", "Running")}
+        return lost - self.finished()
+
+    def _workers(self) -> list[psutil.Process]:
+        """DVC's workers of this project."""
+        root, found = self.root.resolve(), []
+        for process in psutil.process_iter():
+            try:
+                if "queue-worker" in process.cmdline() and root == Path(process.cwd()):
+                    found.append(process)
+            except psutil.Error:  # it has just ended, or is another user's
+                continue
+        return found
+
+    def _stop(self, waiting: set[str]) -> None:
+        """End the workers and kill the rows that are running; queued ones stay queued."""
+        self.dvc("queue", "stop")
+        running = [name for name, state in self.states().items() if state == "Running"]
+        if mine := sorted(waiting.intersection(running)):
+            self.dvc("queue", "kill", "--force", *mine)
+
+    def _refs(self) -> list[str]:
+        return git(self.root, "for-each-ref", "--format=%(refname)", self._prefix()).split()
+
+    def _prefix(self) -> str:
+        """DVC keeps an experiment as refs/exps/AB/CDEF.../NAME, by the commit it is based on."""
+        return f"refs/exps/{self.commit[:2]}/{self.commit[2:]}/"
+
+
+def open_queue(root: Path) -> ExperimentQueue:
+    """The queue on top of the current commit. Raises ValueError if code or params differ from it.
+
+    What is not committed would be part of the rows without a trace.
+    """
+    if changed := git(root, "status", "--porcelain", "--", *CODE).strip():
+        raise ValueError(
+            f"{root / changed.splitlines()[0].split()[-1]}: differs from the commit; a study's "
+            "rows are of a commit, so commit it first"
+        )
+    return ExperimentQueue(root, git(root, "rev-parse", "HEAD").strip())
+
+
+def git(root: Path, *arguments: str) -> str:
+    """What a `git` command prints. Raises ValueError with git's own words."""
+    done = subprocess.run(
+        ["git", *arguments], cwd=root, check=False, text=True, capture_output=True
+    )
+    if done.returncode != 0:
+        raise ValueError(f"{root}: git {arguments[0]}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    """With this interpreter's `dvc` and `python` first: DVC's workers call them by name."""
+    folder = Path(sys.executable).parent
+    return {
+        **os.environ,
+        "PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', '')}",
+        "DO_NOT_TRACK": "true",
+    }

@@ -1,0 +1,235 @@
+"""The studies of `r1omni experiment`: question, variants with their settings, tables."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from r1omni.experiments.headings import ACCURACY, ANSWER_PATH, CAUSES, CLAIMS, GAINS, Table
+
+TRAINED: Final = ("cold_start", "label_sft", "grpo")
+REASONED: Final = ("cold_start", "grpo")
+WILD: Final = ("dfew", "mafw")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train.
+
+    `settings`: overrides of params.yaml, as `dvc exp run -S` takes them (`++` also adds a key).
+    `models`: the models that the tables show; empty: the study's.
+    """
+
+    name: str
+    settings: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A row of a study: one variant with one seed. `models` are audited and shown."""
+
+    study: str
+    variant: str
+    seed: int
+    settings: tuple[str, ...]
+    models: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return f"{self.variant}/{self.seed}"
+
+    @property
+    def name(self) -> str:
+        """The DVC experiment's name. DVC forbids a dot in it."""
+        return f"{self.study}-{self.variant}-seed-{self.seed}".replace(".", "-")
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The DVC stages that the row's numbers need."""
+        return ("score", *(f"audit@{model}" for model in self.models))
+
+
+@dataclass(frozen=True)
+class Study:
+    """Variants that are trained with several seeds.
+
+    `seeded`: the stages whose seed is the row's. A stage that no variant changes keeps the seed of
+    params.yaml, so it is not run again.
+    """
+
+    name: str
+    question: str
+    variants: tuple[Variant, ...]
+    seeded: tuple[str, ...] = REASONED
+    models: tuple[str, ...] = REASONED
+    tables: tuple[Table, ...] = (ACCURACY, CAUSES, CLAIMS)
+    notes: tuple[str, ...] = field(default=())
+
+    def trials(self, seeds: Sequence[int]) -> Iterator[Trial]:
+        """Every row, variant by variant."""
+        for variant in self.variants:
+            for seed in seeds:
+                yield Trial(
+                    self.name,
+                    variant.name,
+                    seed,
+                    (*variant.settings, *(f"{stage}.seed={seed}" for stage in self.seeded)),
+                    variant.models or self.models,
+                )
+
+
+def _dropout(stages: Sequence[str], video: float, audio: float) -> tuple[str, ...]:
+    return tuple(
+        f"{stage}.modality_dropout.{side}={chance}"
+        for stage in stages
+        for side, chance in (("video", video), ("audio", audio))
+    )
+
+
+def _shortcut(strength: float) -> tuple[str, ...]:
+    return tuple(f"synthetic.corpora.{corpus}.shortcut={strength}" for corpus in WILD)
+
+
+def _grounding(sides: str, term: str) -> Variant:
+    return Variant(
+        f"{'both' if ',' in sides else sides}-{term}",
+        (
+            "++grpo.reward_weights.grounding=1.0",
+            f"grpo.grounding.sides=[{sides}]",
+            f"grpo.grounding.term={term}",
+        ),
+    )
+
+
+def _protection() -> Iterator[Variant]:
+    for strength in (0.0, 0.5, 0.9):
+        for name, settings, models in (
+            ("default", (), ("label_sft", "grpo")),
+            ("low-lr", ("label_sft.lr=1.0e-4",), ("label_sft",)),
+            ("from-cold-start", ("label_sft.start=cold_start",), ("label_sft",)),
+            ("rejection", ("grpo.advantage=rejection",), ("grpo",)),
+        ):
+            yield Variant(f"{name}-{strength:g}", (*_shortcut(strength), *settings), models)
+
+
+_STUDIES: Final = (
+    Study(
+        "seeds",
+        "How much do accuracy and gains vary with the training's seed and the shortcut's strength?",
+        tuple(Variant(f"shortcut-{s:g}", _shortcut(s)) for s in (0.0, 0.5, 0.9)),
+        seeded=TRAINED,
+        models=("base", *TRAINED),
+        tables=(ACCURACY, GAINS, CAUSES, CLAIMS),
+    ),
+    Study(
+        "cold-size",
+        "How many reasoned clips does the cold start need before GRPO can learn?",
+        (
+            Variant("0", ("cold_start.clips=0",)),
+            Variant("100", ("cold_start.clips=100",)),
+            Variant("580", ("cold_start.clips=null",)),
+            Variant("1000", ("cold_start.clips=1000", "synthetic.corpora.reasoning.clips=1000")),
+        ),
+        notes=(
+            "With 1000 clips the judges and the reader are fitted on 1000 texts, too, and the base "
+            "is trained again if its vocabulary changes.",
+        ),
+    ),
+    Study(
+        "dropout",
+        "Does training with a missing modality stop claims about what is absent, at what price?",
+        tuple(Variant(f"{p:g}", _dropout(REASONED, p, p)) for p in (0.0, 0.15, 0.3)),
+        notes=("The variant is the chance that a clip's picture, and that its sound, is missing.",),
+    ),
+    Study(
+        "rewards",
+        "Which rewards make rationales truer, and which only make them sound right?",
+        (
+            Variant("accuracy", ("grpo.reward_weights.format=0.0",)),
+            Variant("format", ("grpo.reward_weights.format=1.0",)),
+            *(
+                _grounding(sides, term)
+                for sides in ("voice", "face,voice")
+                for term in ("precision", "recall", "specificity")
+            ),
+            Variant("reader", ("++grpo.reward_weights.reader=1.0",)),
+        ),
+        seeded=REASONED,
+        models=("grpo",),
+        notes=("`reader` is the control: it rewards plausible texts, whatever the clip shows.",),
+    ),
+    Study(
+        "senses",
+        "What does each model make of one modality, if it was trained on that one alone?",
+        (
+            Variant("both", _dropout(TRAINED, 0.0, 0.0)),
+            Variant("audio", _dropout(TRAINED, 1.0, 0.0)),
+            Variant("video", _dropout(TRAINED, 0.0, 1.0)),
+        ),
+        seeded=TRAINED,
+        models=TRAINED,
+        notes=(
+            "The variant is what training had. The test with one modality is *WAR in silence* "
+            "(only the picture) and *in the dark* (only the sound).",
+        ),
+    ),
+    Study(
+        "answer-path",
+        "Who should answer: the model, or a reader of what it says of the clip?",
+        (Variant("default"),),
+        tables=(ANSWER_PATH,),
+        notes=(
+            "No training of its own: the same models, asked in several ways. `audit.samples` "
+            "completions are sampled of each audited clip.",
+        ),
+    ),
+    Study(
+        "protection",
+        "Is it GRPO that protects from shortcuts, or a gentle training, or the rationale?",
+        tuple(_protection()),
+        seeded=TRAINED,
+        models=("label_sft", "grpo"),
+        tables=(ACCURACY, GAINS, CAUSES, CLAIMS),
+        notes=(
+            "The number is the shortcut's strength. `low-lr`: label SFT at 1e-4; "
+            "`from-cold-start`: label SFT that starts from the cold start; `rejection`: SFT on the "
+            "policy's own right completions in place of GRPO.",
+        ),
+    ),
+)
+STUDIES: Final = {study.name: study for study in _STUDIES}
+
+
+def find_study(name: str) -> Study:
+    """The study of this name. Raises ValueError with the known ones."""
+    if name not in STUDIES:
+        raise ValueError(f"no study {name!r}; known: {', '.join(STUDIES)}")
+    return STUDIES[name]
+
+
+def choose_trials(study: Study, seeds: Sequence[int], only: Sequence[str]) -> list[Trial]:
+    """The rows of these seeds; `only`: VARIANT or VARIANT/SEED, none: all.
+
+    Raises ValueError for one that the study does not have.
+    """
+    trials = list(study.trials(seeds))
+    known = {trial.key for trial in trials} | {trial.variant for trial in trials}
+    if unknown := [name for name in only if name not in known]:
+        variants = ", ".join(variant.name for variant in study.variants)
+        raise ValueError(
+            f"{study.name} has no row {unknown[0]!r}; a row is VARIANT or VARIANT/SEED, with a "
+            f"seed of --seeds; variants: {variants}"
+        )
+    return [t for t in trials if not only or t.key in only or t.variant in only]
+
+
+def render_studies() -> str:
+    """Every study with its question, its variants and their settings, as text."""
+    lines = []
+    for study in STUDIES.values():
+        lines += [study.name, f"  {study.question}", *(f"  {note}" for note in study.notes)]
+        for variant in study.variants:
+            settings = " ".join(variant.settings) or "params.yaml as it is"
+            lines.append(f"    {variant.name:18} {settings}")
+        lines += [f"    models: {', '.join(study.models)}", ""]
+    return "\n".join(lines)

@@ -1,0 +1,121 @@
+"""A study on DVC's real queue, in a project of two short stages: resume, failures, reading."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from r1omni.experiments import run
+from r1omni.experiments.headings import ACCURACY, CAUSES
+from r1omni.experiments.queue import open_queue
+from r1omni.experiments.rows import read_rows
+from r1omni.experiments.studies import Study, Variant
+
+STUDY = Study(
+    "toy",
+    "Does it work?",
+    (
+        Variant("as-it-is"),
+        Variant("better", ("grpo.war=0.75",)),
+        Variant("broken", ("grpo.war=-1",)),
+        Variant("unknown-key", ("grpo.wra=1",)),
+    ),
+    seeded=("grpo",),
+    models=("grpo",),
+    tables=(ACCURACY, CAUSES),
+)
+SCORE = """
+import json, sys
+from pathlib import Path
+import yaml
+with open({journal!r}, "a") as journal:
+    print(sys.argv[1], file=journal)
+grpo = yaml.safe_load(open("params.yaml"))["grpo"]
+if grpo["war"] < 0:
+    sys.exit("this training diverged")
+war, n = grpo["war"] + grpo["seed"] / 100, 100
+rates = dict(war=war, uar=war, war_ci=[war - 0.05, war + 0.05], uar_ci=[war, war], n=n,
+             recall={{"sad": war}})
+corpus = dict(
+    rates, fold=1, mode="reasoned", confidence=0.95, protocol="-", calm_policy="keep",
+    format_rate=1.0, finished_rate=1.0, silent=0, gain_over={{}},
+    confusion=dict(rows=["sad"], columns=["sad", "none"], counts=[[n, 0]]))
+audit = {{"all": {{"rationale.reliance": dict(value=0.5, low=0.25, high=0.75, n=8)}}}}
+out = Path(sys.argv[1])
+out.parent.mkdir(parents=True, exist_ok=True)
+if "audit" in sys.argv[1]:
+    out.write_text(json.dumps(dict(model="grpo", mode="reasoned", corpora=audit)))
+else:
+    out.write_text(json.dumps({{"grpo": {{"dfew": corpus}}}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("project")
+
+    def call(*command: str) -> None:
+        subprocess.run(command, cwd=root, check=True, capture_output=True)
+
+    (root / "r1omni").mkdir()
+    (root / "r1omni/score.py").write_text(SCORE.format(journal=str(root.parent / "journal")))
+    (root / "params.yaml").write_text("grpo: {seed: 1, war: 0.5}\n")
+    (root / "dvc.yaml").write_text(
+        json.dumps({
+            "stages": {
+                "audit": {
+                    "foreach": ["grpo"],
+                    "do": {
+                        "cmd": "python r1omni/score.py data/audit/${item}.json",
+                        "params": ["grpo"], "outs": ["data/audit/${item}.json"],
+                    },
+                },
+                "score": {
+                    "cmd": "python r1omni/score.py data/reports/metrics.json",
+                    "params": ["grpo"], "outs": ["data/reports/metrics.json"],
+                },
+            }
+        })
+    )  # fmt: skip
+    call("git", "init", "-q")
+    call("git", "config", "user.email", "a@example.com")
+    call("git", "config", "user.name", "a")
+    call(sys.executable, "-m", "dvc", "init", "-q")
+    call("git", "add", ".")
+    call("git", "commit", "-qm", "start")
+    return root
+
+
+def journal(project: Path) -> list[str]:
+    return (project.parent / "journal").read_text().split()
+
+
+@pytest.mark.slow
+def test_rows_run_once_failures_are_named_and_the_page_is_written(project, monkeypatch):
+    monkeypatch.setattr("r1omni.experiments.queue.STATUS_SECONDS", 4.0)
+    failed = run.run_study(STUDY, [2], [], 1, project)
+    assert sorted(failed) == ["broken/2", "unknown-key/2"]
+    assert "this training diverged" in failed["broken/2"]
+    rows = read_rows(project / "docs/results/toy.json")
+    wars = {key: row.models["grpo"]["dfew.war"].value for key, row in rows.rows.items()}
+    assert wars == {"as-it-is/2": 0.52, "better/2": 0.77}
+    assert rows.rows["better/2"].models["grpo"]["rationale.reliance"].n == 8
+    assert rows.failed == failed
+    page = (project / "docs/results/toy.md").read_text()
+    assert "| better | 1 | grpo | 77.0 / 77.0 |  |  | 77.0 / 77.0 |  |  | 100.0 |  |" in page
+    assert journal(project).count("data/reports/metrics.json") == 2
+
+    # A commit that changes neither code nor params keeps the rows; only what failed runs again.
+    subprocess.run(["git", "add", "."], cwd=project, check=True)
+    subprocess.run(["git", "commit", "-qm", "results"], cwd=project, check=True)
+    before = len(journal(project))
+    assert run.run_study(STUDY, [2], ["as-it-is", "better"], 1, project) == {}
+    assert len(journal(project)) == before
+    assert list(run.run_study(STUDY, [2], ["better", "broken"], 1, project)) == ["broken/2"]
+    assert len(journal(project)) == before + 1
+
+    (project / "params.yaml").write_text("grpo: {seed: 1, war: 0.25}\n")
+    with pytest.raises(ValueError, match=r"params\.yaml: differs from the commit"):
+        open_queue(project)
