@@ -2,6 +2,9 @@
 
 import sys
 
+from r1omni.machine.fork_client import run_in_fork_server
+
+run_in_fork_server()
 try:
     from r1omni.cli import main
 except ModuleNotFoundError as error:

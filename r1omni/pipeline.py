@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import psutil  # type: ignore[import-untyped]
 
+from r1omni.machine.fork_client import fork_server
 from r1omni.machine.lifeline import SHELLS, die_with_parent
 
 if TYPE_CHECKING:
@@ -25,9 +26,10 @@ RECEIPTS = tuple(
 DVC = (sys.executable, "-m", "dvc")
 
 
-def run_pipeline(targets: Sequence[str]) -> int:
+def run_pipeline(targets: Sequence[str], threads: int) -> int:
     """Reproduce the targets (none: everything). Returns DVC's exit code; prints Table 1 after 0.
 
+    Stages are forked from one process that has the libraries imported (machine/fork_server.py).
     DVC dies with this process and each stage with DVC, so a kill leaves nothing running. SIGTERM is
     passed on to the running stage, which saves its state; the exit code is then 143.
     """
@@ -38,11 +40,12 @@ def run_pipeline(targets: Sequence[str]) -> int:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "DO_NOT_TRACK": "true",
     }
-    process = subprocess.Popen(
-        [*DVC, "repro", *targets], env=environment, preexec_fn=die_with_parent
-    )
-    with _sigterm_to_stage(process) as stopped:
-        code = process.wait()
+    with fork_server(environment, threads) as stages_environment:
+        process = subprocess.Popen(
+            [*DVC, "repro", *targets], env=stages_environment, preexec_fn=die_with_parent
+        )
+        with _sigterm_to_stage(process) as stopped:
+            code = process.wait()
     if stopped():
         return 128 + signal.SIGTERM
     if code == 0 and METRICS.is_file():

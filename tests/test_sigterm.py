@@ -18,7 +18,7 @@ signal.signal(signal.SIGTERM, save)
 pathlib.Path("started").touch()
 time.sleep(60)
 """
-PIPELINE = "import sys; from r1omni.pipeline import run_pipeline; sys.exit(run_pipeline([]))"
+PIPELINE = "import sys; from r1omni.pipeline import run_pipeline; sys.exit(run_pipeline([], 1))"
 
 
 @pytest.mark.parametrize("tail", ["", " && true"], ids=["the shell may exec", "the shell stays"])

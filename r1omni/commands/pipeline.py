@@ -26,7 +26,7 @@ def repro(
     for key, entry in read.corpora.items():  # clearer here than from inside DVC
         if entry.adapter == TABLE:
             check_table(entry.root, key, entry.roles)
-    code = run_pipeline(targets or [])
+    code = run_pipeline(targets or [], read.machine.threads)
     if code == 0 and registers(targets or []):
         for decision in run_gate(read):
             typer.echo(decision.reason)

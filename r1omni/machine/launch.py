@@ -41,7 +41,7 @@ def launch_ranks(machine: MachineParams, command: Sequence[str] | None = None) -
     """
     if "RANK" in os.environ or machine.processes == 1:
         return None
-    own = list(command or [sys.executable, "-m", "r1omni.cli", *sys.argv[1:]])
+    own = list(command or [sys.executable, "-m", "r1omni", *sys.argv[1:]])
     for left in range(machine.restarts, -1, -1):
         with tempfile.TemporaryDirectory(prefix="r1omni-ranks-") as folder:
             code = _run(own, machine.processes, Path(folder))

@@ -2,20 +2,9 @@
 
 from importlib import import_module
 
+from r1omni.machine.fork_server import PRELOAD
 from r1omni.machine.imports import quick_imports
 
 with quick_imports():
-    for name in (
-        "deepspeed",
-        "deepspeed.runtime.zero.muon.muon_optimizer",  # takes seconds, under ZeRO 1-3
-        "mlflow",
-        "mlflow.store.tracking.sqlalchemy_store",
-        "r1omni.training.grpo",
-        # imported late, by every training
-        "deepspeed.module_inject.auto_ep_layer",
-        "mlflow.store.tracking.sqlalchemy_workspace_store",
-        "pyarrow.dataset",
-        "sqlalchemy.dialects.sqlite",
-        "forked",
-    ):
+    for name in (*PRELOAD, "r1omni.training.grpo", "forked"):
         import_module(name)
