@@ -1,5 +1,6 @@
 """The columns of a study's tables, and the numbers of metrics.json and data/audit behind them."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,15 @@ EARLIER: Final = ("base", "cold_start", "label_sft")
 GAINS: Final = Table(
     "Points of WAR more than base / cold_start / label_sft (paired)",
     tuple(Heading(c.upper(), tuple(f"{c}.gain.{model}" for model in EARLIER)) for c in CORPORA),
+)
+HELD_OUT: Final = Table(
+    "At the training's end",
+    (
+        Heading("held-out clips: WAR / UAR", ("held_out.war", "held_out.uar")),
+        Heading("groups without variance", ("rollout.zero_variance_groups",)),
+        Heading("KL", ("train.kl",)),
+        Heading("clipped", ("train.clipped",)),
+    ),
 )
 CAUSES: Final = Table(
     "What the answer rests on",
@@ -130,6 +140,21 @@ def read_numbers(
         **_truth("best", [m.best_of.best for m in every if m.best_of is not None]),
     }
     return found | {key: value for key, value in pooled.items() if value is not None}
+
+
+def read_end(curves: str) -> dict[str, Measured]:
+    """The last value of each of a training's metrics, by their keys with a dot: held_out.war.
+
+    `curves`: a curves.jsonl's text.
+    """
+    last: dict[str, float] = {}
+    for line in curves.splitlines():
+        last |= json.loads(line)
+    return {
+        key.replace("/", "."): Measured(value=value, n=1)
+        for key, value in last.items()
+        if key != "step"
+    }
 
 
 def _mean(weighted: Iterable[tuple[float | None, int]]) -> Measured | None:

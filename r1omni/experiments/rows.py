@@ -8,7 +8,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from r1omni.evaluation.audit_results import AuditResults, Measured
 from r1omni.evaluation.results import CorpusMetrics, Result, write_text
-from r1omni.experiments.headings import Table, read_numbers
+from r1omni.experiments.headings import Table, read_end, read_numbers
 from r1omni.experiments.studies import Trial
 
 METRICS = "data/reports/metrics.json"
@@ -46,6 +46,9 @@ def read_row(
     for model in trial.models:
         audit = AuditResults.model_validate_json(files.read_bytes(f"data/audit/{model}.json"))
         numbers = read_numbers(metrics[model], audit)
+        curves = f"data/training/{model}/curves.jsonl"
+        if files.exists(curves):
+            numbers |= read_end(files.read_text(curves))
         models[model] = {key: numbers[key] for key in sorted(shown & numbers.keys())}
     return Row(commit=commit, settings=trial.settings, models=models)
 

@@ -4,7 +4,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from r1omni.experiments.headings import ACCURACY, ANSWER_PATH, CAUSES, CHOSEN, CLAIMS, GAINS, Table
+from r1omni.experiments.headings import (
+    ACCURACY,
+    ANSWER_PATH,
+    CAUSES,
+    CHOSEN,
+    CLAIMS,
+    GAINS,
+    HELD_OUT,
+    Table,
+)
 
 TRAINED: Final = ("cold_start", "label_sft", "grpo")
 REASONED: Final = ("cold_start", "grpo")
@@ -101,6 +110,20 @@ def _grounding(sides: str, term: str) -> Variant:
     )
 
 
+def _variants() -> Iterator[Variant]:
+    yield Variant("default")
+    for name, *settings in (
+        ("dr-grpo", "grpo.loss=dr_grpo", "grpo.advantage=none"),
+        ("dapo", "grpo.loss=dapo"),
+        ("each-reward", "grpo.each_reward=true"),
+        ("rejection", "grpo.advantage=rejection"),
+        ("no-kl", "grpo.kl_coef=0.0"),
+        ("two-updates", "grpo.updates_per_batch=2"),
+        ("dynamic", "grpo.dynamic_sampling.max_factor=2", "grpo.steps=60"),
+    ):
+        yield Variant(name, tuple(settings))
+
+
 def _protection() -> Iterator[Variant]:
     for strength in (0.0, 0.5, 0.9):
         for name, settings, models in (
@@ -157,6 +180,18 @@ _STUDIES: Final = (
         seeded=REASONED,
         models=("grpo",),
         notes=("`reader` is the control: it rewards plausible texts, whatever the clip shows.",),
+    ),
+    Study(
+        "variants",
+        "Which of GRPO's variants learns most from the same budget of sampled completions?",
+        tuple(_variants()),
+        seeded=("grpo",),
+        models=("grpo",),
+        tables=(HELD_OUT, ACCURACY, CAUSES, CLAIMS),
+        notes=(
+            "Every variant samples at most as many completions as the default: `dynamic` has half "
+            "the steps, and samples at most twice the clips in each. The held-out clips decide.",
+        ),
     ),
     Study(
         "senses",

@@ -8,7 +8,7 @@ from dvc.utils.hydra import apply_overrides
 from r1omni.commands.experiment import repeat_options
 from r1omni.evaluation.audit_results import AuditResults, Measured
 from r1omni.evaluation.results import ConfusionCounts, CorpusMetrics, GainOver, RationaleTruth
-from r1omni.experiments.headings import Heading, Table, read_numbers
+from r1omni.experiments.headings import Heading, Table, read_end, read_numbers
 from r1omni.experiments.page import render, write_page
 from r1omni.experiments.rows import Row, Rows, read_rows, write_rows
 from r1omni.experiments.studies import STUDIES, Study, Variant, choose_trials, find_study
@@ -59,6 +59,12 @@ def test_numbers_of_all_corpora_are_over_all_clips():
     assert found["truth.face"] == (0.5 * 30 + 1.0 * 10) / 40
     for key in ("truth.voice", "all.reader.war", "follows_scene", "shapley.audio_share"):
         assert key not in found
+
+
+def test_a_trainings_end_is_the_last_value_of_each_metric():
+    lines = ['{"step": 1, "held_out/war": 0.5, "train/kl": 0.1}', '{"step": 2, "train/kl": 0.25}']
+    found = {key: m.value for key, m in read_end("\n".join(lines)).items()}
+    assert found == {"held_out.war": 0.5, "train.kl": 0.25}
 
 
 def test_the_audits_numbers_are_those_of_all_corpora():
