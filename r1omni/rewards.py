@@ -6,6 +6,7 @@ are made for clips of which the judges have said something (training/reward_func
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from statistics import fmean
 from typing import Final, Literal
 
@@ -129,7 +130,7 @@ class Rewards:
     def score(self, completion: str, clip: Clip) -> Score:
         """R = sum of weight x part (the paper: accuracy + format, weights 1).
 
-        Raises ValueError naming the reward and the clip for a part that is no number in [0, 1].
+        Raises ValueError naming the reward and the clip for a part that is not a number in [0, 1].
         """
         parts = {
             name: _checked(name, reward(completion, clip), clip)
@@ -145,7 +146,7 @@ PAPERS_REWARDS: Final = Rewards(
 
 
 def _checked(name: str, value: object, clip: Clip) -> float:
-    if isinstance(value, int | float) and 0.0 <= value <= 1.0:
+    if isinstance(value, Real) and 0.0 <= float(value) <= 1.0:
         return float(value)
     raise ValueError(
         f"reward {name}: {value!r} for a completion of clip {clip.clip_id!r}; "

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from r1omni.section import Count, Fraction, Positive, Section, Seed
 
@@ -129,9 +129,26 @@ class GRPOParams(Section):
                 )
             if isinstance(weight, bool):
                 raise ValueError("expected a number, not true or false")
+        names = [str(name).rpartition(":")[2] for name in weights]
+        if twice := [name for name in names if names.count(name) > 1 or name == "total"]:
+            raise ValueError(
+                f"{twice[0]!r} is the name of another metric: give the function another name"
+            )
         if not any(isinstance(w, int | float) and w > 0 for w in weights.values()):
             raise ValueError("at least one reward must have a weight above 0")
         return weights
+
+    @model_validator(mode="after")
+    def _advantage_fits(self) -> "GRPOParams":
+        if self.each_reward and self.advantage != "group":
+            raise ValueError("each_reward needs advantage: group")
+        graded = {n for n, w in self.reward_weights.items() if w > 0.0} - {"accuracy", "format"}
+        if self.advantage == "rejection" and graded:
+            raise ValueError(
+                "advantage: rejection needs rewards that are 0 or 1, accuracy and format; "
+                f"{min(graded)} may be between"
+            )
+        return self
 
     @property
     def needs_judges(self) -> bool:
@@ -151,6 +168,8 @@ class HeldOutParams(Section):
 
 class EngineParams(Section):
     """The numbers that base, SFT and GRPO are trained in."""
+
+    NOT_RECIPE = frozenset({"skip_nonfinite"})  # so that it can be set after a failure
 
     dtype: Literal["fp32", "bf16"]
     skip_nonfinite: Annotated[int, Field(ge=0)]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from r1omni.params_file import ParamsError, read_params
+from r1omni.training_config import GRPOParams
 
 
 @pytest.fixture
@@ -96,11 +97,27 @@ def test_a_key_that_overrides_a_merged_one_stands_once(tmp_path, repo, params):
          "grounding, reader, or your own as package.module:function"),
         ("{'my reward:brief': 1}", "'my reward:brief' is no reward"),
         ("{'mine:': 1}", "'mine:' is no reward"),
+        ("{accuracy: 1, 'mine:accuracy': 1}", "'accuracy' is the name of another metric"),
+        ("{accuracy: 1, 'mine:total': 1}", "'total' is the name of another metric"),
     ],
 )  # fmt: skip
 def test_a_reward_that_nobody_knows_is_refused(broken, weights, expected):
     message = broken("reward_weights: {accuracy: 1.0, format: 1.0}", f"reward_weights: {weights}")
     assert f"grpo.reward_weights: {expected}" in message
+
+
+def test_settings_that_would_be_ignored_are_refused(params):
+    grpo = params.grpo.model_dump()
+    with pytest.raises(ValueError, match="each_reward needs advantage: group"):
+        GRPOParams(**grpo | {"each_reward": True, "advantage": "none"})
+    with pytest.raises(ValueError, match=r"rejection needs rewards that are 0 or 1.*votes"):
+        GRPOParams(**grpo | {"advantage": "rejection", "reward_weights": {"votes": 1.0}})
+    assert GRPOParams(**grpo | {"advantage": "rejection"}).advantage == "rejection"
+
+
+def test_skipping_bad_updates_can_be_set_after_the_first(params):
+    changed = params.engine.model_copy(update={"skip_nonfinite": 3})
+    assert changed.recipe() == params.engine.recipe()
 
 
 def test_a_users_reward_and_the_judges_are_known(tmp_path, repo):

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hostile_completions import HONEST, MALFORMED, NO_KNOWN_LABEL
 from hypothesis import given
@@ -108,6 +109,11 @@ def test_a_reward_that_is_no_number_in_0_and_1_is_named_with_its_clip(value):
     rewards = Rewards({"odd": lambda _text, _clip: value}, {"odd": 1.0})
     with pytest.raises(ValueError, match=r"reward odd: .* for a completion of clip 'a'"):
         rewards.score("", clip("sad"))
+
+
+def test_a_number_of_numpys_is_a_number():
+    rewards = Rewards({"half": lambda _text, _clip: np.float32(0.5)}, {"half": 1.0})
+    assert rewards.score("", clip("sad")).reward == 0.5
 
 
 def test_votes_pay_the_share_of_the_annotators_and_accuracy_where_nobody_counted():

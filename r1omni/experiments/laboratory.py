@@ -284,9 +284,9 @@ def render_laboratory(found: Laboratory) -> str:
         *(f"| {cause.name} | {cause.words} |" for cause in CAUSES),
         "",
         f"*Right*: within {100 * RIGHT:.0f} points of the planted truth; "
-        f"*fooled*: {100 * WRONG:.0f} points off, or more. The first bound was widened from 15 points "
-        "after a first look: an honest answerer's specificity is 57 to 87. *Fooled* does not depend on "
-        "it.",
+        f"*fooled*: {100 * WRONG:.0f} points off, or more. The first bound was widened from 15 "
+        "points after a first look: an honest answerer's specificity is 57 to 87. *Fooled* does "
+        "not depend on it.",
         "",
         "| question | measure | right | fooled by |",
         "|---|---|--:|---|",

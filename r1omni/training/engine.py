@@ -116,6 +116,7 @@ class Engine:
         self._machine, self._dtype = machine, dtype
         self._mean: list[Tensor] = []  # this step's mean gradient so far, over `_weight` items
         self._weight = 0.0
+        self._n_backward = 0
         self._loss = 0.0  # the sum over those items
         self._bad: list[tuple[str, list[str]]] = []  # what is non-finite, and its clips
         self._whole = ExitStack()
@@ -139,6 +140,9 @@ class Engine:
         If only its gradient is non-finite, the error names `clips`.
         Before `update` nothing is sent to other ranks and no weight's `grad` changes.
         """
+        self._n_backward += 1
+        if weight == 0.0:
+            return
         value = float(loss.detach())
         if not math.isfinite(value):
             self._bad.append((f"the loss is {value}", list(broken or clips)))
@@ -174,10 +178,14 @@ class Engine:
         self.step_count += 1
         gradient = self._mean or [torch.zeros_like(p) for p in self._trained]
         self._mean = []  # so that the list is freed once DeepSpeed has the gradient
-        weight, loss, n_bad = sum_over_ranks([self._weight, self._loss, len(self._bad)])
+        weight, loss, n_bad, n_backward = sum_over_ranks(
+            [self._weight, self._loss, len(self._bad), self._n_backward]
+        )
+        assert n_backward > 0, "no rank called backward"
+        self._n_backward = 0
         if n_bad:  # equal on every rank, so every rank joins this collective
             return self._skip(self._blame(gather(self._bad)))
-        assert weight > 0, "no rank called backward"
+        weight = weight or 1.0  # nothing to learn: the gradient is 0
         # DeepSpeed averages over ranks as if each had the same number of items.
         scale = self._weight * world_size() / weight
         if scale != 1.0:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 Row = dict[str, object]
 # Means over what was scored (without a KL term, not all): over completions, over their tokens.
-SCORED, SCORED_TOKENS = ("train/kl",), ("rollout/entropy", "rollout/logprob_gap")
+SCORED = ("train/kl", "train/clipped")
+SCORED_TOKENS = ("rollout/entropy", "rollout/logprob_gap")
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,9 @@ def advantages(rewards: Tensor, kind: AdvantageKind, *, eps: float, highest: flo
 
     group      (r - mean) / (std + eps) of its group: GRPO, the paper's
     none       r - mean: Dr. GRPO (arXiv 2503.20783), without the division by the group's std
-    rejection  1 for a completion with the `highest` reward, else 0: rejection-sampling fine-tuning
-               (RAFT, arXiv 2304.06767) on the policy's own samples
+    rejection  1 for a completion with the `highest` possible reward, else 0: rejection-sampling
+               fine-tuning on the policy's own right samples (RAFT, arXiv 2304.06767, takes the best
+               of each prompt instead; for rewards of 0 and 1 these are the right ones, if any)
     """
     if kind == "group":
         return group_advantages(rewards, eps)

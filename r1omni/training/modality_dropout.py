@@ -27,9 +27,16 @@ class ModalityDropout:
     seed: int
     blank: Features = field(default_factory=dict)
 
-    def missing(self, step: int, places: Iterable[int]) -> list[Side | None]:
-        """The missing side of the clip at each of these places of the step's global batch."""
-        return [self._missing(step, place) for place in places]
+    def missing(
+        self, step: int, places: Iterable[int], has_audio: Iterable[bool]
+    ) -> list[Side | None]:
+        """The missing side of the clip at each of these places of the step's global batch.
+
+        A clip without audio keeps its picture.
+        """
+        drawn = [self._missing(step, place) for place in places]
+        pairs = zip(drawn, has_audio, strict=True)
+        return [None if side == "face" and not audible else side for side, audible in pairs]
 
     def hide(self, features: Sequence[Features], missing: Sequence[Side | None]) -> list[Features]:
         """The clips' features without what is missing."""

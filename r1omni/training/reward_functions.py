@@ -31,8 +31,6 @@ def load_rewards(grpo: GRPOParams, evidence: Path, clips: Sequence[Clip]) -> Rew
     functions, weights = {}, {}
     for path, weight in grpo.reward_weights.items():
         name = path.rpartition(":")[2]
-        if name in functions:
-            raise ValueError(f"grpo.reward_weights: two rewards are called {name}")
         functions[name], weights[name] = _reward(path, grpo, known, clips), weight
     rewards = Rewards(functions, weights)
     for clip in clips[:1]:
@@ -69,7 +67,7 @@ def _users(name: str) -> Reward:
         sys.path.insert(0, str(Path.cwd()))
     try:
         function: Any = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever the user's file raises
         raise ValueError(f"grpo.reward_weights: {name}: cannot be imported: {error}") from error
     try:
         inspect.signature(function).bind("", None)
@@ -95,7 +93,7 @@ def _named(function: Reward, name: str) -> Reward:
 def _reader_reward(completion: str, clip: Clip, *, evidence: Evidence) -> float:
     """The reader's probability of the clip's label, given the rationale (0: not well formed).
 
-    It pays for arguing for the label, whether the clip shows it or not: a control, no remedy.
+    It pays for arguing for the label, whether the clip shows it or not: so it is a control only.
     """
     parsed = parse(completion)
     reader = evidence.reader

@@ -57,7 +57,7 @@ def roll_out(
 
     `places`: the clips' places in the step's global batch, which decide what is sampled.
     """
-    missing = models.dropout.missing(step, places)
+    missing = models.dropout.missing(step, places, [clip.has_audio for clip in clips])
     features = models.dropout.hide(features, missing)
     question = prompts.instruction("reasoned")
     instructions = [question] * len(clips)
@@ -93,7 +93,7 @@ def roll_out(
 
 
 def _advantages(scores: Sequence[Sequence[Score]], rewards: Rewards, grpo: GRPOParams) -> Tensor:
-    """How much each completion is to be made likelier: (P, G)."""
+    """The completions' advantages (P, G)."""
     if grpo.each_reward:
         parts = {
             name: torch.tensor([[score.parts[name] for score in group] for group in scores])
@@ -112,7 +112,7 @@ def learn(
     models: Models, rolled: Rollouts, grpo: GRPOParams, *, on_policy: bool = True
 ) -> Compared:
     """The GRPO loss of what was rolled out, ready to step on."""
-    halved = models.policy.language_model.lm_head.weight.dtype == torch.bfloat16
+    in_bfloat16 = models.policy.language_model.lm_head.weight.dtype == torch.bfloat16
     return group_loss(
         models.policy,
         models.reference,
@@ -125,7 +125,7 @@ def learn(
             grpo.max_new_tokens,
             grpo.clip_low,
             grpo.clip_high,
-            RATIO_CAP if halved else math.inf,
+            RATIO_CAP if in_bfloat16 else math.inf,
             grpo.mask_truncated,
         ),
         on_policy=on_policy,

@@ -49,6 +49,7 @@ class Example:
     instruction: str
     completion: str
     label: str | None  # what balancing goes by
+    has_audio: bool = True
     missing: Side | None = None  # what of the clip is hidden from the model
 
 
@@ -66,12 +67,12 @@ def examples_from(clips: Sequence[Clip], mode: prompts.AnswerMode) -> list[Examp
         if clip.label is None:
             raise ValueError(f"{clip.clip_id}: has no label to learn from")
         if mode == "direct":
-            examples.append(Example(clip.clip_id, question, clip.label, clip.label))
+            examples.append(Example(clip.clip_id, question, clip.label, clip.label, clip.has_audio))
         elif clip.rationale is None:
             raise ValueError(f"{clip.clip_id}: has no rationale, which the cold start needs")
         else:
             text = completions.render(clip.rationale, clip.label)
-            examples.append(Example(clip.clip_id, question, text, clip.label))
+            examples.append(Example(clip.clip_id, question, text, clip.label, clip.has_audio))
     return examples
 
 
@@ -188,10 +189,9 @@ def train_supervised(
             seconds: dict[str, float] = {}
             with timed(seconds, "time/step"):
                 for places in trainer.shares(len(batch)):
-                    part = [
-                        without_missing(batch[place], side)
-                        for place, side in zip(places, dropout.missing(step, places), strict=True)
-                    ]
+                    part = [batch[place] for place in places]
+                    sides = dropout.missing(step, places, [e.has_audio for e in part])
+                    part = list(map(without_missing, part, sides))
                     loss, tokens, broken = _batch_loss(
                         backbone, load, part, dropout, checkpointing=machine.gradient_checkpointing
                     )
@@ -212,7 +212,7 @@ def train_supervised(
 
 def _headline(metrics: Mapping[str, float]) -> str:
     loss = metrics.get("train/loss")
-    return "no number: skipped" if loss is None else f"loss {loss:.3f}"
+    return "loss not finite: skipped" if loss is None else f"loss {loss:.3f}"
 
 
 def _batch_loss(
@@ -225,7 +225,7 @@ def _batch_loss(
 ) -> tuple[torch.Tensor, float, list[str]]:
     """The mean loss per completion token of these examples, and how many tokens they are.
 
-    With the clips of the examples whose own loss is no number.
+    With the clips of the examples whose own loss is not finite.
     """
     features = load([example.clip_id for example in batch])
     features = dropout.hide(features, [example.missing for example in batch])

@@ -21,18 +21,24 @@ from r1omni.training_config import DropoutParams
 
 def test_what_is_missing_depends_on_seed_step_and_place_alone():
     dropout = ModalityDropout(0.2, 0.3, seed=1)
-    whole = dropout.missing(5, range(1000))
-    assert dropout.missing(5, range(500, 1000)) == whole[500:]  # another rank's share
-    assert dropout.missing(6, range(1000)) != whole
-    assert ModalityDropout(0.2, 0.3, seed=2).missing(5, range(1000)) != whole
-    drawn = [side for step in range(20) for side in dropout.missing(step, range(500))]
+    heard = [True] * 1000
+    whole = dropout.missing(5, range(1000), heard)
+    assert dropout.missing(5, range(500, 1000), heard[:500]) == whole[500:]  # another rank's share
+    assert dropout.missing(6, range(1000), heard) != whole
+    assert ModalityDropout(0.2, 0.3, seed=2).missing(5, range(1000), heard) != whole
+    drawn = [side for step in range(20) for side in dropout.missing(step, range(1000), heard)]
     shares = [drawn.count(side) / len(drawn) for side in ("face", "voice", None)]
     assert shares == pytest.approx([0.2, 0.3, 0.5], abs=0.02)
 
 
 def test_shares_of_0_and_1_are_never_and_always():
     for video, audio, expected in ((0.0, 0.0, {None}), (1.0, 0.0, {"face"}), (0.0, 1.0, {"voice"})):
-        assert set(ModalityDropout(video, audio, 1).missing(1, range(200))) == expected
+        assert set(ModalityDropout(video, audio, 1).missing(1, range(99), [True] * 99)) == expected
+
+
+def test_a_clip_without_sound_keeps_its_picture():
+    assert ModalityDropout(1.0, 0.0, 1).missing(1, range(2), [True, False]) == ["face", None]
+    assert ModalityDropout(0.0, 1.0, 1).missing(1, range(2), [True, False]) == ["voice", "voice"]
 
 
 def test_a_hidden_side_is_what_the_towers_make_of_darkness_or_silence(world):
@@ -52,7 +58,7 @@ def test_without_dropout_no_tower_runs(world, monkeypatch):
     backbone = load_parent(world / "parent")
     monkeypatch.setattr(type(backbone), "encode", lambda *_: pytest.fail("a tower ran"))
     none = modality_dropout(backbone, DropoutParams(video=0.0, audio=0.0), 1)
-    assert none.missing(1, range(3)) == [None] * 3
+    assert none.missing(1, range(3), [True] * 3) == [None] * 3
 
 
 def test_the_rationale_of_an_example_says_what_is_missing():
@@ -97,14 +103,14 @@ def test_grpo_samples_without_the_missing_side_and_tells_the_rewards(world):
     dropout = modality_dropout(policy, DropoutParams(video=0.5, audio=0.5), seed=1)
     models = Models(policy, CopiedReference(policy), SharedPrefixSampler(policy),
                     rewards=rewards, dropout=dropout)  # fmt: skip
-    clips = [toy.clip_at(i) for i in range(4)]
+    clips = [toy.clip_at(i) for i in (1, 2, 4, 5)]  # with sound
     features = FeatureStore([world / "features"]).load([clip.clip_id for clip in clips])
     rolled = roll_out(models, features, clips, toy.grpo_params(), 3, [8, 9, 10, 11])
-    missing = dropout.missing(3, [8, 9, 10, 11])
-    assert {"face", "voice"} == set(missing)
+    missing = dropout.missing(3, [8, 9, 10, 11], [clip.has_audio for clip in clips])
+    assert {"face", "voice"} <= set(missing)
     for media, clip, side in zip(rolled.prompts.media, clips, missing, strict=True):
-        hidden = "audio" if side == "voice" else "vision"
-        assert torch.equal(media[hidden], dropout.blank[hidden])
+        hidden = {"voice": "audio", "face": "vision"}.get(side)
+        assert hidden is None or torch.equal(media[hidden], dropout.blank[hidden])
         shown = next(known for known in seen if known.clip_id == clip.clip_id)
         assert shown == as_shown(clip, side)
         assert (shown.n_frames == 0) == (side == "face")

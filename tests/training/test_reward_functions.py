@@ -79,10 +79,10 @@ def test_a_wrong_reward_is_refused_by_name_before_the_first_step(own, name, expe
         load({"accuracy": 1.0, name: 1.0}, own)
 
 
-def test_two_rewards_of_one_name_are_refused(own):
-    (own / "other.py").write_text("def accuracy(completion, clip):\n    return 0.0\n")
-    with pytest.raises(ValueError, match="two rewards are called accuracy"):
-        load({"accuracy": 1.0, "other:accuracy": 1.0}, own)
+def test_a_file_that_raises_when_it_is_imported_is_named(own):
+    (own / "broken_rewards.py").write_text("def brief(completion, clip)\n")
+    with pytest.raises(ValueError, match=r"broken_rewards:brief: cannot be imported: expected"):
+        load({"accuracy": 1.0, "broken_rewards:brief": 1.0}, own)
 
 
 def test_the_judges_rewards_read_their_evidence(tmp_path):

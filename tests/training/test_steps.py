@@ -136,3 +136,15 @@ def test_how_many_updates_were_left_out_is_part_of_the_state(world, tmp_path):
     _, again = engine()
     assert again.resume(tmp_path, "recipe") == 1
     assert again.n_skipped == 1
+
+
+def test_micro_batches_without_a_token_to_learn_from_move_nothing(world):
+    policy = load_parent(world / "parent")
+    trainer = Engine(policy.module, toy.machine_params(processes=1), dtype="fp32", lr=1.0,
+                     schedule=lambda _: 1.0, weight_decay=0.0, max_grad_norm=1.0)  # fmt: skip
+    weight = policy.language_model.lm_head.weight
+    before = weight.detach().clone()
+    for _ in range(2):
+        trainer.backward(weight.sum() * 0.0, weight=0.0)
+    assert trainer.update()["train/loss"] == 0.0
+    assert torch.equal(weight, before)
