@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from r1omni.machine.environment import numpy_as_everywhere
+
+numpy_as_everywhere()  # as every stage does: what tests compute has the bytes of the stages
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

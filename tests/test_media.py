@@ -121,7 +121,9 @@ def test_log_mel_equals_the_original(golden, num_mel_bins):
         sampling_rate=16000,
         n_samples=48000,
     )
-    np.testing.assert_allclose(mel, golden[f"mel{num_mel_bins}_chunk3"], atol=1e-6, rtol=0)
+    # On an AMD EPYC 1e-6; on an Intel Xeon MKL's Fourier transform rounds otherwise, and the
+    # logarithm of the quietest bins shows it: 4.9e-5.
+    np.testing.assert_allclose(mel, golden[f"mel{num_mel_bins}_chunk3"], atol=1e-4, rtol=0)
 
 
 def test_log_mel_equals_whispers_feature_extractor_at_another_hop():

@@ -18,6 +18,7 @@ MEASURES: Final[tuple[str, ...]] = (
     "tremor_amplitude", "tremor_depth", "tremor_pitch", "tremor_hz",
     "harmonicity", "tilt", "high_band", "subharmonic", "jitter",
 )  # fmt: skip
+RATE: Final = 16000  # Hz, of the sound that is measured
 FRAME_SECONDS: Final = 0.05
 HOP_SECONDS: Final = 0.01
 ENVELOPE_HZ: Final = 200.0

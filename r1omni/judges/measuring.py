@@ -17,7 +17,7 @@ from r1omni.config import CorpusParams, MediaParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.corpora.paths import EscapesRoot, resolve_clip
 from r1omni.corpora.sets import Member
-from r1omni.judges.acoustics import MEASURES, measures
+from r1omni.judges.acoustics import MEASURES, RATE, measures
 from r1omni.limits import Limits
 from r1omni.media import (
     Floats,
@@ -33,7 +33,6 @@ from r1omni.media.pool import Undecoded, read_each
 _log = logging.getLogger(__name__)
 
 PRELOAD: Final = ("r1omni.judges.measuring",)
-RATE: Final = 16000  # Hz
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from r1omni.corpora.record import Corpus
 from r1omni.params_file import read_params
 
 # The synthetic worlds imitate named corpora; the paper's table has named columns.
+# So does a study: its settings are those of the synthetic worlds.
 MAY_NAME = ("r1omni/corpora/known/", "r1omni/corpora/synthetic/",
-            "r1omni/evaluation/report/paper.py")  # fmt: skip
+            "r1omni/evaluation/report/paper.py", "r1omni/experiments/")  # fmt: skip
 # config.SyntheticCorpus lists the synthetic worlds; their generic clips are conversations.
 ALLOWED = {("r1omni/config.py", name) for name in ("dfew", "mafw", "ravdess")}
 ALLOWED |= {("r1omni/base_model/towers.py", "conversations")}

@@ -68,7 +68,8 @@ def test_a_table_trains_and_is_evaluated(project, repo, monkeypatch):
     stages = yaml.safe_load((repo / "dvc.yaml").read_text())["stages"]
     for name in ("ingest", "validate", "features", "sets", "label_sft", "predict", "score"):
         stage = stages[name].get("do", stages[name])
-        command = stage["cmd"].replace("${key}", "mine").replace("${item}", "label_sft").split()
+        command = stage["cmd"].replace("${key}", "mine").replace("${item}", "label_sft")
+        command = command.replace("${label_sft.start}", "base").split()
         there = [word for word in command if word not in NOT_MADE]
         run(*there[3:])
     provenance = json.loads((project / "data/checkpoints/label_sft/provenance.json").read_text())

@@ -9,7 +9,7 @@ from torch import distributed
 
 from r1omni.machine import ranks
 from r1omni.machine.device import own_device
-from r1omni.training import engine as engines
+from r1omni.training.deepspeed_setup import import_deepspeed, refuse_other_device
 
 
 @pytest.fixture
@@ -115,10 +115,10 @@ def test_the_cpu_is_taken_where_it_is_asked_for_or_alone(machine, caplog, count,
 def test_deepspeed_loaded_for_another_device_is_an_error(monkeypatch):
     if not torch.cuda.is_available():
         monkeypatch.setenv("DS_ACCELERATOR", "cpu")  # it may be loaded here, and stays loaded
-    deepspeed = engines._import_deepspeed()
-    engines._same_device(deepspeed, torch.device(deepspeed.accelerator.get_accelerator()._name))
+    deepspeed = import_deepspeed()
+    refuse_other_device(deepspeed, torch.device(deepspeed.accelerator.get_accelerator()._name))
     with pytest.raises(RuntimeError, match="one process trains on one kind of device"):
-        engines._same_device(deepspeed, torch.device("meta"))
+        refuse_other_device(deepspeed, torch.device("meta"))
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,7 @@ def walk(
     from r1omni.training import sft
     from r1omni.training.checkpoints import load_parent, save_checkpoint
     from r1omni.training.engine import Engine, linear_decay
+    from r1omni.training.modality_dropout import NOTHING_MISSING
 
     join_ranks(toy.machine_params(device=device))
     clips = [toy.clip_at(i) for i in range(toy.CLIPS)]
@@ -225,7 +226,7 @@ def walk(
                 for places in trainer.shares(len(examples)):
                     part = [examples[place] for place in places]
                     backbone = HumanOmniBackbone(trainer.model, processor)
-                    loss = sft._batch_loss(backbone, store.load, part)
+                    loss = sft._batch_loss(backbone, store.load, part, NOTHING_MISSING)
                     trainer.backward(*loss[:2])
                 metrics = trainer.update()
             return metrics

@@ -22,6 +22,7 @@ from r1omni.model.feature_store import FeatureStore
 from r1omni.training.checkpoints import load_parent
 from r1omni.training.engine import Engine, _Handover
 from r1omni.training.held_out import HeldOutSet
+from r1omni.training.modality_dropout import NOTHING_MISSING
 from r1omni.training.reference import CopiedReference
 from r1omni.training.rolling_out import Models, learn, roll_out
 from r1omni.training.rollouts import SharedPrefixSampler
@@ -42,6 +43,7 @@ class WithoutDeepSpeed(Engine):
         self._trained = [p for p in model.parameters() if p.requires_grad]
         self._machine = machine
         self._mean, self._weight, self._loss, self._bad = [], 0.0, 0.0, []
+        self._n_backward = 0
 
 
 @pytest.fixture
@@ -173,7 +175,7 @@ def test_sft_learns_the_same(world, store, both, checkpointing):
     def walk(device):
         backbone = moved(world, device)
         loss, tokens, broken = _batch_loss(
-            backbone, store.load, examples, checkpointing=checkpointing
+            backbone, store.load, examples, NOTHING_MISSING, checkpointing=checkpointing
         )
         grads = gradients(backbone.module, loss)
         assert {x.device for x in (loss, *grads.values())} == {device}

@@ -45,7 +45,7 @@ def begin(machines, folder: Path, world: Path) -> list["subprocess.Popen[bytes]"
     """The stage's command behind torchrun on both machines, as the how-to says."""
     stage = ["-m", "r1omni.cli", "grpo", str(world / "parent"), "out/checkpoint"]
     stage += ["--set", str(toy.write_set(world, folder / "set.json"))]
-    stage += ["--training", "out/training"]
+    stage += ["--training", "out/training", "--evidence", "none"]
     both = []
     for number, end in enumerate("ab"):
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from markupsafe import Markup
@@ -12,11 +12,13 @@ from r1omni.claims import ATTRIBUTES, Verdict
 from r1omni.emotions import in_order
 from r1omni.evaluation.audit_results import AuditedClaim, AuditedClip
 from r1omni.evaluation.report.audited import Audited
-from r1omni.evaluation.report.clip_media import ShownClip
 from r1omni.evaluation.report.clip_pictures import contact_sheet, sound_picture
 from r1omni.evaluation.report.paper import CORPORA
 from r1omni.evaluation.report.table1 import MISSING
-from r1omni.judges.measuring import RATE
+from r1omni.judges.acoustics import RATE
+
+if TYPE_CHECKING:
+    from r1omni.evaluation.report.clip_media import ShownClip
 
 SUPPORTED, CONTRADICTED = 0.5, 0.2  # the judge's probability: at least, below
 CERTAIN, UNSURE = 0.9, 0.6  # the model's own probability of the word: at least, below
@@ -112,7 +114,7 @@ def claim_cards(
 
 
 def with_pictures(
-    cards: Sequence[ClaimCard], shown: Mapping[str, ShownClip | str]
+    cards: Sequence[ClaimCard], shown: "Mapping[str, ShownClip | str]"
 ) -> list[ClaimCard]:
     """The cards with the pictures of their clips, or the reason why there are none."""
     return [replace(card, pictures=_pictures(shown[card.clip.clip_id])) for card in cards]
@@ -156,7 +158,7 @@ def _card(audit: Audited, clip: AuditedClip, id: str, verdict: Verdict) -> Claim
     return ClaimCard(id, corpus, clip, audit.said, parts, rows, heard, phi, _levels(verdict))
 
 
-def _pictures(clip: ShownClip | str) -> ClipPictures:
+def _pictures(clip: "ShownClip | str") -> ClipPictures:
     if isinstance(clip, str):
         return ClipPictures(missing=f"The clip cannot be shown: {clip}.")
     frames, n = contact_sheet(clip.frames), len(clip.frames)

@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from markupsafe import Markup
@@ -12,7 +12,9 @@ from PIL import Image
 from r1omni.evaluation.report.charts import WIDTH, element, picture, text
 from r1omni.evaluation.report.plots import WEBP_QUALITY
 from r1omni.judges.acoustics import HIGHEST_HZ, LOWEST_HZ, Tracks
-from r1omni.media import Floats, Frames
+
+if TYPE_CHECKING:
+    from r1omni.media import Floats, Frames
 
 COLUMNS: Final = 4  # frames side by side
 LEFT: Final = 44.0  # the axes' names
@@ -23,7 +25,7 @@ STEPS: Final = 120  # of a track, at most
 Point = tuple[float, float]
 
 
-def contact_sheet(frames: Frames) -> str:
+def contact_sheet(frames: "Frames") -> str:
     """The frames (F, H, W, 3) side by side as a WebP's data URI, COLUMNS in a row."""
     n, height, width, _ = frames.shape
     columns = min(n, COLUMNS)
@@ -36,7 +38,7 @@ def contact_sheet(frames: Frames) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def sound_picture(waveform: Floats, rate: int) -> Markup:
+def sound_picture(waveform: "Floats", rate: int) -> Markup:
     """The waveform (S,), scaled to its peak, with its loudness above it, and the pitch below."""
     tracks = Tracks(waveform, rate)
     seconds = len(waveform) / rate
@@ -62,7 +64,7 @@ def sound_picture(waveform: Floats, rate: int) -> Markup:
     return picture(parts, PITCH[1] + 20, f"{seconds:.1f} s of sound: waveform, loudness, pitch")
 
 
-def _wave(waveform: Floats) -> str:
+def _wave(waveform: "Floats") -> str:
     """The outline of the waveform: its highest values, then its lowest ones back."""
     peak = max(float(np.abs(waveform).max()), 1e-6)
     pieces = np.array_split(waveform, min(STEPS, len(waveform)))

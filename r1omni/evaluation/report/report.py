@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from r1omni.claims import Verdict
 from r1omni.emotions import EMOTIONS
@@ -12,7 +12,6 @@ from r1omni.evaluation.report.audit_pictures import audit_pictures
 from r1omni.evaluation.report.audited import Audited, read_audits
 from r1omni.evaluation.report.cards import example_cards
 from r1omni.evaluation.report.claim_cards import claim_cards, with_pictures
-from r1omni.evaluation.report.clip_media import Clips
 from r1omni.evaluation.report.curves import Curve, curves_csv, read_curves
 from r1omni.evaluation.report.groups import read_groups
 from r1omni.evaluation.report.labels import PAPER, caption, headline, marked
@@ -44,6 +43,9 @@ from r1omni.evaluation.results import Metrics, read_metrics, write_text
 from r1omni.evaluation_config import ReportParams
 from r1omni.judges.verdicts import read_verdicts
 
+if TYPE_CHECKING:
+    from r1omni.evaluation.report.clip_media import Clips
+
 STAGES: Final[tuple[str, ...]] = ("base", "cold_start", "label_sft", "grpo")
 GRPO_CURVES: Final[dict[str, str]] = {
     "train/kl": "KL to the frozen start",
@@ -70,7 +72,7 @@ def run_report(
     out: Path,
     audit: Path | None = None,
     verdicts: Sequence[Path] = (),
-    clips: Clips | None = None,
+    clips: "Clips | None" = None,
     *,
     report: ReportParams,
 ) -> None:
@@ -106,7 +108,7 @@ def render_page(
     sheets: Sequence[Path],
     audits: Sequence[Audited],
     verdicts: Mapping[str, Verdict],
-    clips: Clips | None,
+    clips: "Clips | None",
     *,
     report: ReportParams,
 ) -> str:
