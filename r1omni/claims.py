@@ -6,7 +6,7 @@ function is total: any string will do.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
@@ -119,14 +119,15 @@ def segments(rationale: str) -> tuple[Segment, ...]:
     return tuple(_segments(rationale.casefold()))
 
 
-def reversed_claims(rationale: str) -> str:
-    """The rationale with every claim turned into its opposite: raised brows are lowered.
+def reversed_claims(rationale: str, which: Callable[[Claim], bool] = lambda claim: True) -> str:
+    """The rationale with claims turned into their opposites: raised brows are lowered.
 
-    Claims of a middle level stay. On the synthetic wording it is its own inverse.
+    Every claim, or those that `which` takes. Claims of a middle level stay. On the synthetic
+    wording it is its own inverse.
     """
     parts, end = [], 0
     for word, claim in _find(rationale):
-        if word is None or claim.level == 0:
+        if word is None or claim.level == 0 or not which(claim):
             continue
         old = rationale[claim.start : claim.end]
         new = word.opposite

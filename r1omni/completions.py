@@ -2,7 +2,9 @@
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
+ANSWER: Final = "<answer>"  # what the answer follows
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _REASONED = re.compile(r"<think>(.*?)</think>\s*<answer>(.*?)</answer>", re.DOTALL)
 

@@ -45,11 +45,21 @@ class SFTParams(Section):
     balance: Fraction
 
 
+class ReadingParams(Section):
+    """Lessons with a given rationale: another clip is shown, and only the answer is learned."""
+
+    share: Fraction
+    reversed: Fraction
+    answer_weight: Positive
+    reader_penalty: Positive
+
+
 class ColdStartParams(SFTParams):
     """SFT on rationales (EMER-SFT)."""
 
     clips: Annotated[int, Field(ge=0)] | None
     modality_dropout: DropoutParams
+    reading_lessons: ReadingParams
 
 
 class LabelSFTParams(SFTParams):

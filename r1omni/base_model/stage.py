@@ -41,8 +41,9 @@ from r1omni.model.humanomni.processor import build_processor, train_gate_tokeniz
 from r1omni.model.humanomni.towers import TOWERS
 from r1omni.model.weights import is_hub_id
 from r1omni.training.checkpoints import save_checkpoint
+from r1omni.training.examples import Example
 from r1omni.training.recipe import fingerprint
-from r1omni.training.sft import Example, train_supervised
+from r1omni.training.sft import train_supervised
 from r1omni.training_config import BaseParams, EngineParams
 
 logger = logging.getLogger(__name__)

@@ -211,11 +211,15 @@ _STUDIES: Final = (
     Study(
         "answer-path",
         "Who should answer: the model, or a reader of what it says of the clip?",
-        (Variant("default"),),
-        tables=(ANSWER_PATH, CHOSEN),
+        (
+            Variant("default"),
+            Variant("lessons", ("cold_start.reading_lessons.share=1.0",)),
+        ),
+        tables=(ANSWER_PATH, CHOSEN, CAUSES, CLAIMS),
         notes=(
-            "No training of its own: the same models, asked in several ways. `audit.samples` "
-            "completions are sampled of each audited clip.",
+            "The same models, asked in several ways. `audit.samples` completions are sampled of "
+            "each audited clip. `lessons`: the cold start also learns which answer follows from a "
+            "given rationale, whatever clip is shown.",
         ),
     ),
     Study(

@@ -87,7 +87,7 @@ def fit_reader(
     penalty: float,
     seed: int,
 ) -> Reader:
-    """The reader of these texts. Raises ValueError for fewer than two labels.
+    """The reader of these texts. Raises ValueError for fewer than two labels, or without claims.
 
     `penalty`: L2, per text, as in sum of log losses / n + penalty / 2 * |weights|^2. A label with
     fewer texts than folds still counts; it is then missing from some folds' training.
@@ -98,6 +98,8 @@ def fit_reader(
     if len(known) < 2:
         raise ValueError(f"the reader needs rationales of two labels or more, found {list(known)}")
     features = _vocabulary(texts, words)
+    if not features:
+        raise ValueError(f"the reader needs claims: none stands in {MIN_TEXTS} rationales")
     x, y = _presence(texts, features, words), np.array([known.index(label) for label in labels])
     hits = np.zeros(len(texts), dtype=bool)
     splits = min(folds, len(texts))

@@ -5,16 +5,13 @@ form; MAFW-DFEW-SFT, the paper's control, sees the same clips as GRPO with label
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 import torch
 
-from r1omni import completions, prompts
-from r1omni.claims import Side, without
+from r1omni import prompts
 from r1omni.config import MachineParams
-from r1omni.corpora.clip import Clip, read_manifest
+from r1omni.corpora.clip import read_manifest
 from r1omni.corpora.origin import read_origins
 from r1omni.machine.curves import Curves, Log
 from r1omni.machine.interruption import Stopped, defer_sigterm
@@ -28,9 +25,17 @@ from r1omni.model.sampling import score_completions
 from r1omni.training.batches import balanced_shares, batch_at
 from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
 from r1omni.training.engine import Engine, cosine_decay
+from r1omni.training.examples import (
+    Example,
+    answer_begins,
+    chosen,
+    examples_from,
+    without_missing,
+)
 from r1omni.training.held_out import HeldOutSet, set_aside
 from r1omni.training.losses import sft_loss
 from r1omni.training.modality_dropout import NOTHING_MISSING, ModalityDropout, modality_dropout
+from r1omni.training.reading_lessons import NO_LESSONS, ReadingLessons
 from r1omni.training.recipe import fingerprint
 from r1omni.training_config import (
     ColdStartParams,
@@ -39,52 +44,6 @@ from r1omni.training_config import (
     LabelSFTParams,
     SFTParams,
 )
-
-
-@dataclass(frozen=True)
-class Example:
-    """A clip, what is asked of it, and the completion to learn."""
-
-    clip_id: str
-    instruction: str
-    completion: str
-    label: str | None  # what balancing goes by
-    has_audio: bool = True
-    missing: Side | None = None  # what of the clip is hidden from the model
-
-
-def examples_from(clips: Sequence[Clip], mode: prompts.AnswerMode) -> list[Example]:
-    """What SFT learns from labelled training clips: reasoned completions, or bare labels.
-
-    Raises ValueError naming the clip for one without a label, or without a rationale where the
-    mode is reasoned.
-    """
-    question = prompts.instruction(mode)
-    examples = []
-    for clip in clips:
-        if clip.split != "train":
-            continue
-        if clip.label is None:
-            raise ValueError(f"{clip.clip_id}: has no label to learn from")
-        if mode == "direct":
-            examples.append(Example(clip.clip_id, question, clip.label, clip.label, clip.has_audio))
-        elif clip.rationale is None:
-            raise ValueError(f"{clip.clip_id}: has no rationale, which the cold start needs")
-        else:
-            text = completions.render(clip.rationale, clip.label)
-            examples.append(Example(clip.clip_id, question, text, clip.label, clip.has_audio))
-    return examples
-
-
-def without_missing(example: Example, missing: Side | None) -> Example:
-    """The example with a side of its clip hidden; its rationale says so and describes the rest."""
-    if missing is None:
-        return example
-    parsed = completions.parse(example.completion)
-    text = example.completion
-    if parsed is not None:
-        text = completions.render(without(parsed.rationale, missing), parsed.answer)
-    return replace(example, completion=text, missing=missing)
 
 
 def run_sft(
@@ -132,6 +91,9 @@ def run_sft(
             log=log,
             recipe=recipe,
             dropout=modality_dropout(backbone, sft.modality_dropout, sft.seed),
+            lessons=ReadingLessons(examples, sft.reading_lessons, sft.seed)
+            if isinstance(sft, ColdStartParams)
+            else NO_LESSONS,
             held_out_set=None
             if held_out is None
             else HeldOutSet(watched, store, mode, _longest(backbone, examples), held_out.every),
@@ -160,6 +122,7 @@ def train_supervised(
     log: Log,
     recipe: str,
     dropout: ModalityDropout = NOTHING_MISSING,
+    lessons: ReadingLessons = NO_LESSONS,
     held_out_set: HeldOutSet | None = None,
 ) -> None:
     """Train in place on `examples`, continuing from the newest state of the same recipe.
@@ -186,6 +149,7 @@ def train_supervised(
         task = progress.add_task(f"{name} ({len(examples)} examples)", total=steps)
         for step in range(first, steps + 1):
             batch = batch_at(examples, step, sft.batch_size, sft.seed, shares)
+            batch += lessons.beside(batch, step)
             seconds: dict[str, float] = {}
             with timed(seconds, "time/step"):
                 for places in trainer.shares(len(batch)):
@@ -227,7 +191,7 @@ def _batch_loss(
 
     With the clips of the examples whose own loss is not finite.
     """
-    features = load([example.clip_id for example in batch])
+    features = load([example.media or example.clip_id for example in batch])
     features = dropout.hide(features, [example.missing for example in batch])
     questions = [example.instruction for example in batch]
     prefix = prefill_prompts(backbone, features, questions, checkpointing=checkpointing)
@@ -235,6 +199,7 @@ def _batch_loss(
         [backbone.encode_completion(e.completion) for e in batch], backbone.eos_token_ids[0]
     )
     token_ids, mask = (x.to(prefix.last_hidden.device) for x in padded)
+    weights = token_weights(backbone, batch, mask)
     logprobs, _ = score_completions(
         backbone.language_model,
         prefix,
@@ -242,25 +207,25 @@ def _batch_loss(
         mask[:, None],
         checkpointing=checkpointing,
     )
-    loss = sft_loss(logprobs.flatten(0, 1), mask)
+    loss = sft_loss(logprobs.flatten(0, 1), weights)
     sound = logprobs.isfinite().flatten(1).all(dim=1).tolist()  # masked positions are 0
     broken = [e.clip_id for e, finite in zip(batch, sound, strict=True) if not finite]
-    return loss, float(mask.sum()), broken
+    return loss, float(weights.sum()), broken
 
 
-def chosen(examples: Sequence[Example], n: int, seed: int) -> list[Example]:
-    """`n` of the examples, in their order; a larger `n` of the same seed has all of a smaller one.
+def token_weights(backbone: Backbone, batch: Sequence[Example], mask: torch.Tensor) -> torch.Tensor:
+    """How much each token counts: 1 on a completion's, of a reading lesson only the answer's.
 
-    Raises ValueError where there are not so many.
+    (N, T) as `mask`.
     """
-    if n > len(examples):
-        raise ValueError(
-            f"params.yaml: cold_start.clips: {n}, but only {len(examples)} training clips have a "
-            "rationale"
-        )
-    ranked = sorted(examples, key=lambda e: sha256(f"{seed}/{e.clip_id}".encode()).hexdigest())
-    kept = {example.clip_id for example in ranked[:n]}
-    return [example for example in examples if example.clip_id in kept]
+    if not any(example.answer_weight for example in batch):
+        return mask
+    weights = mask.float()
+    for row, example in zip(weights, batch, strict=True):
+        if example.answer_weight:
+            row *= example.answer_weight
+            row[: answer_begins(backbone, example.completion)] = 0.0
+    return weights
 
 
 def _longest(backbone: Backbone, examples: Sequence[Example]) -> int:

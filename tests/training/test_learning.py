@@ -13,9 +13,10 @@ from r1omni.inference.greedy import answer_batch
 from r1omni.machine.state_folders import TrainingPaths
 from r1omni.model.humanomni.backbone import HumanOmniBackbone
 from r1omni.training.engine import Engine
+from r1omni.training.examples import Example, examples_from
 from r1omni.training.rolling_out import Models, learn, roll_out
 from r1omni.training.rollouts import SharedPrefixSampler, rollout_metrics
-from r1omni.training.sft import Example, examples_from, train_supervised
+from r1omni.training.sft import train_supervised
 
 
 def features_of(model, names):

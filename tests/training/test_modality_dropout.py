@@ -11,11 +11,11 @@ from r1omni.model.absence import blank_features, blanked
 from r1omni.model.feature_store import FeatureStore
 from r1omni.training import sft as sft_stage
 from r1omni.training.checkpoints import load_parent
+from r1omni.training.examples import Example, chosen, without_missing
 from r1omni.training.modality_dropout import ModalityDropout, as_shown, modality_dropout
 from r1omni.training.reference import CopiedReference
 from r1omni.training.rolling_out import Models, roll_out
 from r1omni.training.rollouts import SharedPrefixSampler
-from r1omni.training.sft import Example, chosen, without_missing
 from r1omni.training_config import DropoutParams
 
 

@@ -21,12 +21,13 @@ from r1omni.model import packed_linear
 from r1omni.model.feature_store import FeatureStore
 from r1omni.training.checkpoints import load_parent
 from r1omni.training.engine import Engine, _Handover
+from r1omni.training.examples import Example
 from r1omni.training.held_out import HeldOutSet
 from r1omni.training.modality_dropout import NOTHING_MISSING
 from r1omni.training.reference import CopiedReference
 from r1omni.training.rolling_out import Models, learn, roll_out
 from r1omni.training.rollouts import SharedPrefixSampler
-from r1omni.training.sft import Example, _batch_loss
+from r1omni.training.sft import _batch_loss
 from r1omni.training.step import learn_share
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real one")

@@ -13,10 +13,11 @@ from r1omni.machine.state_folders import TrainingPaths
 from r1omni.media import decode
 from r1omni.model import HumanOmniForConditionalGeneration as HumanOmni
 from r1omni.model.humanomni.backbone import HumanOmniBackbone
+from r1omni.training.examples import examples_from
 from r1omni.training.held_out import HeldOutSet
 from r1omni.training.rolling_out import Models, roll_out
 from r1omni.training.rollouts import SharedPrefixSampler
-from r1omni.training.sft import examples_from, train_supervised
+from r1omni.training.sft import train_supervised
 
 CLIP = clip_named("a", "happy", "the voice is loud")
 

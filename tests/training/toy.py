@@ -25,7 +25,8 @@ from r1omni.model.feature_store import INDEX, Features, join_rows, write_shard
 from r1omni.model.humanomni.backbone import HumanOmniBackbone
 from r1omni.params_file import read_params
 from r1omni.rewards import Rewards
-from r1omni.training.sft import Example, train_supervised
+from r1omni.training.examples import Example
+from r1omni.training.sft import train_supervised
 from r1omni.training_config import EngineParams, GRPOParams, HeldOutParams, SFTParams
 
 REPO = Path(__file__).parents[2]
