@@ -225,8 +225,8 @@ def answer_rows(
     table = project.predictions(model)
     labels = {member.corpus: member.labels for member in project.tested}
     answers = [
-        reader.answers([rationale or ""], labels[corpus])[0]
-        for rationale, corpus in zip(table.rationale, table.corpus, strict=True)
+        reader.answers([rationale], labels[corpus])[0]
+        for rationale, corpus in zip(table.rationale.fillna(""), table.corpus, strict=True)
     ]
     own = (table.prediction == table.label).fillna(False).to_numpy(bool)
     right = np.array(answers) == table.label.to_numpy()

@@ -48,7 +48,7 @@ class SFTParams(Section):
 class ReadingParams(Section):
     """Lessons with a given rationale: another clip is shown, and only the answer is learned."""
 
-    share: Fraction
+    per_clip: Annotated[int, Field(ge=0)]
     reversed: Fraction
     answer_weight: Positive
     reader_penalty: Positive

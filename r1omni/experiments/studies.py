@@ -213,7 +213,7 @@ _STUDIES: Final = (
         "Who should answer: the model, or a reader of what it says of the clip?",
         (
             Variant("default"),
-            Variant("lessons", ("cold_start.reading_lessons.share=1.0",)),
+            Variant("lessons", ("cold_start.reading_lessons.per_clip=4",)),
         ),
         tables=(ANSWER_PATH, CHOSEN, CAUSES, CLAIMS),
         notes=(

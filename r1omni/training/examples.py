@@ -7,7 +7,6 @@ from hashlib import sha256
 from r1omni import completions, prompts
 from r1omni.claims import Side, without
 from r1omni.corpora.clip import Clip
-from r1omni.model.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,6 @@ class Example:
     label: str | None  # what balancing goes by
     has_audio: bool = True
     missing: Side | None = None  # what of the clip is hidden from the model
-    media: str | None = None  # the clip whose picture and sound are shown; None: its own
-    answer_weight: float = 0.0  # above 0: only the answer is learned, each token weighing so much
 
 
 def examples_from(clips: Sequence[Clip], mode: prompts.AnswerMode) -> list[Example]:
@@ -48,11 +45,8 @@ def examples_from(clips: Sequence[Clip], mode: prompts.AnswerMode) -> list[Examp
 
 
 def without_missing(example: Example, missing: Side | None) -> Example:
-    """The example with a side of its clip hidden; its rationale says so and describes the rest.
-
-    A reading lesson stays as it is: its text is not about what is shown.
-    """
-    if missing is None or example.media is not None:
+    """The example with a side of its clip hidden; its rationale says so and describes the rest."""
+    if missing is None:
         return example
     parsed = completions.parse(example.completion)
     text = example.completion
@@ -74,11 +68,3 @@ def chosen(examples: Sequence[Example], n: int, seed: int) -> list[Example]:
     ranked = sorted(examples, key=lambda e: sha256(f"{seed}/{e.clip_id}".encode()).hexdigest())
     kept = {example.clip_id for example in ranked[:n]}
     return [example for example in examples if example.clip_id in kept]
-
-
-def answer_begins(backbone: Backbone, completion: str) -> int:
-    """The place of the answer's first token in a reasoned completion's ids."""
-    given = completion[: completion.index(completions.ANSWER) + len(completions.ANSWER)]
-    whole, prefix = (backbone.encode_completion(text) for text in (completion, given))
-    pairs = zip(whole, prefix, strict=False)
-    return next(i for i, (one, other) in enumerate(pairs) if one != other)

@@ -22,12 +22,12 @@ from r1omni.model.backbone import Backbone, prefill_prompts
 from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import INDEX, Features, FeatureStore
 from r1omni.model.sampling import score_completions
+from r1omni.model.shared_prefix import Prefix
 from r1omni.training.batches import balanced_shares, batch_at
 from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
 from r1omni.training.engine import Engine, cosine_decay
 from r1omni.training.examples import (
     Example,
-    answer_begins,
     chosen,
     examples_from,
     without_missing,
@@ -35,7 +35,7 @@ from r1omni.training.examples import (
 from r1omni.training.held_out import HeldOutSet, set_aside
 from r1omni.training.losses import sft_loss
 from r1omni.training.modality_dropout import NOTHING_MISSING, ModalityDropout, modality_dropout
-from r1omni.training.reading_lessons import NO_LESSONS, ReadingLessons
+from r1omni.training.reading_lessons import NO_LESSONS, ReadingLessons, answer_mask
 from r1omni.training.recipe import fingerprint
 from r1omni.training_config import (
     ColdStartParams,
@@ -149,7 +149,6 @@ def train_supervised(
         task = progress.add_task(f"{name} ({len(examples)} examples)", total=steps)
         for step in range(first, steps + 1):
             batch = batch_at(examples, step, sft.batch_size, sft.seed, shares)
-            batch += lessons.beside(batch, step)
             seconds: dict[str, float] = {}
             with timed(seconds, "time/step"):
                 for places in trainer.shares(len(batch)):
@@ -157,7 +156,13 @@ def train_supervised(
                     sides = dropout.missing(step, places, [e.has_audio for e in part])
                     part = list(map(without_missing, part, sides))
                     loss, tokens, broken = _batch_loss(
-                        backbone, load, part, dropout, checkpointing=machine.gradient_checkpointing
+                        backbone,
+                        load,
+                        part,
+                        dropout,
+                        read=[lessons.at(step, place) for place in places],
+                        answer_weight=lessons.answer_weight,
+                        checkpointing=machine.gradient_checkpointing,
                     )
                     trainer.backward(loss, tokens, [example.clip_id for example in part], broken)
                 metrics = trainer.update()
@@ -185,47 +190,50 @@ def _batch_loss(
     batch: Sequence[Example],
     dropout: ModalityDropout,
     *,
+    read: Sequence[Sequence[str]] = (),
+    answer_weight: float = 1.0,
     checkpointing: bool = False,
 ) -> tuple[torch.Tensor, float, list[str]]:
     """The mean loss per completion token of these examples, and how many tokens they are.
 
-    With the clips of the examples whose own loss is not finite.
+    With the clips of the examples whose own loss is not finite. `read` has each example's reading
+    lessons, of which the answer's tokens count `answer_weight` each.
     """
-    features = load([example.media or example.clip_id for example in batch])
+    features = load([example.clip_id for example in batch])
     features = dropout.hide(features, [example.missing for example in batch])
     questions = [example.instruction for example in batch]
     prefix = prefill_prompts(backbone, features, questions, checkpointing=checkpointing)
-    padded = pad_completions(
-        [backbone.encode_completion(e.completion) for e in batch], backbone.eos_token_ids[0]
-    )
+    written = [[example.completion] for example in batch]
+    logprobs, mask = _scored(backbone, prefix, written, checkpointing=checkpointing)
+    loss, tokens = sft_loss(logprobs.flatten(0, 1), mask), float(mask.sum())
+    sound = logprobs.isfinite().flatten(1).all(dim=1).tolist()  # masked positions are 0
+    broken = [e.clip_id for e, finite in zip(batch, sound, strict=True) if not finite]
+    if any(read):
+        learned, shown = _scored(backbone, prefix, read, checkpointing=checkpointing)
+        answers = answer_mask(backbone, [text for texts in read for text in texts], shown)
+        weight = answer_weight * float(answers.sum())
+        reading = sft_loss(learned.flatten(0, 1), answers)
+        loss = (tokens * loss + weight * reading) / (tokens + weight)
+        tokens += weight
+    return loss, tokens, broken
+
+
+def _scored(
+    backbone: Backbone, prefix: Prefix, texts: Sequence[Sequence[str]], *, checkpointing: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log probabilities (P, G, T) of G completions of each prompt, and their mask (P * G, T)."""
+    ids = [backbone.encode_completion(text) for row in texts for text in row]
+    padded = pad_completions(ids, backbone.eos_token_ids[0])
     token_ids, mask = (x.to(prefix.last_hidden.device) for x in padded)
-    weights = token_weights(backbone, batch, mask)
+    by_prompt = (len(texts), -1, mask.shape[1])
     logprobs, _ = score_completions(
         backbone.language_model,
         prefix,
-        token_ids[:, None],
-        mask[:, None],
+        token_ids.view(by_prompt),
+        mask.view(by_prompt),
         checkpointing=checkpointing,
     )
-    loss = sft_loss(logprobs.flatten(0, 1), weights)
-    sound = logprobs.isfinite().flatten(1).all(dim=1).tolist()  # masked positions are 0
-    broken = [e.clip_id for e, finite in zip(batch, sound, strict=True) if not finite]
-    return loss, float(weights.sum()), broken
-
-
-def token_weights(backbone: Backbone, batch: Sequence[Example], mask: torch.Tensor) -> torch.Tensor:
-    """How much each token counts: 1 on a completion's, of a reading lesson only the answer's.
-
-    (N, T) as `mask`.
-    """
-    if not any(example.answer_weight for example in batch):
-        return mask
-    weights = mask.float()
-    for row, example in zip(weights, batch, strict=True):
-        if example.answer_weight:
-            row *= example.answer_weight
-            row[: answer_begins(backbone, example.completion)] = 0.0
-    return weights
+    return logprobs, mask
 
 
 def _longest(backbone: Backbone, examples: Sequence[Example]) -> int:
