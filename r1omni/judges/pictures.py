@@ -14,9 +14,14 @@ MAX_FLAT: Final = 2**14  # numbers of a picture that are taken one by one; a lar
 def picture_row(features: Features) -> NDArray[np.float64]:
     """(F,): every number of a small picture; of a larger one the mean over its tokens.
 
-    Raises ValueError for features without a picture.
+    What has one dimension places the picture and is no part of it. Raises ValueError for features
+    without a picture.
     """
-    tensors = [x.double() for name, x in sorted(features.items()) if not name.startswith(SOUND)]
+    tensors = [
+        x.double()
+        for name, x in sorted(features.items())
+        if not name.startswith(SOUND) and x.ndim > 1
+    ]
     if not tensors:
         raise ValueError("the features have no picture")
     if sum(x.numel() for x in tensors) > MAX_FLAT:

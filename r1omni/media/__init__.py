@@ -36,6 +36,7 @@ from r1omni.media.inputs import (
     waveform_to_mel,
 )
 from r1omni.media.pictures import sample_frame_indices, sample_frame_times
+from r1omni.media.qwen_omni import QwenMedia
 from r1omni.media.segments import Segment, Source, file_of, probe_segment, read_segment
 from r1omni.media.sound import Sound
 
@@ -47,6 +48,7 @@ __all__ = [
     "MediaSettings",
     "Preparation",
     "Probe",
+    "QwenMedia",
     "ReadClip",
     "Sampling",
     "Segment",

@@ -114,7 +114,7 @@ def decode(
         with open_media(path, max_pixels) as container:
             header = _header(path, container)
             sound = read_sound(path, container, sampling_rate)
-        frames = read_pictures(path, header, FrameRequest(num_frames, max_pixels=max_pixels))
+        frames, _ = read_pictures(path, header, FrameRequest(num_frames, max_pixels=max_pixels))
     return Media(frames, sound.waveform)
 
 
@@ -142,8 +142,9 @@ def read_clip(path: Path, preparation: Preparation, max_pixels: int | None = Non
         with open_media(path, max_pixels) as container:
             header = _header(path, container)
             sound = read_sound(path, container, preparation.sampling_rate, preparation.n_samples)
-        pixels = read_pictures(path, header, request, preparation.frames_to_pixels)
-        inputs = TowerInputs(pixels, sound_to_mel(path, sound, preparation), sound.is_present)
+        pixels, seconds = read_pictures(path, header, request, preparation.frames_to_pixels)
+        mel = sound_to_mel(path, sound, preparation)
+        inputs = TowerInputs(pixels, mel, sound.is_present, seconds / preparation.num_frames)
     return ReadClip(inputs, sound)
 
 

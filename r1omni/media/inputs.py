@@ -1,5 +1,6 @@
 """The towers' inputs: normalised pixels from frames, a log-mel from a waveform."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal, Protocol
@@ -92,11 +93,15 @@ class MediaSettings:
 
 @dataclass(frozen=True)
 class TowerInputs:
-    """The towers' inputs of one clip: pixels float32 (F, 3, H, W), mel float32 (M, T)."""
+    """The towers' inputs of one clip: pixels float32 (F, 3, H, W), mel float32 (M, T).
+
+    `frame_seconds`: from one sampled frame to the next; 0 without a picture.
+    """
 
     pixels: Floats
     mel: Floats
     has_audio: bool
+    frame_seconds: float = 0.0
 
 
 def pad_to_square(frames: Frames, colour: tuple[int, int, int]) -> Frames:
@@ -122,13 +127,23 @@ def frames_to_pixels(frames: Frames, settings: MediaSettings) -> Floats:
         red, green, blue = (int(mean * 255) for mean in settings.image_mean)
         frames = pad_to_square(frames, (red, green, blue))
     size = (settings.image_size, settings.image_size)
+    return resized_pixels(frames, size, settings.image_mean, settings.image_std)
+
+
+def resized_pixels(
+    frames: Frames, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+) -> Floats:
+    """Frames resized to (width, height), bicubic, rescaled to [0, 1] and normalised.
+
+    uint8 (F, H, W, 3) -> float32 (F, 3, height, width).
+    """
     resized = np.stack(
         [np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BICUBIC)) for f in frames]
     )
     # a byte has 256 values, so each channel needs a table of 256 floats
     table = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
-    mean, std = np.array([settings.image_mean, settings.image_std], dtype=np.float32)
-    tables = (table[:, None] - mean) / std  # (256, 3)
+    means, stds = np.array([mean, std], dtype=np.float32)
+    tables = (table[:, None] - means) / stds  # (256, 3)
     return np.stack([tables[:, c][resized[..., c]] for c in range(3)], axis=1)
 
 

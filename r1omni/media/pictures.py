@@ -80,20 +80,22 @@ def sample_frame_times(starts: Times, end: float, num_frames: int) -> Indices:
 
 def read_pictures(
     path: Path, header: Header, request: FrameRequest, convert: Convert = np.asarray
-) -> npt.NDArray[Any]:
-    """The sampled frames, converted by `convert`, large ones one by one: (F, H, W, 3) -> (F, ...).
+) -> tuple[npt.NDArray[Any], float]:
+    """The sampled frames and the seconds that the video lasts.
 
-    Raises UnreadableMedia if more than 10 % of the video is missing or, if PyAV reads it, damaged.
+    `convert` makes (F, ...) of frames (F, H, W, 3), of large ones one by one. Raises
+    UnreadableMedia if more than 10 % of the video is missing or, if PyAV reads it, damaged.
     """
     if header.width * header.height > DECORD_PIXELS:
-        return read_by_pyav(path, header, request, convert)[0]
+        return read_by_pyav(path, header, request, convert)[::2]
     try:
         video = open_by_decord(path, header)
         times = video.get_frame_timestamp(range(len(video)))  # (F, 2)
         unique, inverse = np.unique(request.indices(times[:, 0], times[-1, 1]), return_inverse=True)
-        return convert(video.get_batch(unique).asnumpy())[inverse]
+        pictures = convert(video.get_batch(unique).asnumpy())[inverse]
+        return pictures, float(times[-1, 1] - times[0, 0])
     except DECORDError:
-        return read_by_pyav(path, header, request, convert)[0]
+        return read_by_pyav(path, header, request, convert)[::2]
 
 
 def open_by_decord(path: Path, header: Header) -> Any:
@@ -143,8 +145,8 @@ def decode_packet(packet: "av.Packet[Any]") -> list[av.VideoFrame] | None:
 
 def read_by_pyav(
     path: Path, header: Header, request: FrameRequest, convert: Convert
-) -> tuple[npt.NDArray[Any], int]:
-    """The sampled frames as PyAV reads them, and the number of frames in the video.
+) -> tuple[npt.NDArray[Any], int, float]:
+    """The sampled frames as PyAV reads them, and the video's number of frames and its seconds.
 
     The packets' timestamps say which frames to sample, before anything is decoded. If the number
     of packets differs from that of frames, the video is decoded again. Raises UnreadableMedia as
@@ -165,7 +167,7 @@ def read_by_pyav(
         raise UnreadableMedia(f"{path}: {ONE_COLOUR}")
     if len(taken.pictures) != len(chosen) or len(taken.sizes) > 1:
         raise UnreadableMedia(f"{path}: its frames come and go, or change their size")
-    return np.concatenate(taken.pictures)[inverse], taken.n_frames
+    return np.concatenate(taken.pictures)[inverse], taken.n_frames, float(end - starts[0])
 
 
 class _SampledFrames:

@@ -61,7 +61,8 @@ def read_segment(
         with open_media(path, max_pixels) as container:
             sound = _sound(segment, container, preparation.sampling_rate, heard)
         mel = sound_to_mel(path, sound, preparation)
-    return TowerInputs(np.concatenate(pictures)[places], mel, sound.is_present)
+    seconds = float(segment.end - starts[0]) / preparation.num_frames
+    return TowerInputs(np.concatenate(pictures)[places], mel, sound.is_present, seconds)
 
 
 def probe_segment(

@@ -1,4 +1,4 @@
-"""Clips whose picture or sound is missing: what the towers make of darkness and of silence."""
+"""Clips whose picture or sound is missing: darkness, silence, or nothing in their place."""
 
 from typing import Final
 
@@ -14,7 +14,10 @@ AUDIO: Final = "audio"  # how names of the sound's features begin; all others ar
 
 @torch.no_grad()
 def blank_features(backbone: Backbone) -> Features:
-    """The towers' outputs for black frames and no sound."""
+    """The towers' outputs for black frames and no sound.
+
+    Empty for a backbone whose prompts leave out what is missing.
+    """
     preparation = backbone.preparation
     blank = TowerInputs(preparation.without_picture(), preparation.waveform_to_mel(None), False)
     return backbone.encode([blank])[0]
@@ -24,9 +27,13 @@ def blanked(features: Features, side: Side | None, blank: Features) -> Features:
     """The features with those of a missing `side` (None: nothing is missing) taken from `blank`."""
     if side is None:
         return features
-    return {
-        name: blank[name] if side == side_of(name) else tensor for name, tensor in features.items()
-    }
+    other: Side = "face" if side == "voice" else "voice"
+    return {**of_side(features, other), **of_side(blank, side)}
+
+
+def of_side(features: Features, side: Side) -> Features:
+    """Those of the features that are of this side."""
+    return {name: tensor for name, tensor in features.items() if side_of(name) == side}
 
 
 def side_of(name: str) -> Side:

@@ -2,9 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from r1omni.model.backbone import Backbone
 from r1omni.model.humanomni.backbone import load_humanomni
+from r1omni.model.weights import find_directory, read_json
+
+QWEN_OMNI: Final = ("qwen2_5_omni", "qwen2_5_omni_thinker")  # a whole one, a thinker
 
 
 def load_backbone(checkpoint: Path, allow: Sequence[str] = ()) -> Backbone:
@@ -13,4 +17,10 @@ def load_backbone(checkpoint: Path, allow: Sequence[str] = ()) -> Backbone:
     `allow` names surplus tensors that are left out. Raises ValueError naming the file, or the
     tensor that is missing, unexpected or of another shape.
     """
+    directory = find_directory(checkpoint, {}, weights=False)
+    if read_json(directory / "config.json").get("model_type") in QWEN_OMNI:
+        # imported where it is needed: transformers' module takes a second
+        from r1omni.model.qwen_omni.loading import load_qwen_omni
+
+        return load_qwen_omni(checkpoint, allow)
     return load_humanomni(checkpoint, allow)

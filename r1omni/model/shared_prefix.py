@@ -23,12 +23,13 @@ class Embedded:
     """Left-padded prompts as the decoder takes them, and where everything stands.
 
     The backbone gives the positions: with 1-D rotary embeddings they count the tokens
-    (`count_positions`), with others a completion need not begin at the number of tokens.
+    (`count_positions`), with others a completion need not begin at the number of tokens. From
+    `start` on a completion's positions count its tokens, on each of the axes.
     """
 
     embeds: Tensor  # (P, L, D)
     mask: Tensor  # (P, L) True on the prompt's tokens, False on padding
-    positions: Tensor  # (P, L), as the decoder's rotary_emb takes them
+    positions: Tensor  # (P, L), or (3, P, L) in time, height and width: as rotary_emb takes them
     start: Tensor  # (P,) position of the first completion token
 
 

@@ -1,9 +1,10 @@
-"""Tokenizers trained on our own text: Qwen's kind for the language model, BERT's for the gate."""
+"""Tokenizers, read or trained: Qwen's for the language model, BERT's for the gate."""
 
 import re
 import string
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 from tokenizers import (
@@ -16,7 +17,7 @@ from tokenizers import (
     pre_tokenizers,
     trainers,
 )
-from transformers import BertTokenizerFast, PreTrainedTokenizerFast
+from transformers import BertTokenizerFast, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from r1omni import prompts
 
@@ -34,14 +35,27 @@ _WORDS: Final = (
 )
 
 
-def train_tokenizer(texts: Iterable[str], max_vocab_size: int) -> PreTrainedTokenizerFast:
+def read_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+    """The language model's tokenizer in a folder. Raises ValueError where there is none."""
+    if (directory / "tokenizer.json").is_file():
+        return PreTrainedTokenizerFast.from_pretrained(directory)
+    if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+        return Qwen2Tokenizer.from_pretrained(directory)
+    raise ValueError(f"{directory}: expected tokenizer.json, or vocab.json and merges.txt")
+
+
+def train_tokenizer(
+    texts: Iterable[str], max_vocab_size: int, control: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer as Qwen2's, of at most `max_vocab_size` tokens in all.
 
-    The tags <think>, </think>, <answer>, </answer> are one token each. The prompts' own wording
-    counts once per text, which is how often a model reads it. The same texts give the same
-    tokenizer. Raises ValueError for a vocabulary without room for the 256 bytes.
+    `control` are control tokens besides those of every Qwen. The tags <think>, </think>, <answer>,
+    </answer> are one token each. The prompts' own wording counts once per text, which is how often
+    a model reads it. The same texts give the same tokenizer. Raises ValueError for a vocabulary
+    without room for the 256 bytes.
     """
-    smallest = 256 + len(_SPECIAL) + len(TAGS)
+    special = list(dict.fromkeys([*_SPECIAL, *control]))
+    smallest = 256 + len(special) + len(TAGS)
     if max_vocab_size < smallest:
         raise ValueError(f"a vocabulary of {max_vocab_size} is too small: {smallest} at least")
     backend = Tokenizer(models.BPE())
@@ -55,7 +69,7 @@ def train_tokenizer(texts: Iterable[str], max_vocab_size: int) -> PreTrainedToke
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=max_vocab_size - len(TAGS),
-        special_tokens=list(_SPECIAL),
+        special_tokens=special,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )

@@ -6,7 +6,7 @@ Safetensors are preferred; .bin files go through `torch.load(weights_only=True)`
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,10 @@ def read_end_tokens(directory: Path) -> list[int]:
     return found
 
 
-def read_weights(directory: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Every tensor of a checkpoint folder, and the name of the file that each came from.
+def read_weights(
+    directory: Path, wanted: Callable[[str], bool] = lambda name: True
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The `wanted` tensors of a checkpoint folder, and the name of the file that each came from.
 
     Raises ValueError, naming the file, for one that is missing, truncated or no plain tensor file,
     and for a tensor that stands in two files.
@@ -86,7 +88,7 @@ def read_weights(directory: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors: dict[str, Tensor] = {}
     files: dict[str, str] = {}
     for file in _weight_files(directory):
-        for name, tensor in _read_file(file).items():
+        for name, tensor in _read_file(file, wanted).items():
             if name in tensors:
                 raise ValueError(f"{file}: tensor {name} stands in {files[name]} too")
             tensors[name], files[name] = tensor, file.name
@@ -109,12 +111,13 @@ def _weight_files(directory: Path) -> list[Path]:
     raise ValueError(f"{directory}: no weights; expected {SAFETENSORS[1]} or {PICKLED[1]}")
 
 
-def _read_file(file: Path) -> dict[str, Tensor]:
+def _read_file(file: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             # copied: a mapped tensor lies at the file's alignment, where CPU kernels sum in another
             # order, and the same weights from two files would give logits that differ by 1e-5
-            return {name: tensor.clone() for name, tensor in load_file(file).items()}
+            read = load_file(file)
+            return {name: tensor.clone() for name, tensor in read.items() if wanted(name)}
         values = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ValueError(f"{file}: cannot be read: {error}") from error
@@ -125,4 +128,4 @@ def _read_file(file: Path) -> dict[str, Tensor]:
     for name, value in values.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ValueError(f"{file}: entry {name!r} is a {type(value).__name__}, not a tensor")
-    return values
+    return {name: value for name, value in values.items() if wanted(name)}

@@ -14,7 +14,7 @@ from r1omni.evaluation.audit.answerer import Media, Token
 from r1omni.inference.branches import label_logprobs
 from r1omni.inference.loading import load_checkpoint
 from r1omni.machine.device import Device
-from r1omni.model.absence import blank_features, side_of
+from r1omni.model.absence import blank_features, of_side
 from r1omni.model.backbone import Backbone, device_of, prefill_prompts
 from r1omni.model.feature_store import Features, FeatureStore
 from r1omni.model.sampling import Decoded, decode, score_completions, uniform_draws
@@ -136,13 +136,10 @@ class BackboneAnswerer:
 
     def _features(self, media: Sequence[Media]) -> list[Features]:
         wanted = sorted({clip for pair in media for clip in pair if clip is not None})
-        loaded = dict(zip(wanted, self._store.load(wanted), strict=True))
+        known: dict[str | None, Features] = {None: self._blank}
+        known.update(zip(wanted, self._store.load(wanted), strict=True))
         return [
-            {
-                name: (self._blank if clip is None else loaded[clip])[name]
-                for name in self._blank
-                for clip in [pair.audio if side_of(name) == "voice" else pair.video]
-            }
+            {**of_side(known[pair.video], "face"), **of_side(known[pair.audio], "voice")}
             for pair in media
         ]
 

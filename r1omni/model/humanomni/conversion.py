@@ -8,9 +8,8 @@ were silently lost there.
 """
 
 import re
-from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from r1omni.model.conversion_report import ConversionReport
 from r1omni.model.humanomni.configuration import HumanOmniConfig
 from r1omni.model.humanomni.original_layout import (
     ORIGINAL_MODEL_TYPE,
@@ -34,52 +34,6 @@ UNUSED_IN_CHECKPOINT = re.compile(
     r"model\.audio_tower\.audio_tower\.(projector|classifier)\.(weight|bias)"
     r"|.*\.(rotary_emb\.inv_freq|embeddings\.position_ids|embeddings\.token_type_ids)"
 )
-
-
-@dataclass
-class ConversionReport:
-    """What became of every tensor: used ones with their file, unused ones with the reason, and
-    casts from one precision to another.
-    """
-
-    used: dict[str, str] = field(default_factory=dict)
-    unused: dict[str, str] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    reshaped: list[str] = field(default_factory=list)
-    towers: dict[str, str] = field(default_factory=dict)
-    cast: dict[str, str] = field(default_factory=dict)
-
-    def note_casts(self, read: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:
-        """Account for every tensor that the model holds in another precision than its file."""
-        for name, tensor in read.items():
-            before, after = (str(t.dtype).removeprefix("torch.") for t in (tensor, loaded[name]))
-            if before != after:
-                self.cast[name] = f"{before} to {after}"
-
-    def render(self) -> str:
-        """The account as text: used, cast, unused tensors by kind, towers, then every problem."""
-        counts = (
-            f"{len(self.used)} tensors used, {len(self.unused)} unused, {len(self.missing)} "
-            f"missing, {len(self.unexpected)} unexpected, {len(self.reshaped)} reshaped"
-        )
-        used = Counter((_kind(name), file) for name, file in self.used.items())
-        cast = Counter((_kind(name), kinds) for name, kinds in self.cast.items())
-        unused = Counter((_kind(name), why) for name, why in self.unused.items())
-        lines = [counts]
-        lines += [f"used: {n} x {kind} from {file}" for (kind, file), n in used.items()]
-        lines += [f"{tower} tower: {source}" for tower, source in self.towers.items()]
-        lines += [f"cast: {n} x {kind} from {kinds}" for (kind, kinds), n in cast.items()]
-        lines += [f"unused: {n} x {kind} ({why})" for (kind, why), n in unused.items()]
-        return "\n".join(lines + self.problems())
-
-    def problems(self) -> list[str]:
-        """A line for every tensor that keeps the checkpoint from being loaded."""
-        return (
-            [f"missing tensor: {name}" for name in self.missing]
-            + [f"unexpected tensor: {name}" for name in self.unexpected]
-            + [f"reshaped tensor: {text}" for text in self.reshaped]
-        )
 
 
 @dataclass(frozen=True)
@@ -136,19 +90,8 @@ def check_tensors(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]
 
     Raises ValueError, naming every tensor that is missing, unexpected or of another shape.
     """
-    report, tensors = checkpoint.report, checkpoint.tensors
     tied = {LM_HEAD} if checkpoint.config.tie_word_embeddings else set()
-    report.missing = sorted(expected.keys() - tensors.keys() - tied)
-    report.unexpected = [
-        f"{n} in {report.used[n]}" for n in sorted(tensors.keys() - expected.keys())
-    ]
-    report.reshaped = [
-        f"{name} in {report.used[name]} has shape {tuple(tensors[name].shape)}, expected {shape}"
-        for name, shape in expected.items()
-        if name in tensors and tuple(tensors[name].shape) != shape
-    ]
-    if problems := report.problems():
-        raise ValueError(f"{checkpoint.directory}: " + "\n".join(problems))
+    checkpoint.report.check(checkpoint.directory, checkpoint.tensors, expected, tied)
 
 
 def _original_tensors(
@@ -185,12 +128,6 @@ def _original_tensors(
             name = _modern_name(tower.prefix + bare)
             result[name], sources[name] = tensor, str(folder)
     return result, sources
-
-
-def _kind(name: str) -> str:
-    """What a tensor belongs to: its name up to its third part, or less."""
-    place, colon, bare = name.rpartition(": ")
-    return f"{place}{colon}{'.'.join(bare.split('.')[:-1][:2]) or bare}"
 
 
 def _modern_name(name: str) -> str:

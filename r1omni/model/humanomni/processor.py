@@ -23,7 +23,6 @@ from transformers import (
     BatchFeature,
     BertTokenizerFast,
     PreTrainedTokenizerFast,
-    Qwen2Tokenizer,
 )
 
 from r1omni import prompts
@@ -36,7 +35,7 @@ from r1omni.media import (
 )
 from r1omni.model.humanomni.configuration import HumanOmniConfig
 from r1omni.model.humanomni.original_layout import tower_directory
-from r1omni.model.tokenizers import train_gate_tokenizer, train_tokenizer
+from r1omni.model.tokenizers import read_tokenizer, train_gate_tokenizer, train_tokenizer
 from r1omni.model.weights import find_directory, read_end_tokens, read_json
 from r1omni.model_config import HumanOmniMediaParams
 
@@ -243,7 +242,7 @@ class HumanOmniProcessor:
         except ValidationError as error:
             raise ValueError(f"{file}: not a HumanOmni processor's settings: {error}") from error
         gate_tokenizer = BertTokenizerFast.from_pretrained(directory / GATE_FOLDER)
-        return cls(_read_tokenizer(directory), gate_tokenizer, media, read_end_tokens(directory))
+        return cls(read_tokenizer(directory), gate_tokenizer, media, read_end_tokens(directory))
 
     @classmethod
     def _from_original(cls, directory: Path) -> "HumanOmniProcessor":
@@ -251,7 +250,7 @@ class HumanOmniProcessor:
         gate_folder = tower_directory(directory, config, "gate", weights=False)
         gate_tokenizer = BertTokenizerFast.from_pretrained(gate_folder)
         media = read_original_media(directory)
-        return cls(_read_tokenizer(directory), gate_tokenizer, media, read_end_tokens(directory))
+        return cls(read_tokenizer(directory), gate_tokenizer, media, read_end_tokens(directory))
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -325,14 +324,6 @@ def read_original_media(directory: Path) -> MediaSettings:
         image_mean=tuple(vision["image_mean"]),
         image_std=tuple(vision["image_std"]),
     )
-
-
-def _read_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
-    if (directory / "tokenizer.json").is_file():
-        return PreTrainedTokenizerFast.from_pretrained(directory)
-    if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
-        return Qwen2Tokenizer.from_pretrained(directory)
-    raise ValueError(f"{directory}: expected tokenizer.json, or vocab.json and merges.txt")
 
 
 AutoProcessor.register(HumanOmniConfig, HumanOmniProcessor, exist_ok=True)
