@@ -1,9 +1,8 @@
 """The base stage's HumanOmni: a tiny one of random weights, its parts to train, a public one."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from r1omni.base_model.towers import Tower
 from r1omni.emotions import EMOTIONS
 from r1omni.media import Sampling, TowerInputs
 from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.model.conversion_report import ConversionReport
 from r1omni.model.feature_store import Features
 from r1omni.model.humanomni.backbone import HumanOmniBackbone
 from r1omni.model.humanomni.configuration import build_config
@@ -92,7 +92,7 @@ def humanomni_connectors(backbone: HumanOmniBackbone) -> dict[str, Connector]:
 
 def read_humanomni(
     source: Path, *, allow: Sequence[str], sampling: Sampling
-) -> tuple[HumanOmniBackbone, dict[str, Any]]:
+) -> tuple[HumanOmniBackbone, ConversionReport]:
     """A public HumanOmni, and the account of what became of its tensors.
 
     How frames are sampled is the one media setting that no original checkpoint records.
@@ -102,6 +102,4 @@ def read_humanomni(
     processor = HumanOmniProcessor.from_pretrained(source)
     processor.media = replace(processor.media, sampling=sampling)
     model.generation_config.eos_token_id = list(processor.eos_token_ids)
-    backbone = HumanOmniBackbone(model, processor)
-    backbone.conversion = checkpoint.report.render()
-    return backbone, asdict(checkpoint.report)
+    return HumanOmniBackbone(model, processor), checkpoint.report

@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -129,8 +130,8 @@ def _convert(
     if not is_first():
         barrier()  # which save_checkpoint ends with
         return
-    backbone, account = read_public(source, base=base, model=model, media=media)
-    Console(stderr=True).print(f"{source}: {backbone.conversion}", soft_wrap=True, markup=False)
+    backbone, report = read_public(source, base=base, model=model, media=media)
+    Console(stderr=True).print(f"{source}: {report.render()}", soft_wrap=True, markup=False)
     lineage = read_lineage(source)
     inherited = {} if lineage is None else lineage.data
     save_checkpoint(
@@ -142,7 +143,7 @@ def _convert(
         clips=[],
         data=inherited or {source.name: UNKNOWN},
     )
-    whole = json.dumps(account, indent=1)
+    whole = json.dumps(asdict(report), indent=1)
     (paths.training / "conversion.json").write_text(whole + "\n", encoding="utf-8")
 
 
