@@ -98,7 +98,7 @@ def write_checkpoint(folder: Path, reasoning: Path) -> None:
     import torch
 
     from benchmarks.original_layout import write_original
-    from r1omni.base_model.stage import build_untrained
+    from r1omni.base_model.humanomni import build_untrained
     from r1omni.params_file import read_params
 
     params = read_params(ROOT / "params.yaml")

@@ -15,7 +15,7 @@ from transformers import BertConfig, Qwen2Config, SiglipVisionConfig, WhisperCon
 
 from benchmarks.textbook import Prompt
 from r1omni import prompts
-from r1omni.base_model.stage import build_untrained
+from r1omni.base_model.humanomni import build_untrained
 from r1omni.model import HumanOmniConfig, HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.backbone import PromptBatch
 from r1omni.model.humanomni.backbone import HumanOmniBackbone

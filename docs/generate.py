@@ -1,6 +1,7 @@
 """The generated pages of docs/reference: `python docs/generate.py` writes them.
 
-- params.md: config.py's classes, with the values of params.yaml and params/paper.yaml.
+- params.md: config.py's classes, with the values of params.yaml and params/paper.yaml, and those of
+  the other backbone's sections with the values of params/tiny_qwen.yaml.
 - cli.md: `r1omni --help` of every command, by typer's own documentation command.
 - modules.md: every module with the first line of its docstring.
 
@@ -22,16 +23,15 @@ DOCS: Final = Path(__file__).resolve().parent
 REPO: Final = DOCS.parent
 MEANINGS: Final = DOCS / "meanings.yaml"
 WRITTEN: Final = "<!-- Written by `python docs/generate.py`. Do not edit. -->"
-PROFILES: Final = ("params.yaml", "params/paper.yaml")
-COLUMNS: Final = ("default", "paper")
+PROFILES: Final = {"default": "params.yaml", "paper": "params/paper.yaml"}  # column -> file
+QWEN: Final = {"tiny": "params/tiny_qwen.yaml"}
 BOUNDS: Final = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "multiple_of": "a multiple of"}
 
 
 def render_params() -> str:
     """A heading per section and a row per key: range, default, the paper's value, meaning."""
-    from r1omni.config import Params
+    from r1omni.config import HumanOmniProfile, QwenOmniProfile
 
-    texts = [(REPO / name).read_text(encoding="utf-8") for name in PROFILES]
     lines = [
         "# Params", "", WRITTEN, "",
         "Every number of the pipeline is in `params.yaml`. `params/paper.yaml` has the "
@@ -41,33 +41,51 @@ def render_params() -> str:
         "*Machine* marks a key that changes time and memory only. Such a key is not part of the "
         "recipe: a training that was stopped continues after you change it.",
     ]  # fmt: skip
-    for name, field in Params.model_fields.items():
-        values = [yaml.safe_load(text)[name] for text in texts]
-        lines += ["", f"## {name}", ""]
-        lines += _section(name, field.annotation, values, texts[0])
+    other = QwenOmniProfile.model_fields
+    for name, field in HumanOmniProfile.model_fields.items():
+        lines += ["", f"## {name}", "", *_profiled(name, field.annotation, PROFILES)]
+        if other[name].annotation is not field.annotation:
+            lines += [
+                "",
+                f"## {name} of Qwen2.5-Omni",
+                "",
+                "With `model.backbone: qwen2_5_omni`.",
+                "",
+            ]
+            lines += _profiled(name, other[name].annotation, QWEN)
     return "\n".join(lines) + "\n"
 
 
-def _section(path: str, kind: Any, values: list[Any], text: str) -> Iterator[str]:
+def _profiled(name: str, kind: Any, profiles: Mapping[str, str]) -> Iterator[str]:
+    """A section with its values in these files."""
+    texts = {column: (REPO / file).read_text(encoding="utf-8") for column, file in profiles.items()}
+    values = {column: yaml.safe_load(text)[name] for column, text in texts.items()}
+    return _section(name, kind, values, next(iter(texts.values())))
+
+
+def _section(path: str, kind: Any, values: Mapping[str, Any], text: str) -> Iterator[str]:
     """The docstring and the table of a section, then its subsections."""
     named = get_origin(kind) is dict  # NAME -> section
     cls = get_args(kind)[1] if named else kind
     yield " ".join((cls.__doc__ or "").split("\n\n")[0].split())
     if named:
         yield from ("", f"One entry per name: `{path}.NAME`.")
-        names = [", ".join(f"`{key}`" for key in value) or "none" for value in values]
-        yield from ("", f"`params.yaml` has {names[0]}; `params/paper.yaml` has {names[1]}.")
-    columns = ["key", "value", "meaning"] if named else ["key", "value", *COLUMNS, "meaning"]
+        names = [
+            f"`{PROFILES[column]}` has {', '.join(f'`{key}`' for key in value) or 'none'}"
+            for column, value in values.items()
+        ]
+        yield from ("", f"{'; '.join(names)}.")
+    columns = ["key", "value", "meaning"] if named else ["key", "value", *values, "meaning"]
     rows = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     below: list[str] = []
     for key, field in cls.model_fields.items():
         own = f"{path}.{key}"
         section = _is_section(field.annotation)
         if section:
-            inner = [{} if named else value[key] for value in values]
+            inner = {column: {} if named else v[key] for column, v in values.items()}
             below += ["", f"### {own}", "", *_section(own, field.annotation, inner, text)]
             continue
-        shown = [] if named else [_value(value[key]) for value in values]
+        shown = [] if named else [_value(value[key]) for value in values.values()]
         meaning = _meaning(cls, key, field, text)
         if key in getattr(cls, "KNOBS", ()):
             meaning = f"{meaning} *Machine.*"
@@ -124,12 +142,15 @@ def _type_name(kind: Any) -> str:
 
 
 def _meaning(cls: type, key: str, field: FieldInfo, text: str) -> str:
-    """The field's description, else that of meanings.yaml, else the comment in params.yaml.
+    """The field's description, else that of meanings.yaml, else the comment in the params file.
+
+    In meanings.yaml the key may stand under a class that `cls` extends.
 
     Raises ValueError, naming the key, where there is none of them.
     """
     known = yaml.safe_load(MEANINGS.read_text(encoding="utf-8"))
-    found = field.description or known.get(f"{cls.__name__}.{key}") or known.get(key)
+    meant = (known.get(f"{kind.__name__}.{key}") for kind in cls.__mro__)
+    found = field.description or next(filter(None, meant), None) or known.get(key)
     if found is None:
         comment = re.search(rf"^ *{key}:[^#\n]*# (.*)$", text, re.MULTILINE)
         if comment is None:

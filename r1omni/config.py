@@ -4,8 +4,9 @@ Imports no torch, so that the command line answers at once. Every default value 
 params.yaml and nowhere else.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -17,6 +18,14 @@ from r1omni.evaluation_config import (
     ScoreParams,
 )
 from r1omni.limits import Limits
+from r1omni.model_config import (
+    HumanOmniMediaParams,
+    HumanOmniParams,
+    MediaParams,
+    ModelParams,
+    QwenOmniMediaParams,
+    QwenOmniParams,
+)
 from r1omni.section import (
     Count,
     Fraction,
@@ -25,7 +34,6 @@ from r1omni.section import (
     Seed,
     Workers,
     at_least,
-    divides,
     matches,
 )
 from r1omni.training_config import (
@@ -123,68 +131,6 @@ class ValidationParams(Section):
     same_sound: Annotated[float, Field(ge=0.8, le=1.01)]
 
 
-class MediaParams(Section):
-    """How a clip becomes tensors."""
-
-    num_frames: Count
-    image_size: Count
-    aspect_ratio: Literal["pad", "none"]
-    sampling: Literal["index", "time"]
-    sampling_rate: Count
-    audio_seconds: Positive
-    hop_length: Count
-    n_fft: Count
-    num_mel_bins: Count
-
-
-class VisionParams(Section):
-    """The SigLIP tower."""
-
-    hidden_size: Count
-    intermediate_size: Count
-    num_hidden_layers: Count
-    num_attention_heads: Annotated[Count, divides("hidden_size")]
-    patch_size: Count
-
-
-class AudioParams(Section):
-    """The Whisper encoder."""
-
-    d_model: Count
-    encoder_ffn_dim: Count
-    encoder_layers: Count
-    encoder_attention_heads: Annotated[Count, divides("d_model")]
-
-
-class GateParams(Section):
-    """The BERT that reads the instruction for the gate."""
-
-    hidden_size: Count
-    intermediate_size: Count
-    num_hidden_layers: Count
-    num_attention_heads: Annotated[Count, divides("hidden_size")]
-
-
-class TextParams(Section):
-    """The Qwen2 language model."""
-
-    hidden_size: Count
-    intermediate_size: Count
-    num_hidden_layers: Count
-    num_attention_heads: Annotated[Count, divides("hidden_size")]
-    num_key_value_heads: Annotated[Count, divides("num_attention_heads")]
-
-
-class ModelParams(Section):
-    """The size of HumanOmni where it is not loaded from a checkpoint."""
-
-    vision: VisionParams
-    audio: AudioParams
-    gate: GateParams
-    text: TextParams
-    max_vocab_size: Annotated[int, Field(ge=300)]
-
-
 class MachineParams(Section):
     """Where and how the stages run: time and memory, no result beyond rounding. dvc.yaml and a
     training's fingerprint know none of these keys: a change of them runs nothing again.
@@ -244,7 +190,7 @@ class ServeParams(Section):
 
 
 class Params(Section):
-    """The whole of params.yaml."""
+    """The whole of params.yaml; `params_class` tells which subclass a file is read as."""
 
     corpora: dict[str, CorpusParams]
     synthetic: SyntheticParams
@@ -274,3 +220,30 @@ class Params(Section):
         """What one clip may cost, wherever clips are decoded."""
         m = self.machine
         return Limits(m.clip_timeout_seconds, self.ingest.max_pixels, m.clip_memory_mb)
+
+
+class HumanOmniProfile(Params):
+    """The whole of params.yaml for HumanOmni."""
+
+    media: HumanOmniMediaParams
+    model: HumanOmniParams
+
+
+class QwenOmniProfile(Params):
+    """The whole of params.yaml for Qwen2.5-Omni."""
+
+    media: QwenOmniMediaParams
+    model: QwenOmniParams
+
+
+PROFILES: Final[Mapping[str, type[Params]]] = {
+    "humanomni": HumanOmniProfile,
+    "qwen2_5_omni": QwenOmniProfile,
+}
+
+
+def params_class(values: Any) -> type[Params]:
+    """The class that validates these values, by `model.backbone`; HumanOmni's without one."""
+    model = values.get("model") if isinstance(values, Mapping) else None
+    named = model.get("backbone") if isinstance(model, Mapping) else None
+    return PROFILES.get(str(named), HumanOmniProfile)

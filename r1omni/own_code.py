@@ -46,6 +46,7 @@ PLUMBING = (
     "limits.py",  # time and memory of a clip
     "loopback.py",
     "machine/*.py",
+    "model_config.py",
     "own_code.py",
     "params_file.py",
     "pipeline.py",

@@ -7,7 +7,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from r1omni.config import Params
+from r1omni.config import Params, params_class
 from r1omni.corpora.roles import problems
 
 
@@ -83,10 +83,11 @@ def read_params(path: Path) -> Params:
     or contradicts another; for corpora that cannot have their roles.
     """
     node, values = read_yaml(path)
+    kind = params_class(values)
     try:
-        params = Params.model_validate(values)
+        params = kind.model_validate(values)
     except ValidationError as error:
-        lines = [_error_line(path, node, dict(e)) for e in error.errors()]
+        lines = [_error_line(path, node, dict(e), kind) for e in error.errors()]
         raise ParamsError("\n".join(lines)) from error
     lines = [
         f"{path}:{line_of(node, keys)}: {'.'.join(keys)}: {message}"
@@ -100,18 +101,20 @@ def read_params(path: Path) -> Params:
     return params
 
 
-def _error_line(path: Path, node: yaml.Node | None, error: dict[str, Any]) -> str:
+def _error_line(
+    path: Path, node: yaml.Node | None, error: dict[str, Any], kind: type[Params]
+) -> str:
     keys = [str(k) for k in error["loc"] if k != "[key]"]
     where = f"{path}:{line_of(node, keys)}: {'.'.join(keys) or 'the file'}"
     if error["type"] == "extra_forbidden":
-        return f"{where}: unknown key; known here: {', '.join(_known(keys[:-1]))}"
+        return f"{where}: unknown key; known here: {', '.join(_known(kind, keys[:-1]))}"
     if error["type"] == "missing":
         return f"{where}: is missing"
     return f"{where}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
 
 
-def _known(keys: list[str]) -> list[str]:
-    here: Any = Params
+def _known(kind: type[Params], keys: list[str]) -> list[str]:
+    here: Any = kind
     for key in keys:
         if get_origin(here) is dict:
             here = get_args(here)[1]

@@ -44,7 +44,7 @@ def tiny(params):
     """A random HumanOmni backbone of the default's size; tests must not change it."""
     import torch
 
-    from r1omni.base_model.stage import build_untrained
+    from r1omni.base_model.humanomni import build_untrained
 
     torch.manual_seed(0)
     captions = ["The brows are raised, the mouth smiling; the voice is loud."]

@@ -18,7 +18,8 @@ import typer
 import yaml
 
 from r1omni.cli import app
-from r1omni.config import Params
+from r1omni.config import PROFILES
+from r1omni.section import Section
 from r1omni.training_config import BUILT_IN_REWARDS
 
 REPO = Path(__file__).resolve().parents[1]
@@ -170,7 +171,10 @@ def test_every_params_key_and_dotted_name_exists(page):
 
 
 def is_param(name: str) -> bool:
-    kind: object = Params
+    return any(is_key(name, profile) for profile in PROFILES.values())
+
+
+def is_key(name: str, kind: object) -> bool:
     for part in name.split("."):
         arguments = getattr(kind, "__args__", ())
         if isinstance(kind, type) and part in getattr(kind, "model_fields", {}):
@@ -241,7 +245,10 @@ def test_the_generated_pages_are_what_the_generator_prints(page):
 
 def test_every_meaning_belongs_to_a_key():
     generate = load_generator()
-    classes = {cls.__name__: cls for cls in sections(Params)}
+    found = [cls for profile in PROFILES.values() for cls in sections(profile)]
+    classes = {
+        base.__name__: base for cls in found for base in cls.__mro__ if issubclass(base, Section)
+    }
     keys = {key for cls in classes.values() for key in cls.model_fields}
     for name in yaml.safe_load(generate.MEANINGS.read_text(encoding="utf-8")):
         cls, dot, key = name.rpartition(".")

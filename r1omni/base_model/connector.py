@@ -6,23 +6,31 @@ eyes, mouth and melody stayed at chance. With this regression first it reads mos
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from r1omni import prompts
 from r1omni.base_model.towers import GenericClip
 from r1omni.corpora.synthetic.attributes import FACE, VOICE
 from r1omni.machine.curves import Log
 from r1omni.machine.progress import steps_bar
 from r1omni.machine.ranks import assigned_names, gather_dict
 from r1omni.model.feature_store import Features
-from r1omni.model.humanomni.backbone import HumanOmniBackbone
 from r1omni.training.batches import batch_at
 from r1omni.training.engine import cosine_decay
 from r1omni.training_config import BaseParams
+
+
+@dataclass(frozen=True)
+class Connector:
+    """What makes tokens of a tower's features: those of B clips -> (B, T, D), D being `width`."""
+
+    module: nn.Module
+    tokens: Callable[[Sequence[Features]], Tensor]
+    width: int
 
 
 class TokenHeads(nn.Module):
@@ -45,29 +53,26 @@ class TokenHeads(nn.Module):
 
 
 def train_connector(
-    backbone: HumanOmniBackbone,
+    connectors: Mapping[str, Connector],
     clips: Sequence[GenericClip],
     load: Callable[[Sequence[str]], Sequence[Features]],
     *,
     base: BaseParams,
     log: Log,
 ) -> None:
-    """Train both projectors in place, `base.connector_steps` steps at the alignment's rate and
-    batch size, to show every attribute in the mean of their tokens.
+    """Train the connectors `vision` and `audio` in place to show every attribute in the mean of
+    their tokens: `base.connector_steps` steps at the alignment's rate and batch size.
 
     Of two ranks each trains one; they meet once a step, in the norm by which both are clipped.
     """
-    model = backbone.model
-    width = model.config.text_config.hidden_size
-    projectors = {"vision": model.model.mm_projector, "audio": model.model.audio_projector}
-    heads = {"vision": TokenHeads(width, list(FACE)), "audio": TokenHeads(width, list(VOICE))}
+    shown = {"vision": list(FACE), "audio": list(VOICE)}
+    heads = {name: TokenHeads(c.width, shown[name]) for name, c in connectors.items()}
     own = assigned_names(list(heads))
-    trained = {n: [*projectors[n].parameters(), *heads[n].parameters()] for n in own}
+    trained = {n: [*connectors[n].module.parameters(), *heads[n].parameters()] for n in own}
     optimizer = torch.optim.AdamW(chain(*trained.values()), lr=base.align.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, cosine_decay(base.connector_steps, base.align.warmup)
     )
-    tokens = _projected(backbone)
     with steps_bar() as progress:
         task = progress.add_task("connector", total=base.connector_steps)
         for step in range(1, base.connector_steps + 1):
@@ -77,7 +82,7 @@ def train_connector(
                 name: torch.tensor([clip.targets[name] for clip in batch])
                 for name in (*FACE, *VOICE)
             }
-            losses = {name: heads[name](tokens(name, features), targets) for name in own}
+            losses = {name: heads[name](connectors[name].tokens(features), targets) for name in own}
             optimizer.zero_grad()
             torch.autograd.backward(list(losses.values()))
             shared = gather_dict({n: (losses[n].item(), _squared_norm(trained[n])) for n in own})
@@ -90,27 +95,9 @@ def train_connector(
                 log(step, {"connector/loss": loss})
             progress.update(task, completed=step, description=f"connector {loss:.2f}")
     optimizer.zero_grad()  # a stale gradient would count in the next training's norm
-    states = gather_dict({name: projectors[name].state_dict() for name in own})
-    for name, projector in projectors.items():
-        projector.load_state_dict(states[name])
-
-
-def _projected(
-    backbone: HumanOmniBackbone,
-) -> Callable[[str, Sequence[Features]], Tensor]:
-    """The connector's tokens of one modality, as the caption's question gates them: (B, T, D)."""
-    model = backbone.model
-    gate_ids, gate_mask = backbone.processor.encode_gate(prompts.CAPTION_QUESTION)
-    with torch.no_grad():
-        gate = model.gate_weights(torch.tensor([gate_ids]), torch.tensor([gate_mask]))
-
-    def tokens(name: str, features: Sequence[Features]) -> Tensor:
-        stacked = torch.stack([clip[name] for clip in features])
-        if name == "audio":
-            return model.project_audio(stacked)
-        return model.project_vision(stacked, gate.expand(len(stacked), -1))
-
-    return tokens
+    states = gather_dict({name: connectors[name].module.state_dict() for name in own})
+    for name, connector in connectors.items():
+        connector.module.load_state_dict(states[name])
 
 
 def _squared_norm(parameters: Sequence[nn.Parameter]) -> float:

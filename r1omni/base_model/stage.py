@@ -1,6 +1,6 @@
-"""The base model, HumanOmni before any emotion was taught to it.
+"""The base model, before any emotion was taught to it.
 
-Paper profile: convert a public checkpoint. Embedded default: a tiny HumanOmni whose towers are
+Paper profile: convert a public checkpoint. Embedded default: a tiny backbone whose towers are
 trained on generic clips and whose connector and language model learn to describe them, with a few
 noisily answered emotion questions among the captions (a generalist has seen such questions).
 """
@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,11 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from r1omni import completions, prompts
+from r1omni import prompts
 from r1omni.base_model.connector import train_connector
+from r1omni.base_model.tiny import build_tiny, read_public
 from r1omni.base_model.towers import GenericClip, read_generic, train_towers
-from r1omni.config import MachineParams, MediaParams, ModelParams
+from r1omni.config import MachineParams
 from r1omni.corpora.clip import read_manifest
 from r1omni.corpora.origin import origin_of_root
 from r1omni.emotions import EMOTIONS
@@ -30,16 +31,12 @@ from r1omni.machine.curves import Curves, Log
 from r1omni.machine.environment import is_first, world_size
 from r1omni.machine.ranks import barrier, gather_dict, join_ranks, shares
 from r1omni.machine.state_folders import TrainingPaths, open_state
-from r1omni.media import Preparation, Sampling, TowerInputs
+from r1omni.media import Preparation, TowerInputs
 from r1omni.media.pool import Undecoded, decode_clips, usable_cores
-from r1omni.model import HumanOmniForConditionalGeneration, HumanOmniProcessor
+from r1omni.model.backbone import Backbone
 from r1omni.model.feature_store import Features
-from r1omni.model.humanomni.backbone import HumanOmniBackbone
-from r1omni.model.humanomni.configuration import build_config
-from r1omni.model.humanomni.conversion import read_checkpoint
-from r1omni.model.humanomni.processor import build_processor, train_gate_tokenizer, train_tokenizer
-from r1omni.model.humanomni.towers import TOWERS
 from r1omni.model.weights import is_hub_id
+from r1omni.model_config import MediaParams, ModelParams
 from r1omni.training.checkpoints import save_checkpoint
 from r1omni.training.examples import Example
 from r1omni.training.recipe import fingerprint
@@ -69,7 +66,7 @@ def run_base(
     """
     join_ranks(machine)
     if (source / "config.json").is_file() or is_hub_id(source):
-        _convert(source, paths, base=base, sampling=media.sampling)
+        _convert(source, paths, base=base, model=model, media=media)
         return
     clips = read_generic(source)
     recipe = fingerprint([base, model, media, engine], [source, *reasoning])
@@ -78,24 +75,29 @@ def run_base(
     reasons = (clip.rationale for path in reasoning for clip in read_manifest(path))
     spoken = [reason for reason in reasons if reason is not None]
     captions = [clip.caption for clip in clips]
-    backbone = build_untrained(captions, spoken, model=model, media=media)
+    tiny = build_tiny(captions, spoken, model=model, media=media)
+    backbone = tiny.backbone
     decoded = _decode(source, clips, backbone.preparation, machine.workers, limits)
-    built, pairs = backbone.model, [(decoded[clip.clip_id], clip.targets) for clip in clips]
+    pairs = [(decoded[clip.clip_id], clip.targets) for clip in clips]
     _kept(
-        {"vision": built.model.vision_tower, "audio": built.model.audio_tower},
+        {name: tower.module for name, tower in tiny.towers.items()},
         paths.state / "towers.safetensors",
-        lambda: train_towers(built, pairs, base=base, log=_curves(paths.state / "towers.jsonl")),
+        lambda: train_towers(
+            tiny.towers, pairs, base=base, log=_curves(paths.state / "towers.jsonl")
+        ),
     )
     backbone.freeze()
     load = _tower_outputs(backbone, decoded)
-    _kept(
-        {"vision": built.model.mm_projector, "audio": built.model.audio_projector},
-        paths.state / "connector.safetensors",
-        lambda: train_connector(
-            backbone, clips, load, base=base, log=_curves(paths.state / "connector.jsonl")
-        ),
-    )
-    towers = {name: deepcopy(getattr(built.model, name)) for name in TOWERS}
+    if tiny.connectors:
+        _kept(
+            {name: connector.module for name, connector in tiny.connectors.items()},
+            paths.state / "connector.safetensors",
+            lambda: train_connector(
+                tiny.connectors, clips, load, base=base,
+                log=_curves(paths.state / "connector.jsonl"),
+            ),
+        )  # fmt: skip
+    towers = {name: deepcopy(tower.module) for name, tower in tiny.towers.items()}
     train_supervised(
         backbone,
         load,
@@ -107,8 +109,8 @@ def run_base(
         log=log,
         recipe=recipe,
     )
-    for name, tower in towers.items():  # an engine in bfloat16 casts them too
-        setattr(built.model, name, tower)
+    for name, tower in tiny.towers.items():  # an engine in bfloat16 casts them too
+        _put_back(tower.module, towers[name])
     save_checkpoint(
         backbone,
         paths,
@@ -121,24 +123,16 @@ def run_base(
     )
 
 
-def _convert(source: Path, paths: TrainingPaths, *, base: BaseParams, sampling: Sampling) -> None:
-    """Convert, say what became of the tensors, and keep the whole account beside the curves.
-
-    How frames are sampled is the one media setting that no original checkpoint records.
-    """
+def _convert(
+    source: Path, paths: TrainingPaths, *, base: BaseParams, model: ModelParams, media: MediaParams
+) -> None:
+    """Convert, say what became of the tensors, and keep the whole account beside the curves."""
     paths = open_state(paths, fingerprint([base], []))
     if not is_first():
         barrier()  # which save_checkpoint ends with
         return
-    checkpoint = read_checkpoint(source, allow=base.allow)
-    model = HumanOmniForConditionalGeneration.from_checkpoint(checkpoint)
-    processor = HumanOmniProcessor.from_pretrained(source)
-    processor.media = replace(processor.media, sampling=sampling)
-    model.generation_config.eos_token_id = list(processor.eos_token_ids)
-    backbone = HumanOmniBackbone(model, processor)
-    Console(stderr=True).print(
-        f"{source}: {checkpoint.report.render()}", soft_wrap=True, markup=False
-    )
+    backbone, report = read_public(source, base=base, model=model, media=media)
+    Console(stderr=True).print(f"{source}: {report.render()}", soft_wrap=True, markup=False)
     lineage = read_lineage(source)
     inherited = {} if lineage is None else lineage.data
     save_checkpoint(
@@ -150,34 +144,8 @@ def _convert(source: Path, paths: TrainingPaths, *, base: BaseParams, sampling: 
         clips=[],
         data=inherited or {source.name: UNKNOWN},
     )
-    whole = json.dumps(asdict(checkpoint.report), indent=1)
+    whole = json.dumps(asdict(report), indent=1)
     (paths.training / "conversion.json").write_text(whole + "\n", encoding="utf-8")
-
-
-def build_untrained(
-    captions: Sequence[str], rationales: Sequence[str], *, model: ModelParams, media: MediaParams
-) -> HumanOmniBackbone:
-    """A randomly initialised HumanOmni, and tokenizers trained on all the text that we use."""
-    questions = [
-        prompts.CAPTION_QUESTION,
-        *(prompts.instruction(m) for m in ("reasoned", "direct")),
-    ]
-    answers = [completions.render("", label) for label in EMOTIONS]
-    turns = [m["content"] for q in questions for m in prompts.messages(q)]
-    tokenizer = train_tokenizer(
-        [*turns, *captions, *rationales, *answers, *EMOTIONS], model.max_vocab_size
-    )
-    gate_tokenizer = train_gate_tokenizer(questions)
-    processor = build_processor(media, tokenizer, gate_tokenizer)
-    config = build_config(
-        model,
-        media,
-        vocab_size=len(tokenizer),
-        gate_vocab_size=len(gate_tokenizer),
-        eos_token_id=processor.eos_token_id,
-        pad_token_id=processor.pad_token_id,
-    )
-    return HumanOmniBackbone(HumanOmniForConditionalGeneration(config).eval(), processor)
 
 
 def alignment_examples(clips: Sequence[GenericClip], base: BaseParams) -> list[Example]:
@@ -240,9 +208,16 @@ def _kept(parts: dict[str, torch.nn.Module], path: Path, train: Callable[[], Non
     partial.replace(path)
 
 
+def _put_back(module: torch.nn.Module, copy: torch.nn.Module) -> None:
+    """Give a module the copy's tensors, in their precision."""
+    tensors = ((*m.parameters(), *m.buffers()) for m in (module, copy))
+    for own, kept in zip(*tensors, strict=True):
+        own.data = kept.data
+
+
 @torch.no_grad()
 def _tower_outputs(
-    backbone: HumanOmniBackbone, decoded: dict[str, TowerInputs]
+    backbone: Backbone, decoded: dict[str, TowerInputs]
 ) -> Callable[[Sequence[str]], list[Features]]:
     """What a FeatureStore would give, straight from memory."""
     order = sorted(decoded)

@@ -1,4 +1,4 @@
-"""The tiny towers of the embedded default: SigLIP and Whisper trained to see and hear.
+"""The tiny towers of the embedded default, trained to see and hear.
 
 The public towers were trained on everything; ours learn from generic clips, by regressing what
 each clip shows (face, voice, and also scene and speaker, since real towers see those too). Then
@@ -6,9 +6,10 @@ they are frozen, as in the paper.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 import torch
 from rich.progress import track
@@ -27,8 +28,6 @@ from r1omni.corpora.synthetic.attributes import (
 from r1omni.machine.curves import Log
 from r1omni.machine.ranks import assigned_names, gather_dict
 from r1omni.media import TowerInputs
-from r1omni.model import HumanOmniForConditionalGeneration
-from r1omni.model.humanomni.tower_inputs import stack_inputs
 from r1omni.training.batches import batch_at
 from r1omni.training.engine import cosine_decay
 from r1omni.training_config import BaseParams
@@ -83,16 +82,33 @@ def read_generic(root: Path) -> list[GenericClip]:
     return clips
 
 
+@dataclass(frozen=True)
+class Tower:
+    """A tower to train, and what the language model gets of it.
+
+    `tokens`: B clips -> (B, N, D), N being `n_tokens` and D `width`; where clips have different
+    numbers of tokens, `n_tokens` is None and a clip's one row is the mean of its tokens: (B, 1, D).
+    """
+
+    module: nn.Module
+    tokens: Callable[[Sequence[TowerInputs]], Tensor]
+    n_tokens: int | None
+    width: int
+
+
 class AttributeHeads(nn.Module):
     """Two linear classifiers per attribute: over all of a tower's tokens, and over their mean.
 
     The first lets a token see what stands in its place; the second makes it tell all the others,
-    so that a small language model can read it anywhere.
+    so that a small language model can read it anywhere. Without a number of tokens there is the
+    second alone.
     """
 
-    def __init__(self, n_tokens: int, width: int, classes: Mapping[str, int]) -> None:
+    def __init__(self, n_tokens: int | None, width: int, classes: Mapping[str, int]) -> None:
         super().__init__()
-        self.placed = nn.ModuleDict({k: nn.Linear(n_tokens * width, n) for k, n in classes.items()})
+        self.placed = nn.ModuleDict()
+        if n_tokens is not None:
+            self.placed.update({k: nn.Linear(n_tokens * width, n) for k, n in classes.items()})
         self.pooled = nn.ModuleDict({k: nn.Linear(width, n) for k, n in classes.items()})
 
     def forward(self, tokens: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -105,71 +121,59 @@ class AttributeHeads(nn.Module):
             known = targets[name] >= 0
             wanted = targets[name][known]
             pooled = self.pooled[name](tokens.mean(dim=1)[known])
-            placed = self.placed[name](tokens.flatten(1)[known])
-            losses += [functional.cross_entropy(logits, wanted) for logits in (pooled, placed)]
+            losses.append(functional.cross_entropy(pooled, wanted))
+            if name in self.placed:
+                placed = self.placed[name](tokens.flatten(1)[known])
+                losses.append(functional.cross_entropy(placed, wanted))
             hits.append((pooled.argmax(dim=-1) == wanted).float().mean())
         return torch.stack(losses).sum(), torch.stack(hits).mean()
 
 
+CLASSES: Final[Mapping[str, Mapping[str, int]]] = {
+    "vision": {**dict.fromkeys(FACE, 3), "scene": SCENES},
+    "audio": {**dict.fromkeys(VOICE, 3), "speaker": SPEAKERS},
+}
+
+
 def train_towers(
-    model: HumanOmniForConditionalGeneration,
+    towers: Mapping[str, Tower],
     clips: Sequence[tuple[TowerInputs, Targets]],
     *,
     base: BaseParams,
     log: Log,
 ) -> None:
-    """Train both towers in place by attribute regression, side by side where there are two ranks.
-
-    What the towers output is read at the layer that the projectors read.
+    """Train the towers `vision` and `audio` in place by attribute regression, side by side where
+    there are two ranks.
     """
-    config = model.config
-    heads = {
-        "vision": AttributeHeads(
-            config.patch_grid**2,
-            config.vision_config.hidden_size,
-            {**dict.fromkeys(FACE, 3), "scene": SCENES},
-        ),
-        "audio": AttributeHeads(
-            config.audio_tokens,
-            config.audio_config.d_model,
-            {**dict.fromkeys(VOICE, 3), "speaker": SPEAKERS},
-        ),
-    }
+    heads = {name: AttributeHeads(t.n_tokens, t.width, CLASSES[name]) for name, t in towers.items()}
     own = assigned_names(list(heads))
     curves = gather_dict(
-        {name: _train_tower(model, name, heads[name], clips, base) for name in own}
+        {name: _train_tower(name, towers[name], heads[name], clips, base) for name in own}
     )
-    towers = {"vision": model.model.vision_tower, "audio": model.model.audio_tower}
-    trained = gather_dict({name: towers[name].state_dict() for name in own})
+    trained = gather_dict({name: towers[name].module.state_dict() for name in own})
     for name, tower in towers.items():
-        tower.load_state_dict(trained[name])
+        tower.module.load_state_dict(trained[name])
     for step, rows in enumerate(zip(*curves.values(), strict=True), start=1):
         if step % 10 == 0 or step == base.tower_steps:
             log(step, {key: value for row in rows for key, value in row.items()})
 
 
 def _train_tower(
-    model: HumanOmniForConditionalGeneration,
     name: str,
+    tower: Tower,
     heads: AttributeHeads,
     clips: Sequence[tuple[TowerInputs, Targets]],
     base: BaseParams,
 ) -> list[dict[str, float]]:
-    """Train the vision or the audio tower with its heads; the metrics of every step."""
-    tower = model.model.vision_tower if name == "vision" else model.model.audio_tower
-    trained = [*tower.parameters(), *heads.parameters()]
+    """Train a tower with its heads; the metrics of every step."""
+    trained = [*tower.module.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=base.tower_lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_decay(base.tower_steps, 0.05))
     curve = []
     for step in track(range(1, base.tower_steps + 1), f"{name} tower", transient=True):
         batch = batch_at(clips, step, base.tower_batch_size, base.seed)
         targets = {key: torch.tensor([t[key] for _, t in batch]) for key in batch[0][1]}
-        pixels, mels = stack_inputs([inputs for inputs, _ in batch])
-        if name == "vision":
-            tokens = model.encode_vision(pixels).mean(dim=1)
-        else:
-            tokens = model.encode_audio(mels)
-        loss, right = heads(tokens, targets)
+        loss, right = heads(tower.tokens([inputs for inputs, _ in batch]), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -200,7 +200,7 @@ def _sound_notes(
     metrics: CorpusMetrics, clips: Sequence[Clip], preparation: Preparation
 ) -> Iterator[str]:
     if metrics.silent:
-        yield f"{metrics.silent} clips without audio: the model heard silence"
+        yield f"{metrics.silent} clips without audio: the model heard nothing"
     if metrics.digital_silence:
         yield f"{metrics.digital_silence} clips whose sound is digital silence"
     if metrics.cut:

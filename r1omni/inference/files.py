@@ -1,7 +1,7 @@
 """Any media file as the towers take it, with notes on what was missing or cut.
 
 The preprocessing is r1omni.media's, the same as in training. What training never meets is sound
-without a picture: the model sees black frames.
+without a picture: HumanOmni sees black frames, other backbones nothing.
 """
 
 import json
@@ -23,9 +23,9 @@ from r1omni.media import (
     read_sound_alone,
 )
 
-NO_AUDIO: Final = "no audio: the model heard silence"
+NO_AUDIO: Final = "no audio: the model heard nothing"
 DIGITAL_SILENCE: Final = "the sound is digital silence"
-NO_VIDEO: Final = "no video: the model saw black frames"
+NO_VIDEO: Final = "no video: the model saw nothing"
 
 
 @dataclass(frozen=True)

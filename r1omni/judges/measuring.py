@@ -13,7 +13,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import Progress
 
-from r1omni.config import CorpusParams, MediaParams
+from r1omni.config import CorpusParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.corpora.paths import EscapesRoot, resolve_clip
 from r1omni.corpora.sets import Member
@@ -29,6 +29,7 @@ from r1omni.media import (
     read_sound_alone,
 )
 from r1omni.media.pool import Undecoded, read_each
+from r1omni.model_config import MediaParams
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from r1omni.config import Params
+from r1omni.config import params_class
 from r1omni.section import Section
 from r1omni.tracking.provenance import committed_text, flatten
 
@@ -45,6 +45,7 @@ def _committed(path: Path) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        return Params.model_validate(yaml.safe_load(text)).model_dump(mode="json")
+        values = yaml.safe_load(text)
+        return params_class(values).model_validate(values).model_dump(mode="json")
     except (ValidationError, yaml.YAMLError):
         return None

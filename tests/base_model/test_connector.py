@@ -6,6 +6,7 @@ import torch
 from noise import as_features
 
 from r1omni.base_model.connector import TokenHeads, train_connector
+from r1omni.base_model.humanomni import humanomni_connectors
 from r1omni.base_model.towers import GenericClip
 from r1omni.corpora.synthetic.attributes import ATTRIBUTES, VOICE
 from r1omni.model.feature_store import Features
@@ -34,7 +35,7 @@ def test_it_learns_what_the_features_show_and_touches_nothing_else(tiny, params)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     losses = []
     train_connector(
-        backbone,
+        humanomni_connectors(backbone),
         [clip_showing(level) for level in (0, 1, 2)],
         lambda names: features_of(model.config, list(names)),
         base=base,

@@ -12,7 +12,7 @@ from pretend_cuda import on_cpu, pretend_cuda
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from r1omni import completions, prompts
-from r1omni.base_model.stage import build_untrained
+from r1omni.base_model.humanomni import build_untrained
 from r1omni.model.backbone import prefill_asked
 from r1omni.model.humanomni.backbone import HumanOmniBackbone
 from r1omni.model.sampling import Decoded, decode, score_completions

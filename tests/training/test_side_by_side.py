@@ -21,6 +21,7 @@ def warm_up(world: Path, folder: Path) -> None:
     import toy
 
     from r1omni.base_model.connector import train_connector
+    from r1omni.base_model.humanomni import humanomni_connectors, humanomni_towers
     from r1omni.base_model.stage import _tower_outputs
     from r1omni.base_model.towers import GenericClip, train_towers
     from r1omni.corpora.synthetic.attributes import ATTRIBUTES
@@ -61,9 +62,11 @@ def warm_up(world: Path, folder: Path) -> None:
 
     model.requires_grad_(True)
     torch.manual_seed(3)
-    train_towers(model, [(decoded[c.clip_id], c.targets) for c in clips], base=base, log=log)
+    pairs = [(decoded[c.clip_id], c.targets) for c in clips]
+    train_towers(humanomni_towers(backbone), pairs, base=base, log=log)
     backbone.freeze()
-    train_connector(backbone, clips, _tower_outputs(backbone, decoded), base=base, log=log)
+    load = _tower_outputs(backbone, decoded)
+    train_connector(humanomni_connectors(backbone), clips, load, base=base, log=log)
     if is_first():
         save_file(
             {k: v.clone() for k, v in model.state_dict().items()}, folder / "weights.safetensors"

@@ -13,7 +13,7 @@ import torch
 from noise import noise_features
 
 from r1omni import completions, prompts
-from r1omni.base_model.stage import build_untrained
+from r1omni.base_model.humanomni import build_untrained
 from r1omni.config import MachineParams, Params
 from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.corpora.sets import Member

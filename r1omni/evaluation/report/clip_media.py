@@ -7,13 +7,14 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from r1omni.config import CorpusParams, MediaParams
+from r1omni.config import CorpusParams
 from r1omni.corpora.clip import read_manifest
 from r1omni.corpora.sets import Member
 from r1omni.judges.measuring import Hearing, source_of
 from r1omni.limits import Limits
 from r1omni.media import Floats, Frames, file_of
 from r1omni.media.pool import Undecoded, decode_clips
+from r1omni.model_config import MediaParams
 
 MAX_HEIGHT: Final = 96  # pixels of a frame on a card; a smaller one stays as it is
 

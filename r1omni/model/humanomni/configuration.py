@@ -11,13 +11,13 @@ from transformers import (
     WhisperConfig,
 )
 
-from r1omni.config import MediaParams, ModelParams
 from r1omni.model.humanomni.original_layout import (
     ORIGINAL_MODEL_TYPE,
     PROJECTOR_TYPE,
     original_settings,
 )
 from r1omni.model.weights import find_directory
+from r1omni.model_config import HumanOmniMediaParams, HumanOmniParams
 
 ANSWER_MODES = ("reasoned", "direct")
 ASPECT_RATIOS = ("pad", "none")
@@ -137,8 +137,8 @@ class HumanOmniConfig(PreTrainedConfig):  # type: ignore[misc]
 
 
 def build_config(
-    model: ModelParams,
-    media: MediaParams,
+    model: HumanOmniParams,
+    media: HumanOmniMediaParams,
     *,
     vocab_size: int,
     gate_vocab_size: int,

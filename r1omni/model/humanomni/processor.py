@@ -26,7 +26,6 @@ from transformers import (
 )
 
 from r1omni import prompts
-from r1omni.config import MediaParams
 from r1omni.media import (
     Floats,
     Frames,
@@ -38,6 +37,7 @@ from r1omni.model.humanomni.configuration import HumanOmniConfig
 from r1omni.model.humanomni.original_layout import tower_directory
 from r1omni.model.tokenizers import read_tokenizer, train_gate_tokenizer, train_tokenizer
 from r1omni.model.weights import find_directory, read_end_tokens, read_json
+from r1omni.model_config import HumanOmniMediaParams
 
 __all__ = ["HumanOmniProcessor", "build_processor", "train_gate_tokenizer", "train_tokenizer"]
 
@@ -277,7 +277,9 @@ class HumanOmniProcessor:
 
 
 def build_processor(
-    media: MediaParams, tokenizer: PreTrainedTokenizerFast, gate_tokenizer: BertTokenizerFast
+    media: HumanOmniMediaParams,
+    tokenizer: PreTrainedTokenizerFast,
+    gate_tokenizer: BertTokenizerFast,
 ) -> HumanOmniProcessor:
     """The processor of a model that is built from params."""
     settings = media.model_dump(exclude={"audio_seconds"})

@@ -1,0 +1,66 @@
+"""params/tiny_qwen.yaml: the embedded default with a tiny Qwen2.5-Omni thinker."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from r1omni.config import HumanOmniProfile, QwenOmniProfile
+from r1omni.params_file import ParamsError, read_params
+
+FILE = "params/tiny_qwen.yaml"
+
+
+@pytest.fixture
+def values(repo) -> dict[str, Any]:
+    return yaml.safe_load((repo / FILE).read_text())
+
+
+def test_it_differs_from_the_default_in_model_and_media_alone(repo, values):
+    default = yaml.safe_load((repo / "params.yaml").read_text())
+    assert values.keys() == default.keys()
+    assert {name for name in values if values[name] != default[name]} == {"media", "model"}
+    assert values["model"]["text"] == default["model"]["text"]
+
+
+def test_it_is_read_as_the_thinkers(repo, params):
+    tiny = read_params(repo / FILE)
+    assert isinstance(tiny, QwenOmniProfile)
+    assert tiny.model.vision.depth == 3
+    assert tiny.media.min_pixels == tiny.media.max_pixels == 56 * 56
+    assert isinstance(params, HumanOmniProfile)
+
+
+def test_a_file_without_a_backbone_is_humanomnis(repo, tmp_path):
+    path = tmp_path / "params.yaml"
+    lines = (repo / "params.yaml").read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith("  backbone:")))
+    assert read_params(path) == read_params(repo / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("  backbone: qwen2_5_omni", "  backbone: qwen3",
+         ":{line}: model.backbone: Input should be 'humanomni' or 'qwen2_5_omni' (got 'qwen3')"),
+        ("depth: 3", "num_hidden_layers: 3",
+         ":{line}: model.vision.num_hidden_layers: unknown key; known here: depth, hidden_size, "
+         "intermediate_size, num_heads, patch_size"),
+        ("  min_pixels: 3136", "  image_size: 56",
+         ":{line}: media.image_size: unknown key; known here: audio_in_video, audio_seconds, "
+         "max_pixels, min_pixels, num_frames, sampling, sampling_rate"),
+        ("  max_pixels: 3136", "  max_pixels: 3135",
+         ":{line}: media.max_pixels: must not be below min_pixels, which is 3136 (got 3135)"),
+        ("num_heads: 4", "num_heads: 5",
+         ":{line}: model.vision.num_heads: must divide hidden_size, which is 64 (got 5)"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named_by_the_thinkers_own_keys(repo, tmp_path, old, new, expected):
+    text = (repo / FILE).read_text()
+    line = text[: text.index(old)].count("\n") + 1
+    path: Path = tmp_path / "params.yaml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ParamsError) as error:
+        read_params(path)
+    assert f"{path}{expected.format(line=line)}" in str(error.value).splitlines()
