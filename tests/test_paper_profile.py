@@ -23,8 +23,9 @@ def test_the_papers_recipe_is_what_the_facts_say(repo):
     paper = read_params(repo / "params/paper.yaml")
     sft, grpo = paper.cold_start, paper.grpo
     assert (sft.epochs, sft.lr, sft.warmup, sft.batch_size) == (5, 2e-5, 0.03, 16)
-    own = {"start", "clips"}
+    own = {"start", "clips", "reading_lessons"}
     assert paper.label_sft.model_dump(exclude=own) == sft.model_dump(exclude=own)
+    assert (sft.clips, sft.reading_lessons.per_clip) == (None, 0)
     assert (grpo.group_size, grpo.temperature, grpo.max_new_tokens) == (8, 1.0, 512)
     assert (grpo.lr, grpo.kl_coef, grpo.advantage_eps) == (1e-6, 0.04, 1e-4)
     assert (grpo.steps - 1) * grpo.clips_per_step < 2 * 15306 <= grpo.steps * grpo.clips_per_step
