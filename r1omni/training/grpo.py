@@ -19,10 +19,12 @@ from r1omni.machine.ranks import any_rank, join_ranks
 from r1omni.machine.state_folders import TrainingPaths, open_state, prune_states
 from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import INDEX, FeatureStore
+from r1omni.prompts import instruction
 from r1omni.training.batches import balanced_shares, batch_at
 from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
 from r1omni.training.engine import Engine, linear_decay
 from r1omni.training.held_out import HeldOutSet, set_aside
+from r1omni.training.memory import announce_memory
 from r1omni.training.modality_dropout import (
     modality_dropout,
 )
@@ -93,6 +95,16 @@ def run_grpo(
     )
     if reference is not None:
         reference.follow(policy)
+    announce_memory(
+        "grpo",
+        policy,
+        machine,
+        dtype=engine.dtype,
+        example=policy.ask(store.load([clips[0].clip_id]), [instruction("reasoned")]),
+        clips=grpo.clips_per_step,
+        completion=grpo.group_size * grpo.max_new_tokens,
+        has_reference=reference is not None,
+    )
     first = trainer.resume(paths.state, recipe) // grpo.updates_per_batch + 1
     curves = Curves(paths.state / "curves.jsonl", log)
     curves.rewind(first - 1)

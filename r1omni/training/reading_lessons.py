@@ -29,12 +29,12 @@ class ReadingLessons:
     """
 
     def __init__(self, examples: Sequence[Example], reading: ReadingParams, seed: int) -> None:
-        self.answer_weight = reading.answer_weight
+        self.per_clip, self.answer_weight = reading.per_clip, reading.answer_weight
         self._reading, self._seed = reading, seed
         self._rationales: list[str] = []
         self._labels: list[str] = []
         self._reader: Reader | None = None
-        if not reading.per_clip:
+        if not self.per_clip:
             return
         for example in examples:
             parsed = completions.parse(example.completion)
@@ -54,7 +54,7 @@ class ReadingLessons:
     def at(self, step: int, place: int) -> list[str]:
         """The completions whose answers are learned behind the prompt at this place."""
         random = Random(f"reading {self._seed}/{step}/{place}")
-        return [self._lesson(random) for _ in range(self._reading.per_clip)]
+        return [self._lesson(random) for _ in range(self.per_clip)]
 
     def _lesson(self, random: Random) -> str:
         chosen = random.randrange(len(self._rationales))

@@ -34,6 +34,7 @@ from r1omni.training.examples import (
 )
 from r1omni.training.held_out import HeldOutSet, set_aside
 from r1omni.training.losses import sft_loss
+from r1omni.training.memory import announce_memory
 from r1omni.training.modality_dropout import NOTHING_MISSING, ModalityDropout, modality_dropout
 from r1omni.training.reading_lessons import NO_LESSONS, ReadingLessons, answer_mask
 from r1omni.training.recipe import fingerprint
@@ -140,6 +141,15 @@ def train_supervised(
         weight_decay=sft.weight_decay,
         max_grad_norm=sft.max_grad_norm,
         skip_nonfinite=engine.skip_nonfinite,
+    )
+    announce_memory(
+        paths.training.name,
+        backbone,
+        machine,
+        dtype=engine.dtype,
+        example=backbone.ask(load([examples[0].clip_id]), [examples[0].instruction]),
+        clips=sft.batch_size,
+        completion=_longest(backbone, examples) * (1 + lessons.per_clip),
     )
     first = trainer.resume(paths.state, recipe) + 1
     curves = Curves(paths.state / "curves.jsonl", log)

@@ -1,0 +1,159 @@
+"""What memory a training will need on its device, said before the first step.
+
+The engine keeps all weights and its own gradient on every rank (engine.py), the optimiser's state
+is shared from ZeRO 1 on. Activations are counted by position: of each layer, what the backward pass
+reads again. Shapes: `D` width, `I` the feed-forward's width.
+"""
+
+import logging
+import os
+from dataclasses import dataclass, fields
+from typing import Final, Literal
+
+import torch
+from rich.console import Console
+
+from r1omni.config import MachineParams
+from r1omni.machine.environment import is_first, world_size
+from r1omni.machine.ranks import shares
+from r1omni.model.backbone import Backbone, PromptBatch, device_of
+
+_log = logging.getLogger(__name__)
+KEPT_OF_WIDTH: Final = 12  # per layer and position: norms' in- and outputs, q, k, v, attended, sums
+KEPT_OF_FEED_FORWARD: Final = 4  # gate, up, the activated gate, their product
+KEPT_BY_CHECKPOINTING: Final = 1.3  # of D: a layer's input, keys and values
+WORKSPACE: Final = 2.5e9  # bytes on a GPU: CUDA's own, blocks of scores and of logits
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    reference: float
+    activations: float
+    workspace: float
+
+    @property
+    def total(self) -> float:
+        return float(sum(getattr(self, field.name) for field in fields(self)))
+
+    def render(self) -> str:
+        """In GB: `5.1 GB: weights 1.2, gradients 1.2, …`; what needs nothing is left out."""
+        parts = {field.name: getattr(self, field.name) / 1e9 for field in fields(self)}
+        named = ", ".join(f"{name} {size:.2g}" for name, size in parts.items() if size)
+        return f"{self.total / 1e9:.2g} GB: {named}"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one micro-batch of a training keeps for its backward pass."""
+
+    clips: int
+    prompt: int  # positions of a clip's expanded prompt
+    completion: int  # tokens of all completions of a clip, at most
+    micro_batches: int  # of a rank in one step
+
+
+def estimate(
+    *,
+    weights: int,
+    trained: int,
+    reference: int,
+    layers: int,
+    width: int,
+    feed_forward: int,
+    work: Workload,
+    dtype: Literal["fp32", "bf16"],
+    zero_stage: int,
+    processes: int,
+    checkpointing: bool,
+    workspace: float,
+) -> Memory:
+    """The memory of one rank; `weights`, `trained` and `reference` are numbers of parameters."""
+    element = 4 if dtype == "fp32" else 2
+    gradient = 4 if work.micro_batches > 1 else element  # several are averaged in float32
+    state = 8 if dtype == "fp32" and zero_stage == 0 else 12  # moments, and weights in float32
+    kept = KEPT_OF_WIDTH * width + KEPT_OF_FEED_FORWARD * feed_forward
+    per_layer = KEPT_BY_CHECKPOINTING * width if checkpointing else kept
+    positions = work.clips * (work.prompt + work.completion)
+    # with checkpointing one layer at a time is made whole again
+    again = kept * positions if checkpointing else 0
+    return Memory(
+        weights=element * weights,
+        gradients=gradient * trained,
+        optimizer=state * trained / (processes if zero_stage else 1),
+        reference=element * reference,
+        activations=element * (layers * per_layer * positions + again),
+        workspace=workspace,
+    )
+
+
+def announce_memory(
+    name: str,
+    backbone: Backbone,
+    machine: MachineParams,
+    *,
+    dtype: Literal["fp32", "bf16"],
+    example: PromptBatch,
+    clips: int,
+    completion: int,
+    has_reference: bool = False,
+) -> None:
+    """Print what the training `name` needs on each device, and what to change if that is too much.
+
+    `example`: one prompt; `clips`: of a step's global batch; `completion`: tokens of all of a
+    clip's completions, at most. Every rank calls it.
+    """
+    parts = shares(clips, machine.micro_batch_size)
+    with torch.no_grad():
+        prompt = backbone.embed(example).embeds.shape[1]
+    if not is_first():
+        return
+    language_model = backbone.language_model.model
+    parameters = list(backbone.module.parameters())
+    device = device_of(backbone)
+    needed = estimate(
+        weights=sum(p.numel() for p in parameters),
+        trained=sum(p.numel() for p in parameters if p.requires_grad),
+        reference=backbone.sizes()["language_model"] if has_reference else 0,
+        layers=len(language_model.layers),
+        width=language_model.config.hidden_size,
+        feed_forward=language_model.config.intermediate_size,
+        work=Workload(max(map(len, parts), default=1), prompt, completion, len(parts)),
+        dtype=dtype,
+        zero_stage=machine.zero_stage,
+        processes=world_size(),
+        checkpointing=machine.gradient_checkpointing,
+        workspace=WORKSPACE if device.type == "cuda" else 0.0,
+    )
+    there = _capacity(device)
+    Console(stderr=True).print(
+        f"{name}: about {needed.render()}; {device.type} has {there / 1e9:.0f} GB",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+    )
+    if needed.total > there:
+        _log.warning("%s may not fit: %s", name, "; ".join(_advice(machine, dtype, parts)))
+
+
+def _advice(machine: MachineParams, dtype: str, parts: list[range]) -> list[str]:
+    """What would need less, what costs nothing in what is learned first."""
+    largest = max(map(len, parts), default=1)
+    return [
+        *(["set machine.gradient_checkpointing"] * (not machine.gradient_checkpointing)),
+        *([f"set machine.micro_batch_size below {largest}"] * (largest > 1)),
+        *(["set machine.zero_stage to 1 or more, with more processes"] * (machine.zero_stage == 0)),
+        *(["set engine.dtype: bf16"] * (dtype == "fp32")),
+    ] or ["take a device with more memory"]
+
+
+def _capacity(device: torch.device) -> float:
+    """Bytes of memory that one rank can use at most."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return whole / world_size()

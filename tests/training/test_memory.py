@@ -1,0 +1,73 @@
+"""The memory that a training announces: numbers worked by hand, and what it advises."""
+
+import logging
+
+import pytest
+import toy
+
+from r1omni.model.feature_store import FeatureStore
+from r1omni.training import memory
+from r1omni.training.checkpoints import load_parent
+from r1omni.training.memory import Workload, announce_memory, estimate
+
+# Qwen2.5-Omni-3B's language model: 36 layers, 2048 wide, feed-forward 11008
+SHAPE = {"layers": 36, "width": 2048, "feed_forward": 11008}
+LORA = {"weights": 3_400_000_000, "trained": 30_000_000, "reference": 0}
+ONE_CLIP = Workload(clips=1, prompt=1180, completion=8 * 150, micro_batches=2)
+BF16 = {"dtype": "bf16", "zero_stage": 0, "processes": 1, "workspace": 2.5e9}
+
+
+def test_the_parts_by_hand():
+    found = estimate(**SHAPE, **LORA, **BF16, work=ONE_CLIP, checkpointing=False)
+    assert found.weights == 6.8e9  # 2 bytes each
+    assert found.gradients == 4 * 30e6  # several micro-batches: averaged in float32
+    assert found.optimizer == 12 * 30e6
+    assert found.reference == 0
+    kept = 12 * 2048 + 4 * 11008  # numbers of one layer and position
+    assert kept == 68608
+    assert found.activations == 2 * 36 * 68608 * 2380
+    assert found.total / 1e9 == pytest.approx(6.8 + 0.12 + 0.36 + 11.757 + 2.5, abs=0.01)
+
+
+def test_checkpointing_keeps_a_layers_input_and_makes_one_layer_again():
+    found = estimate(**SHAPE, **LORA, **BF16, work=ONE_CLIP, checkpointing=True)
+    assert found.activations == pytest.approx(2 * 2380 * (36 * 1.3 * 2048 + 68608))
+
+
+def test_the_optimiser_is_shared_by_zero_and_float32_needs_no_second_weights():
+    full = {"weights": 10, "trained": 8, "reference": 6}
+    work = Workload(clips=2, prompt=3, completion=4, micro_batches=1)
+    rest = {"work": work, "checkpointing": False, "workspace": 0.0, **SHAPE}
+    alone = estimate(**full, **rest, dtype="fp32", zero_stage=0, processes=2)
+    assert (alone.weights, alone.gradients, alone.optimizer, alone.reference) == (40, 32, 64, 24)
+    shared = estimate(**full, **rest, dtype="bf16", zero_stage=2, processes=2)
+    assert (shared.weights, shared.gradients, shared.optimizer) == (20, 16, 48)
+    assert shared.reference == 12
+    assert alone.activations == 2 * shared.activations
+
+
+def test_a_training_says_what_it_needs_and_advises_where_that_is_too_much(
+    world, monkeypatch, capsys, caplog
+):
+    backbone = load_parent(world / "parent")
+    example = backbone.ask(FeatureStore([world / "features"]).load(["clip-1"]), ["Which?"])
+    machine = toy.machine_params(processes=1, zero_stage=0)
+
+    def announce() -> str:
+        announce_memory("grpo", backbone, machine, dtype="fp32", example=example, clips=4,
+                        completion=8, has_reference=True)  # fmt: skip
+        return capsys.readouterr().err
+
+    weights = sum(p.numel() for p in backbone.module.parameters())
+    said = announce()
+    assert "grpo: about" in said
+    assert f"weights {4 * weights / 1e9:.2g}" in said
+    assert "reference" in said
+    assert caplog.records == []
+    monkeypatch.setattr(memory, "_capacity", lambda device: 1.0)
+    with caplog.at_level(logging.WARNING):
+        announce()
+    (warning,) = caplog.messages
+    assert "grpo may not fit: set machine.gradient_checkpointing" in warning
+    assert "machine.micro_batch_size below 4" in warning
+    assert "engine.dtype: bf16" in warning
