@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo
 
 from r1omni.evaluation_config import (
     AuditParams,
@@ -131,6 +131,12 @@ class ValidationParams(Section):
     same_sound: Annotated[float, Field(ge=0.8, le=1.01)]
 
 
+def _needs_zero(value: str, info: ValidationInfo) -> str:
+    if value != "none" and info.data.get("zero_stage") == 0:
+        raise ValueError("needs zero_stage 1 or more")
+    return value
+
+
 class MachineParams(Section):
     """Where and how the stages run: time and memory, no result beyond rounding. dvc.yaml and a
     training's fingerprint know none of these keys: a change of them runs nothing again.
@@ -139,6 +145,7 @@ class MachineParams(Section):
     device: Literal["auto", "cpu", "cuda"]
     processes: Count
     zero_stage: Annotated[int, Field(ge=0, le=3)]
+    offload_optimizer: Annotated[Literal["none", "cpu"], AfterValidator(_needs_zero)]
     micro_batch_size: Count | None
     gradient_checkpointing: bool
     prefix: Literal["reuse", "recompute"]

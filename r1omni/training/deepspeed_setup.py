@@ -4,19 +4,25 @@ from typing import Any
 
 import torch
 
+from r1omni.config import MachineParams
 from r1omni.machine.imports import quick_imports
 
 
-def deepspeed_config(zero_stage: int, dtype: str, max_grad_norm: float) -> dict[str, Any]:
+def deepspeed_config(machine: MachineParams, dtype: str, max_grad_norm: float) -> dict[str, Any]:
     """DeepSpeed's config. It sees one micro-batch a step, since `backward` accumulates ours."""
+    offload: dict[str, Any] = {}
+    if machine.offload_optimizer == "cpu":
+        offload["offload_optimizer"] = {"device": "cpu"}
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": max_grad_norm,
         "zero_optimization": {
-            "stage": zero_stage,
+            "stage": machine.zero_stage,
             "stage3_param_persistence_threshold": 0,
+            **offload,
         },
+        "zero_force_ds_cpu_optimizer": False,  # torch's AdamW, which needs no compiler
         "bf16": {"enabled": dtype == "bf16"},
         "steps_per_print": 2**31,
     }

@@ -106,7 +106,7 @@ class Engine:
             model=_Weights(model.to(self.device)),
             optimizer=optimizer,
             lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, schedule),
-            config=deepspeed_config(machine.zero_stage, dtype, max_grad_norm),
+            config=deepspeed_config(machine, dtype, max_grad_norm),
         )
         self.model = model
         self.step_count = 0

@@ -69,6 +69,7 @@ def estimate(
     dtype: Literal["fp32", "bf16"],
     zero_stage: int,
     processes: int,
+    offload: bool,
     checkpointing: bool,
     workspace: float,
 ) -> Memory:
@@ -84,7 +85,7 @@ def estimate(
     return Memory(
         weights=element * weights,
         gradients=gradient * trained,
-        optimizer=state * trained / (processes if zero_stage else 1),
+        optimizer=0 if offload else state * trained / (processes if zero_stage else 1),
         reference=element * reference,
         activations=element * (layers * per_layer * positions + again),
         workspace=workspace,
@@ -126,6 +127,7 @@ def announce_memory(
         dtype=dtype,
         zero_stage=machine.zero_stage,
         processes=world_size(),
+        offload=machine.offload_optimizer == "cpu" and device.type == "cuda",
         checkpointing=machine.gradient_checkpointing,
         workspace=WORKSPACE if device.type == "cuda" else 0.0,
     )
@@ -147,6 +149,7 @@ def _advice(machine: MachineParams, dtype: str, parts: list[range]) -> list[str]
         *(["set machine.gradient_checkpointing"] * (not machine.gradient_checkpointing)),
         *([f"set machine.micro_batch_size below {largest}"] * (largest > 1)),
         *(["set machine.zero_stage to 1 or more, with more processes"] * (machine.zero_stage == 0)),
+        *(["set machine.offload_optimizer: cpu"] * (machine.offload_optimizer == "none")),
         *(["set engine.dtype: bf16"] * (dtype == "fp32")),
     ] or ["take a device with more memory"]
 

@@ -89,7 +89,8 @@ def test_a_killed_training_goes_on_with_another_machine(world, alone, left, key)
 
 
 def test_every_key_of_the_machine_is_tried():
-    tried = {*EXACT, *ROUNDING, "processes", "zero_stage"}  # the last two: below
+    below = {"processes", "zero_stage", "offload_optimizer"}
+    tried = {*EXACT, *ROUNDING, *below}
     assert tried | NOT_TRAINING == set(MachineParams.model_fields)
 
 
@@ -136,6 +137,22 @@ def test_a_state_of_another_zero_stage_is_refused_and_nothing_is_touched(world, 
     assert "step-000002 is whole and this training's would be ZeRO 1 in fp32" in message
     assert "put machine.processes and zero_stage back" in message
     assert everything(left) == before
+
+
+def test_the_optimisers_state_may_move_to_host_memory_in_the_middle(world, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train("grpo", world, whole, {"zero_stage": 1}, PARAMS)
+    with pytest.raises(Killed):
+        train("grpo", world, stopped, {"zero_stage": 1}, PARAMS, kill)
+    (toy.state_in(stopped) / "step-000002" / "mark").touch()
+    train("grpo", world, stopped, {"zero_stage": 1, "offload_optimizer": "cpu"}, PARAMS)
+    went_on(stopped, whole, exact=True)
+
+
+def test_an_undivided_optimiser_does_not_move():
+    values = toy.machine_params().model_dump() | {"zero_stage": 0, "offload_optimizer": "cpu"}
+    with pytest.raises(ValueError, match=r"offload_optimizer\n.*needs zero_stage 1 or more"):
+        MachineParams.model_validate(values)
 
 
 def test_a_state_that_eight_processes_divided_is_refused_by_one_and_nothing_is_touched(

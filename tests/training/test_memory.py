@@ -1,6 +1,7 @@
 """The memory that a training announces: numbers worked by hand, and what it advises."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import toy
@@ -14,7 +15,7 @@ from r1omni.training.memory import Workload, announce_memory, estimate
 SHAPE = {"layers": 36, "width": 2048, "feed_forward": 11008}
 LORA = {"weights": 3_400_000_000, "trained": 30_000_000, "reference": 0}
 ONE_CLIP = Workload(clips=1, prompt=1180, completion=8 * 150, micro_batches=2)
-BF16 = {"dtype": "bf16", "zero_stage": 0, "processes": 1, "workspace": 2.5e9}
+BF16 = {"dtype": "bf16", "zero_stage": 0, "processes": 1, "offload": False, "workspace": 2.5e9}
 
 
 def test_the_parts_by_hand():
@@ -38,12 +39,16 @@ def test_the_optimiser_is_shared_by_zero_and_float32_needs_no_second_weights():
     full = {"weights": 10, "trained": 8, "reference": 6}
     work = Workload(clips=2, prompt=3, completion=4, micro_batches=1)
     rest = {"work": work, "checkpointing": False, "workspace": 0.0, **SHAPE}
-    alone = estimate(**full, **rest, dtype="fp32", zero_stage=0, processes=2)
+    alone = estimate(**full, **rest, dtype="fp32", zero_stage=0, processes=2,
+                     offload=False)  # fmt: skip
     assert (alone.weights, alone.gradients, alone.optimizer, alone.reference) == (40, 32, 64, 24)
-    shared = estimate(**full, **rest, dtype="bf16", zero_stage=2, processes=2)
+    shared = estimate(**full, **rest, dtype="bf16", zero_stage=2, processes=2,
+                      offload=False)  # fmt: skip
     assert (shared.weights, shared.gradients, shared.optimizer) == (20, 16, 48)
     assert shared.reference == 12
     assert alone.activations == 2 * shared.activations
+    away = estimate(**full, **rest, dtype="bf16", zero_stage=2, processes=2, offload=True)
+    assert away == replace(shared, optimizer=0)
 
 
 def test_a_training_says_what_it_needs_and_advises_where_that_is_too_much(
