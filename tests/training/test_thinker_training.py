@@ -82,12 +82,12 @@ def test_cold_start_and_grpo_train_the_language_model_alone(
     for name in ("manifest.parquet", "features"):
         (tmp_path / "next" / name).symlink_to(world / name)
     (tmp_path / "next" / "parent").symlink_to(after)
-    monkeypatch.setattr(grpo_stage, "build_rewards", lambda *_, **__: BY_LENGTH, raising=False)
+    monkeypatch.setattr(grpo_stage, "load_rewards", lambda *_: BY_LENGTH)
     train_grpo(
         tmp_path / "next",
         tmp_path / "grpo",
         machine_params(),
-        grpo_params(steps=2, temperature=1.0, reward_weights={"accuracy": 1.0, "format": 1.0}),
+        grpo_params(steps=2, temperature=1.0),
         lambda *_: None,
         dtype=dtype,
     )
@@ -103,6 +103,7 @@ def test_cold_start_and_grpo_train_the_language_model_alone(
             assert torch.equal(tensor, third[name]), name
     moved = "model.language_model.layers.0.self_attn.q_proj.weight"
     assert not torch.equal(first[moved].to(second[moved].dtype), second[moved])
+    assert not torch.equal(second[moved], third[moved])
     loaded = load_backbone(files[2]).model.state_dict()
     theirs = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(files[2]).state_dict()
     for name, tensor in loaded.items():
