@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from r1omni import completions, prompts
 from r1omni.base_model.towers import Tower
@@ -19,6 +21,9 @@ from r1omni.model.qwen_omni.towers import as_patches, count_audio_tokens
 from r1omni.model.tokenizers import read_tokenizer
 from r1omni.model.weights import read_end_tokens
 from r1omni.model_config import QwenOmniMediaParams, QwenOmniParams
+
+SEEN: Final = 8  # means over a clip's tokens that the heads read, and of its sound
+HEARD: Final = 16
 
 
 def build_untrained(
@@ -47,17 +52,18 @@ def thinker_towers(backbone: QwenOmniBackbone) -> dict[str, Tower]:
         grid = torch.stack([grid for _, grid in pairs])
         seen = inner.visual(torch.cat([patches for patches, _ in pairs]), grid_thw=grid)
         merged = inner.config.vision_config.spatial_merge_size**2
-        return _means(seen.pooler_output, (grid.prod(dim=1) // merged).tolist())
+        return equally_many(SEEN, seen.pooler_output, (grid.prod(dim=1) // merged).tolist())
 
     def hear(clips: Sequence[TowerInputs]) -> Tensor:
         mels = [torch.from_numpy(clip.mel) for clip in clips]
         lengths = [mel.shape[1] for mel in mels]
         heard = inner.audio_tower(torch.cat(mels, dim=1), feature_lens=torch.tensor(lengths))
-        return _means(heard.pooler_output, [count_audio_tokens(length) for length in lengths])
+        counts = [count_audio_tokens(length) for length in lengths]
+        return equally_many(HEARD, heard.pooler_output, counts)
 
     return {
-        "vision": Tower(inner.visual, see, None, width),
-        "audio": Tower(inner.audio_tower, hear, None, width),
+        "vision": Tower(inner.visual, see, SEEN, width),
+        "audio": Tower(inner.audio_tower, hear, HEARD, width),
     }
 
 
@@ -80,6 +86,7 @@ def read_thinker(
     return backbone, read.report
 
 
-def _means(tokens: Tensor, counts: list[int]) -> Tensor:
-    """The mean of each clip's tokens: (sum of counts, D) -> (B, 1, D)."""
-    return torch.stack([clip.mean(dim=0, keepdim=True) for clip in torch.split(tokens, counts)])
+def equally_many(n: int, tokens: Tensor, counts: list[int]) -> Tensor:
+    """Each clip's tokens as `n` means over equal stretches: (sum of counts, D) -> (B, n, D)."""
+    clips = [clip.T[None] for clip in torch.split(tokens, counts)]
+    return torch.cat([functional.adaptive_avg_pool1d(clip, n) for clip in clips]).transpose(1, 2)

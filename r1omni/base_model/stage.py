@@ -143,6 +143,7 @@ def _convert(
         parent=None,
         clips=[],
         data=inherited or {source.name: UNKNOWN},
+        further=[media],
     )
     whole = json.dumps(asdict(report), indent=1)
     (paths.training / "conversion.json").write_text(whole + "\n", encoding="utf-8")

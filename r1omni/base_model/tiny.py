@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from r1omni.base_model import humanomni
+from r1omni.base_model import humanomni, qwen_omni
 from r1omni.base_model.connector import Connector
 from r1omni.base_model.towers import Tower
 from r1omni.model.backbone import Backbone
@@ -45,8 +45,6 @@ def build_tiny(
         )
     assert isinstance(model, QwenOmniParams)
     assert isinstance(media, QwenOmniMediaParams)
-    from r1omni.base_model import qwen_omni  # where it is needed: its import takes a second
-
     thinker = qwen_omni.build_untrained(captions, rationales, model=model, media=media)
     return TinyBase(thinker, qwen_omni.thinker_towers(thinker), {})
 
@@ -60,14 +58,11 @@ def read_public(
     """
     config = find_directory(source, {}, weights=False) / "config.json"
     kind = read_json(config).get("model_type")
-    found = "qwen2_5_omni" if kind in QWEN_OMNI else "humanomni"
-    if found != model.backbone:
+    if (kind in QWEN_OMNI) != isinstance(model, QwenOmniParams):
         raise ValueError(
-            f"{config}: model_type is {kind!r}, but params.yaml has model.backbone: "
-            f"{model.backbone}; a {found} is read with the sections model and media of {found}"
+            f"{config}: model_type {kind!r} is no {model.backbone}, which params.yaml names as "
+            "model.backbone"
         )
     if isinstance(media, QwenOmniMediaParams):
-        from r1omni.base_model import qwen_omni
-
         return qwen_omni.read_thinker(source, allow=base.allow, media=media)
     return humanomni.read_humanomni(source, allow=base.allow, sampling=media.sampling)

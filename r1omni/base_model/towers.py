@@ -84,15 +84,11 @@ def read_generic(root: Path) -> list[GenericClip]:
 
 @dataclass(frozen=True)
 class Tower:
-    """A tower to train, and what the language model gets of it.
-
-    `tokens`: B clips -> (B, N, D), N being `n_tokens` and D `width`; where clips have different
-    numbers of tokens, `n_tokens` is None and a clip's one row is the mean of its tokens: (B, 1, D).
-    """
+    """A tower to train, and what its heads read of B clips: (B, `n_tokens`, `width`)."""
 
     module: nn.Module
     tokens: Callable[[Sequence[TowerInputs]], Tensor]
-    n_tokens: int | None
+    n_tokens: int
     width: int
 
 
@@ -100,15 +96,12 @@ class AttributeHeads(nn.Module):
     """Two linear classifiers per attribute: over all of a tower's tokens, and over their mean.
 
     The first lets a token see what stands in its place; the second makes it tell all the others,
-    so that a small language model can read it anywhere. Without a number of tokens there is the
-    second alone.
+    so that a small language model can read it anywhere.
     """
 
-    def __init__(self, n_tokens: int | None, width: int, classes: Mapping[str, int]) -> None:
+    def __init__(self, n_tokens: int, width: int, classes: Mapping[str, int]) -> None:
         super().__init__()
-        self.placed = nn.ModuleDict()
-        if n_tokens is not None:
-            self.placed.update({k: nn.Linear(n_tokens * width, n) for k, n in classes.items()})
+        self.placed = nn.ModuleDict({k: nn.Linear(n_tokens * width, n) for k, n in classes.items()})
         self.pooled = nn.ModuleDict({k: nn.Linear(width, n) for k, n in classes.items()})
 
     def forward(self, tokens: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -121,10 +114,8 @@ class AttributeHeads(nn.Module):
             known = targets[name] >= 0
             wanted = targets[name][known]
             pooled = self.pooled[name](tokens.mean(dim=1)[known])
-            losses.append(functional.cross_entropy(pooled, wanted))
-            if name in self.placed:
-                placed = self.placed[name](tokens.flatten(1)[known])
-                losses.append(functional.cross_entropy(placed, wanted))
+            placed = self.placed[name](tokens.flatten(1)[known])
+            losses += [functional.cross_entropy(logits, wanted) for logits in (pooled, placed)]
             hits.append((pooled.argmax(dim=-1) == wanted).float().mean())
         return torch.stack(losses).sum(), torch.stack(hits).mean()
 

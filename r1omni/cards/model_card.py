@@ -18,7 +18,7 @@ from r1omni.lineage import DATA_TEXT, Origin, size_text
 UNKNOWN = "not recorded"
 TASK = "video-classification"  # of the tasks that Hugging Face lists, the nearest
 KINDS = {
-    "base": "The base: a HumanOmni model before any fine-tuning.",
+    "base": "The base: a model before any fine-tuning.",
     "cold_start": "The cold start: the base, fine-tuned on reasoned clips (EMER-SFT in the paper).",
     "label_sft": "The base, fine-tuned on labels without reasoning (MAFW-DFEW-SFT in the paper).",
     "grpo": "The cold start, trained by GRPO on labels as rewards (R1-Omni in the paper).",
@@ -108,12 +108,13 @@ def _front_matter(
         )
     ]
     stage, lineage = str(checkpoint.record.get("stage")), checkpoint.lineage
+    backbone = str(checkpoint.config.get("model_type", UNKNOWN))
     data = ModelCardData(
         language="en",
         library_name="r1omni",
         pipeline_tag=TASK,
         base_model=[parent["repo"] for parent in released] or None,
-        tags=["emotion-recognition", "humanomni", stage, f"trained-on-{lineage.trained_on}-data"],
+        tags=["emotion-recognition", backbone, stage, f"trained-on-{lineage.trained_on}-data"],
         model_name=f"r1-omni {checkpoint.name}",
         eval_results=results or None,
     )

@@ -1,7 +1,7 @@
 """Any media file as the towers take it, with notes on what was missing or cut.
 
 The preprocessing is r1omni.media's, the same as in training. What training never meets is sound
-without a picture: HumanOmni sees black frames, other backbones nothing.
+without a picture: HumanOmni sees black frames, Qwen2.5-Omni is asked about the sound alone.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Final
 from r1omni.media import (
     Floats,
     Preparation,
-    Sound,
+    ReadClip,
     TowerInputs,
     UnreadableMedia,
     has_picture,
@@ -23,9 +23,11 @@ from r1omni.media import (
     read_sound_alone,
 )
 
-NO_AUDIO: Final = "no audio: the model heard nothing"
+NO_AUDIO: Final = "no audio: the model heard silence"
 DIGITAL_SILENCE: Final = "the sound is digital silence"
-NO_VIDEO: Final = "no video: the model saw nothing"
+NO_VIDEO: Final = "no video: the model saw black frames"
+SOUND_ALONE: Final = "no video: the model was asked about the sound alone"
+PICTURE_ALONE: Final = "no audio: the model was asked about the picture alone"
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,14 @@ def read_file(path: Path, preparation: Preparation, max_pixels: int | None = Non
             notes.append("all sampled frames are the same picture")
     else:
         clip = read_sound_alone(path, preparation)
-        notes.append(NO_VIDEO)
-    return ReadFile(path, clip.inputs, (*notes, *_sound_notes(clip.sound, preparation)))
+        notes.append(NO_VIDEO if len(clip.inputs.pixels) else SOUND_ALONE)
+    return ReadFile(path, clip.inputs, (*notes, *_sound_notes(clip, preparation)))
 
 
-def _sound_notes(sound: Sound, preparation: Preparation) -> Iterator[str]:
+def _sound_notes(clip: ReadClip, preparation: Preparation) -> Iterator[str]:
+    sound = clip.sound
     if not sound.is_present:
-        yield NO_AUDIO
+        yield NO_AUDIO if clip.inputs.mel.size else PICTURE_ALONE
         return
     if sound.digital_silence:
         yield DIGITAL_SILENCE

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from r1omni.claims import Verdict
-from r1omni.inference.files import NO_VIDEO, ReadFile
+from r1omni.inference.files import NO_VIDEO, SOUND_ALONE, ReadFile
 from r1omni.judges.acoustics import MEASURES, measures
 from r1omni.judges.judge import ClaimJudge, read_judge
 from r1omni.judges.pictures import picture_row
@@ -60,7 +60,7 @@ def verdict_on(file: ReadFile, features: Features, judges: Judges) -> tuple[Verd
             row = np.array([known[name] for name in MEASURES])
             notes.append(LEVEL_TOO_LOUD)
         else:
-            if NO_VIDEO in file.notes:
+            if NO_VIDEO in file.notes or SOUND_ALONE in file.notes:
                 notes.append("no picture: nothing that is said of a face can be judged")
                 continue
             row = picture_row(features)

@@ -116,6 +116,7 @@ def test_the_commit_of_a_released_parent_is_named(project: Path) -> None:
     cards = cards_of(project)
     card = ModelCard.load(cards / "grpo/README.md")
     assert card.data.base_model == ["StarJiaxing/HumanOmni-0.5B", "openai/whisper-large-v3"]
+    assert "humanomni" in card.data.tags
     commit = f"commit `{tower['commit']}`"
     assert f"| released: {tower['repo']} | not recorded | none | not recorded | {commit}" in str(
         card

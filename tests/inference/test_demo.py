@@ -150,7 +150,7 @@ def test_an_uploaded_clip_is_answered_as_predict_answers_it_and_nothing_is_kept(
     )  # fmt: skip
     label, rationale, probabilities, notes = texts(expected)
     assert shown(page) == [label, rationale, notes]
-    assert "no audio: the model heard nothing" in notes
+    assert "no audio: the model heard silence" in notes
     assert probabilities is not None
     first, chance = max(probabilities.items(), key=lambda item: item[1])
     assert f"{first} {round(100 * chance)}%" in " ".join(page.inner_text("body").split())

@@ -15,6 +15,7 @@ from tiny_thinker import BOTH, LARGE, RAGGED, noise_clips, tiny_thinker
 from torch import Tensor
 
 from r1omni import completions, prompts
+from r1omni.inference.branches import continue_prefix
 from r1omni.inference.greedy import answer_batch
 from r1omni.inference.probabilities import label_probabilities
 from r1omni.model.backbone import prefill_asked, prefill_prompts
@@ -231,6 +232,18 @@ def test_label_probabilities_are_a_full_forwards(case: Case) -> None:
         sums = _logprobs(logits, ids, mask).double().sum(dim=2)[0]
         expected = dict(zip(labels, sums.softmax(0).tolist(), strict=True))
         assert found[i] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_kept_prefix_goes_on_as_a_prompt_that_has_begun(case: Case) -> None:
+    """What the audit reuses: the same as asking with the first ids of each completion."""
+    backbone, begun = case.backbone, [[30 + i] * (i + 1) for i in range(len(case.clips))]
+    features = backbone.encode(case.clips)
+    with torch.no_grad():
+        kept = prefill_asked(backbone, backbone.ask(features, case.texts))
+        found = continue_prefix(backbone, kept, begun)
+        expected = prefill_asked(backbone, backbone.ask(features, case.texts, begun))
+    assert found.start.tolist() == expected.start.tolist()
+    torch.testing.assert_close(found.last_hidden, expected.last_hidden, atol=1e-5, rtol=1e-5)
 
 
 def test_a_clip_is_asked_the_same_alone_and_in_any_batch(case: Case) -> None:

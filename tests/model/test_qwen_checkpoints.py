@@ -55,7 +55,15 @@ def as_whole(folder: Path) -> Path:
     """The public layout: thinker, talker and vocoder, and a config of the whole."""
     extra = {"talker.codec_head.weight": torch.ones(2, 2), "token2wav.x": torch.ones(1)}
     rewrite(folder, lambda t: {f"thinker.{old_name(n)}": x for n, x in t.items()} | extra)
-    return reconfigure(folder, lambda c: {"model_type": "qwen2_5_omni", "thinker_config": c})
+    return reconfigure(folder, whole_config)
+
+
+def whole_config(config: dict[str, Any]) -> dict[str, Any]:
+    """With the rotary settings' old spelling."""
+    rope = config["text_config"].pop("rope_parameters")
+    config["text_config"]["rope_theta"] = rope.pop("rope_theta")
+    config["text_config"]["rope_scaling"] = rope | {"type": "default"}
+    return {"model_type": "qwen2_5_omni", "thinker_config": config, "talker_config": {}}
 
 
 def logits(backbone: Any) -> torch.Tensor:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,8 +23,9 @@ from r1omni.model.feature_store import Features
 from r1omni.model.head import LanguageModelHead
 from r1omni.model.qwen_omni import towers
 from r1omni.model.qwen_omni.checkpoint import MEDIA_KEY, read_tensors
-from r1omni.model.qwen_omni.prompt import AUDIO, VIDEO, PromptWriter, token_ids
+from r1omni.model.qwen_omni.prompt import AUDIO, VIDEO, PromptWriter
 from r1omni.model.shared_prefix import Embedded
+from r1omni.model.weights import read_json
 from r1omni.prompts import AnswerMode
 
 _TOWERS: Final = ("visual", "audio_tower")  # with merger and projector inside
@@ -71,8 +72,8 @@ class QwenOmniBackbone:
                 f"spatial_merge_size and num_mel_bins are {needed}, the settings' "
                 f"{(media.patch_size, MERGE, media.num_mel_bins)}"
             )
-        self._ids = token_ids(tokenizer, model.config)
         self._writer = PromptWriter(model, tokenizer)
+        self._ids = self._writer.ids
         own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         ends = (self._ids[prompts.END_OF_TURN], self._ids[prompts.PAD], *own, *more_end_tokens)
         self._eos_token_ids = tuple(dict.fromkeys(ends))
@@ -201,14 +202,18 @@ class QwenOmniBackbone:
         """The thinker's own layout, whatever layout was read, and the parent's other files."""
         state = self.model.state_dict()
         if parent is not None:  # DeepSpeed casts the towers with what is trained
-            frozen = tuple(f"model.{name}." for name in _TOWERS)
-            own = read_tensors(parent).tensors
-            state |= {name: tensor for name, tensor in own.items() if name.startswith(frozen)}
+            prefixes = tuple(f"model.{name}." for name in _TOWERS)
+            state |= read_tensors(parent, wanted=lambda name: name.startswith(prefixes)).tensors
+        # transformers loads all in one precision: the one that loses nothing
+        widest = reduce(torch.promote_types, {tensor.dtype for tensor in state.values()})
         setattr(self.model.config, MEDIA_KEY, asdict(self.media))
         self.model.generation_config.eos_token_id = list(self._eos_token_ids)
         self.model.generation_config.pad_token_id = self._ids[prompts.PAD]
         # without save_original_format=False transformers writes the names that were read
         self.model.save_pretrained(folder, state_dict=state, save_original_format=False)
+        config = read_json(folder / "config.json") | {"dtype": str(widest).removeprefix("torch.")}
+        text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
+        (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
 

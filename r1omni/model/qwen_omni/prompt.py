@@ -30,9 +30,11 @@ CONFIG_NAMES: Final = {
     "audio_start_token_id": AUDIO_BEGINS,
     "audio_end_token_id": AUDIO_ENDS,
     "vision_start_token_id": VIDEO_BEGINS,
-    "vision_end_token_id": VIDEO_ENDS,
 }
-CONTROL: Final = (*CONFIG_NAMES.values(), TURN_BEGINS, prompts.END_OF_TURN, prompts.PAD)
+CONTROL: Final = (
+    *(*CONFIG_NAMES.values(), VIDEO_ENDS),
+    *(TURN_BEGINS, prompts.END_OF_TURN, prompts.PAD),
+)
 
 
 def token_ids(tokenizer: PreTrainedTokenizerFast, config: Any) -> dict[str, int]:
@@ -66,7 +68,7 @@ class PromptWriter:
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
         self._model, self._tokenizer = model, tokenizer
-        self._ids = token_ids(tokenizer, model.config)
+        self.ids = token_ids(tokenizer, model.config)
 
     def write(
         self,
@@ -81,7 +83,7 @@ class PromptWriter:
         With `audio_in_video` sound and picture take turns, if the clip has both. A control token in
         the instruction is split into letters: no text can begin or end a turn.
         """
-        one = self._ids
+        one = self.ids
         together = audio_in_video and "video" in clip and "audio" in clip
         ids = [
             *(one[TURN_BEGINS], *self.spell("user\n")),
@@ -100,7 +102,7 @@ class PromptWriter:
 
     def _media(self, clip: Features, together: bool) -> list[int]:
         """A placeholder for each of the clip's tokens, between marks."""
-        one = self._ids
+        one = self.ids
         if together:
             inner = [one[AUDIO_BEGINS], *self._in_turns(clip), one[AUDIO_ENDS]]
             return [one[VIDEO_BEGINS], *inner, one[VIDEO_ENDS]]
@@ -123,8 +125,8 @@ class PromptWriter:
         picture, sound = self._chunks(seen, chunk), self._chunks(heard, chunk)
         ids: list[int] = []
         for i in range(max(len(picture), len(sound))):
-            ids += [self._ids[VIDEO]] * (picture[i] if i < len(picture) else 0)
-            ids += [self._ids[AUDIO]] * (sound[i] if i < len(sound) else 0)
+            ids += [self.ids[VIDEO]] * (picture[i] if i < len(picture) else 0)
+            ids += [self.ids[AUDIO]] * (sound[i] if i < len(sound) else 0)
         return ids
 
     def _chunks(self, times: Tensor, chunk: int) -> list[int]:
