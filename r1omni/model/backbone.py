@@ -17,6 +17,7 @@ from r1omni.model.feature_store import Features
 from r1omni.model.head import LanguageModelHead
 from r1omni.model.shared_prefix import Embedded, Prefix, prefill
 from r1omni.prompts import AnswerMode
+from r1omni.training_config import AdapterParams
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Backbone(Protocol):
     answer_mode: AnswerMode  # how the checkpoint is asked, and in which form it answers
 
     conversion: str | None  # what became of the tensors of another layout than ours
+
+    adapter: AdapterParams | None  # LoRA on the decoder, if there is one (adapters.py)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -129,6 +132,10 @@ class Backbone(Protocol):
         What the recipe does not train has the precision of the checkpoint `parent`, whichever
         precision the training had.
         """
+        ...
+
+    def save_settings(self, folder: Path) -> None:
+        """Write all of a checkpoint but its tensors."""
         ...
 
 

@@ -23,6 +23,7 @@ from r1omni.model.humanomni.tower_inputs import stack_inputs
 from r1omni.model.shared_prefix import Embedded, count_positions
 from r1omni.model.weights import read_json, read_weights
 from r1omni.prompts import AnswerMode
+from r1omni.training_config import AdapterParams
 
 
 class HumanOmniBackbone:
@@ -38,6 +39,7 @@ class HumanOmniBackbone:
         self.model = model
         self.processor = processor
         self.conversion: str | None = None  # what became of the tensors of an original checkpoint
+        self.adapter: AdapterParams | None = None
 
     @property
     def module(self) -> nn.Module:
@@ -153,6 +155,11 @@ class HumanOmniBackbone:
 
     def save(self, folder: Path, parent: Path | None) -> None:
         self.model.save_pretrained(folder, **self._towers_as_in(parent))
+        self.processor.save_pretrained(folder)
+
+    def save_settings(self, folder: Path) -> None:
+        self.model.config.save_pretrained(folder)
+        self.model.generation_config.save_pretrained(folder)
         self.processor.save_pretrained(folder)
 
     def _towers_as_in(self, parent: Path | None) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from r1omni.model.qwen_omni.checkpoint import MEDIA_KEY, read_tensors
 from r1omni.model.qwen_omni.prompt import AUDIO, VIDEO, PromptWriter, token_ids
 from r1omni.model.shared_prefix import Embedded
 from r1omni.prompts import AnswerMode
+from r1omni.training_config import AdapterParams
 
 _TOWERS: Final = ("visual", "audio_tower")  # with merger and projector inside
 _LANGUAGE_MODEL: Final = ("model.language_model.", "lm_head.")
@@ -59,6 +60,7 @@ class QwenOmniBackbone:
     ) -> None:
         self.model, self.tokenizer, self.media, self.files = model, tokenizer, media, files
         self.conversion: str | None = None
+        self.adapter: AdapterParams | None = None
         vision = model.config.vision_config
         needed = (
             vision.patch_size,
@@ -204,11 +206,23 @@ class QwenOmniBackbone:
             frozen = tuple(f"model.{name}." for name in _TOWERS)
             own = read_tensors(parent).tensors
             state |= {name: tensor for name, tensor in own.items() if name.startswith(frozen)}
+        self._note_settings()
+        # without save_original_format=False transformers writes the names that were read
+        self.model.save_pretrained(folder, state_dict=state, save_original_format=False)
+        self._write_files(folder)
+
+    def save_settings(self, folder: Path) -> None:
+        self._note_settings()
+        self.model.config.save_pretrained(folder)
+        self.model.generation_config.save_pretrained(folder)
+        self._write_files(folder)
+
+    def _note_settings(self) -> None:
         setattr(self.model.config, MEDIA_KEY, asdict(self.media))
         self.model.generation_config.eos_token_id = list(self._eos_token_ids)
         self.model.generation_config.pad_token_id = self._ids[prompts.PAD]
-        # without save_original_format=False transformers writes the names that were read
-        self.model.save_pretrained(folder, state_dict=state, save_original_format=False)
+
+    def _write_files(self, folder: Path) -> None:
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
 
