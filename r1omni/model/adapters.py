@@ -108,7 +108,7 @@ def find_base(checkpoint: Path, base: Path | None = None) -> Path:
         found.append(f"{folder} has {digest}")
     raise ValueError(
         f"{checkpoint}: is an adapter of a base with the content hash {wanted}; "
-        f"{', '.join(found)}: pass the right one as --base"
+        f"{', '.join(found)}: predict, audit and merge take the right one as --base"
     )
 
 
@@ -122,8 +122,8 @@ def load_adapter(backbone: Backbone, checkpoint: Path) -> None:
     except ValidationError as error:
         raise ValueError(f"{checkpoint / PROVENANCE}: adapter: {error}") from error
     tensors = read_tensor_file(checkpoint / ADAPTER)
-    backbone.freeze()
-    others = [p for p in backbone.module.parameters() if p.requires_grad]  # all but the towers
+    towers = {id(p) for tower in backbone.towers() for p in tower.parameters()}
+    others = [p for p in backbone.module.parameters() if id(p) not in towers]
     put_on(backbone, adapter, seed=0)
     own = adapter_parameters(backbone)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -76,6 +76,10 @@ class Backbone(Protocol):
         """Take no gradient where the recipe trains nothing."""
         ...
 
+    def towers(self) -> Sequence[nn.Module]:
+        """What makes a clip's features, which are cached: in the base's precision always."""
+        ...
+
     def frozen_copy(self) -> "Backbone":
         """A copy without gradients and without towers, for features that are cached."""
         ...

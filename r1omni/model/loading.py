@@ -1,13 +1,16 @@
 """A checkpoint's folder -> its backbone, whichever that is."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from r1omni.model.adapters import find_base, is_adapter, load_adapter
+from r1omni.lineage import read_provenance, write_provenance
+from r1omni.model.adapters import ADAPTER_CONFIG, find_base, is_adapter, load_adapter, merge
 from r1omni.model.backbone import Backbone
 from r1omni.model.humanomni.backbone import load_humanomni
 from r1omni.model.weights import find_directory, read_json
+from r1omni.tracking.provenance import content_hash
 
 QWEN_OMNI: Final = ("qwen2_5_omni", "qwen2_5_omni_thinker")  # a whole one, a thinker
 
@@ -33,3 +36,27 @@ def load_backbone(
 
         return load_qwen_omni(checkpoint, allow)
     return load_humanomni(checkpoint, allow)
+
+
+def merge_checkpoint(checkpoint: Path, out: Path, base: Path | None = None) -> None:
+    """Write the whole model of an adapter's checkpoint to the new folder `out`.
+
+    Raises ValueError for a checkpoint without an adapter, FileExistsError for an `out` that exists.
+    """
+    if not is_adapter(checkpoint):
+        raise ValueError(f"{checkpoint}: has no {ADAPTER_CONFIG}: it is whole already")
+    if out.exists():
+        raise FileExistsError(f"{out}: exists already; nothing was written")
+    below = find_base(checkpoint, base)
+    backbone = load_backbone(checkpoint, base=below)
+    merge(backbone)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    backbone.save(partial, below)
+    record = dict(read_provenance(checkpoint) or {})
+    merged = {
+        "merged": {"content_hash": content_hash(checkpoint), "adapter": record.pop("adapter")}
+    }
+    write_provenance(partial, record | merged | {"parameters": backbone.sizes()})
+    partial.rename(out)

@@ -68,20 +68,21 @@ class HumanOmniBackbone:
 
     def freeze(self) -> None:
         """The towers (arXiv 2503.05379 trains the rest), and BERT's pooler, which is not read."""
-        inner = self.model.model
-        for part in (inner.vision_tower, inner.audio_tower, inner.bert_model.pooler):
+        for part in (*self.towers(), self.model.model.bert_model.pooler):
             part.requires_grad_(False)
 
+    def towers(self) -> list[nn.Module]:
+        return [self.model.model.vision_tower, self.model.model.audio_tower]
+
     def frozen_copy(self) -> "HumanOmniBackbone":
-        left_out = (self.model.model.vision_tower, self.model.model.audio_tower)
-        without: dict[int, Any] = {id(tower): nn.Identity() for tower in left_out}
+        without: dict[int, Any] = {id(tower): nn.Identity() for tower in self.towers()}
         copied = deepcopy(self.model, without).requires_grad_(False)
         return HumanOmniBackbone(copied, self.processor)
 
     def tower_fingerprint(self) -> str:
         config, digest = self.model.config, hashlib.sha256(_tower_code().encode())
         digest.update(f"{config.vision_select_layer} {config.audio_pool}".encode())
-        for tower in (self.model.model.vision_tower, self.model.model.audio_tower):
+        for tower in self.towers():
             for name, tensor in sorted(tower.state_dict().items()):
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
                 raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)

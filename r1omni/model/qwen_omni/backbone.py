@@ -114,17 +114,17 @@ class QwenOmniBackbone:
 
     def freeze(self) -> None:
         """The towers with merger and projector, as HumanOmniV2's recipe freezes them."""
-        for tower in self._towers():
+        for tower in self.towers():
             tower.requires_grad_(False)
 
     def frozen_copy(self) -> "QwenOmniBackbone":
-        without: dict[int, Any] = {id(tower): nn.Identity() for tower in self._towers()}
+        without: dict[int, Any] = {id(tower): nn.Identity() for tower in self.towers()}
         copied = deepcopy(self.model, without).requires_grad_(False)
         return QwenOmniBackbone(copied, self.tokenizer, self.media, self.files, self._eos_token_ids)
 
     def tower_fingerprint(self) -> str:
         digest = hashlib.sha256(_tower_code().encode())
-        for tower in self._towers():
+        for tower in self.towers():
             config = {k: v for k, v in tower.config.to_dict().items() if k not in _OF_NO_EFFECT}
             digest.update(json.dumps(config, sort_keys=True).encode())
             for name, tensor in sorted(tower.state_dict().items()):
@@ -226,7 +226,7 @@ class QwenOmniBackbone:
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
 
-    def _towers(self) -> list[Any]:
+    def towers(self) -> list[Any]:
         return [getattr(self.model.model, name) for name in _TOWERS]
 
 
