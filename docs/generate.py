@@ -134,7 +134,7 @@ def _metadata(field: FieldInfo) -> Iterator[Any]:
 
 def _type_name(kind: Any) -> str:
     names = {int: "integer", float: "number", bool: "true or false", str: "text", Path: "path"}
-    if get_origin(kind) in (dict, Mapping):
+    if get_origin(kind) in (dict, Mapping) or _is_section(kind):
         return "mapping"
     if get_origin(kind) is tuple:
         return "list"

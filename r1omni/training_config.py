@@ -176,10 +176,19 @@ class HeldOutParams(Section):
     every: Count
 
 
+class AdapterParams(Section):
+    """LoRA (arXiv 2106.09685) on the decoder's linear layers; all else stays as it is."""
+
+    rank: Count
+    alpha: Positive
+    targets: Annotated[tuple[Literal["attention", "mlp"], ...], Field(min_length=1)]
+
+
 class EngineParams(Section):
-    """The numbers that base, SFT and GRPO are trained in."""
+    """The numbers that base, SFT and GRPO are trained in, and what SFT and GRPO train."""
 
     NOT_RECIPE = frozenset({"skip_nonfinite"})  # so that it can be set after a failure
 
     dtype: Literal["fp32", "bf16"]
+    adapter: AdapterParams | None
     skip_nonfinite: Annotated[int, Field(ge=0)]

@@ -11,6 +11,7 @@ from r1omni.commands.command import (
     PEOPLE,
     Allow,
     AsJson,
+    Base,
     FromParams,
     Labels,
     Mode,
@@ -48,6 +49,7 @@ def audit(
     as_json: AsJson = False,
     mode: Mode = None,
     allow: Allow = None,
+    base: Base = None,
     max_new_tokens: MaxNewTokens = None,
     timeout_seconds: Timeout = None,
     max_pixels: MaxPixels = None,
@@ -73,7 +75,7 @@ def audit(
         device=device,
     )
     asked = asked_labels(labels)
-    explain(clips, model, mode, allow or (), asked, options, judges, as_json)
+    explain(clips, model, mode, allow or (), asked, options, judges, as_json, base)
 
 
 def explain(
@@ -85,6 +87,7 @@ def explain(
     options: PredictOptions,
     judges: Path,
     as_json: bool,
+    base: Path | None = None,
 ) -> None:
     """Print each clip's explanation as soon as it is there. Raises typer.Exit."""
     with quick_imports():
@@ -98,7 +101,7 @@ def explain(
         typer.echo(account, err=True)
     explained = refused = 0
     try:
-        backbone = open_model(model, mode, allow, options)
+        backbone = open_model(model, mode, allow, options, base)
         for outcome in explain_files(
             found.items,
             backbone,

@@ -26,6 +26,10 @@ Allow = Annotated[
         "--allow", metavar="NAME", help="a surplus tensor of the checkpoint to leave out; repeat it"
     ),
 ]
+Base = Annotated[
+    Path | None,
+    typer.Option(help="folder of an adapter's base; by default where the adapter says"),
+]
 Labels = Annotated[
     str, typer.Option(help="all, or the corpus whose labels' probabilities are asked for")
 ]
@@ -54,7 +58,9 @@ def asked_labels(corpus: str) -> Sequence[str]:
     return EMOTIONS if corpus == "all" else find_corpus(corpus).labels or EMOTIONS
 
 
-def open_model(model: str, mode: Mode, allow: Sequence[str], options: PredictOptions) -> "Backbone":
+def open_model(
+    model: str, mode: Mode, allow: Sequence[str], options: PredictOptions, base: Path | None = None
+) -> "Backbone":
     """The backbone of a folder, a hub id or a registered version, with a warning about its origin.
 
     Raises as `find_checkpoint` and `load_checkpoint` do.
@@ -67,7 +73,7 @@ def open_model(model: str, mode: Mode, allow: Sequence[str], options: PredictOpt
         checkpoint = find_checkpoint(model, options.tracking)
         if warning := caution(read_lineage(checkpoint)):
             typer.echo(warning, err=True)
-        return load_checkpoint(checkpoint, mode, allow, options.device)
+        return load_checkpoint(checkpoint, mode, allow, options.device, base)
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""`ui`, `promote`, `rollback`, `serve`, `demo`: the trained models."""
+"""`ui`, `promote`, `rollback`, `merge`, `serve`, `demo`: the trained models."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from r1omni.commands.command import JUDGES, PEOPLE, Model, commands
+from r1omni.commands.command import JUDGES, PEOPLE, Base, Model, commands
 from r1omni.params_file import read_params
 from r1omni.stages import PARAMS, ParamsFile
 
@@ -62,6 +62,24 @@ def rollback(params: ParamsFile = PARAMS) -> None:
     from r1omni.tracking.champion import run_rollback
 
     typer.echo(run_rollback(tracking=read_params(params).tracking))
+
+
+@commands.command(rich_help_panel=PEOPLE)
+def merge(
+    checkpoint: Annotated[Path, typer.Argument(help="folder of a checkpoint with an adapter")],
+    out: Annotated[Path, typer.Argument(help="folder to write; it must not exist")],
+    base: Base = None,
+) -> None:
+    """Write the whole model of a checkpoint that holds only an adapter (`engine.adapter`).
+
+    Such a checkpoint needs its base wherever it is used. The merged one needs nothing else, and
+    programs that know no adapters load it; its answers are the same up to rounding. Neither the
+    adapter nor the base is changed. Example: r1omni merge data/checkpoints/grpo merged
+    """
+    from r1omni.model.loading import merge_checkpoint
+
+    merge_checkpoint(checkpoint, out, base)
+    typer.echo(f"{out}: {checkpoint} with its base in one")
 
 
 @commands.command(rich_help_panel=PEOPLE)

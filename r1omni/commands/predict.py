@@ -13,6 +13,7 @@ from r1omni.commands.command import (
     PEOPLE,
     Allow,
     AsJson,
+    Base,
     FromParams,
     Labels,
     Mode,
@@ -48,6 +49,7 @@ def predict(
     model: Model = "data/checkpoints/grpo",
     mode: Mode = None,
     allow: Allow = None,
+    base: Base = None,
     labels: Labels = "all",
     as_json: AsJson = False,
     explain_answers: Annotated[
@@ -94,7 +96,7 @@ def predict(
     )
     asked = asked_labels(labels)
     if explain_answers:
-        explain(files, model, mode, allow or (), asked, options, judges, as_json)
+        explain(files, model, mode, allow or (), asked, options, judges, as_json, base)
         return
     by = None
     if answer == "reader":
@@ -102,7 +104,7 @@ def predict(
     from r1omni.media.pool import start_forkserver
 
     start_forkserver()  # it imports while the model is loaded: the first answer need not wait
-    _predict(files, model, mode, allow or (), asked, options, as_json, by)
+    _predict(files, model, mode, allow or (), asked, options, as_json, by, base)
 
 
 def _by_reader(folder: Path, samples: int, temperature: float) -> "ByReader":
@@ -125,6 +127,7 @@ def _predict(
     options: PredictOptions,
     as_json: bool,
     by: "ByReader | None",
+    base: Path | None,
 ) -> None:
     """Print each file's answer as soon as its batch is done. Raises typer.Exit."""
     with quick_imports():
@@ -137,7 +140,7 @@ def _predict(
         typer.echo(account, err=True)
     n_answered = n_refused = 0
     try:
-        backbone = open_model(model, mode, allow, options)
+        backbone = open_model(model, mode, allow, options, base)
         batches = answer_batches(
             found.items,
             backbone,

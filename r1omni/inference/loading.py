@@ -43,11 +43,12 @@ def load_checkpoint(
     mode: AnswerMode | None = None,
     allow: Sequence[str] = (),
     device: Device = "auto",
+    base: Path | None = None,
 ) -> Backbone:
     """The checkpoint's backbone on `device`.
 
-    `mode` None: as the checkpoint records it. `allow` names surplus tensors that are left out. What
-    became of an original checkpoint's tensors is printed on standard error. Raises ValueError for a
+    `mode` None: as the checkpoint records it. `allow` and `base` as in `load_backbone`. What became
+    of an original checkpoint's tensors is printed on standard error. Raises ValueError for a
     checkpoint whose tensors are not the model's, for an original one without a `mode` (its
     config.json does not say how it was taught to answer), and for cuda where there is none.
     """
@@ -57,7 +58,7 @@ def load_checkpoint(
             f"{directory / 'config.json'}: does not say how this checkpoint answers; pass --mode "
             "reasoned (EMER-SFT, R1-Omni) or --mode direct (HumanOmni, MAFW-DFEW-SFT)"
         )
-    backbone = load_backbone(directory, allow)
+    backbone = load_backbone(directory, allow, base)
     if backbone.conversion is not None:
         _print(f"{directory}: {backbone.conversion}")
     if mode is not None:

@@ -17,6 +17,7 @@ from r1omni.model.feature_store import Features
 from r1omni.model.head import LanguageModelHead
 from r1omni.model.shared_prefix import Embedded, Prefix, prefill
 from r1omni.prompts import AnswerMode
+from r1omni.training_config import AdapterParams
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Backbone(Protocol):
 
     conversion: str | None  # what became of the tensors of another layout than ours
 
+    adapter: AdapterParams | None  # LoRA on the decoder, if there is one (adapters.py)
+
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """What ends a completion; the first is what it is trained to write."""
@@ -71,6 +74,10 @@ class Backbone(Protocol):
 
     def freeze(self) -> None:
         """Take no gradient where the recipe trains nothing."""
+        ...
+
+    def towers(self) -> Sequence[nn.Module]:
+        """What makes a clip's features, which are cached: in the base's precision always."""
         ...
 
     def frozen_copy(self) -> "Backbone":
@@ -129,6 +136,10 @@ class Backbone(Protocol):
         What the recipe does not train has the precision of the checkpoint `parent`, whichever
         precision the training had.
         """
+        ...
+
+    def save_settings(self, folder: Path) -> None:
+        """Write all of a checkpoint but its tensors."""
         ...
 
 

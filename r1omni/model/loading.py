@@ -1,26 +1,62 @@
 """A checkpoint's folder -> its backbone, whichever that is."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from r1omni.lineage import read_provenance, write_provenance
+from r1omni.model.adapters import ADAPTER_CONFIG, find_base, is_adapter, load_adapter, merge
 from r1omni.model.backbone import Backbone
 from r1omni.model.humanomni.backbone import load_humanomni
 from r1omni.model.weights import find_directory, read_json
+from r1omni.tracking.provenance import content_hash
 
 QWEN_OMNI: Final = ("qwen2_5_omni", "qwen2_5_omni_thinker")  # a whole one, a thinker
 
 
-def load_backbone(checkpoint: Path, allow: Sequence[str] = ()) -> Backbone:
+def load_backbone(
+    checkpoint: Path, allow: Sequence[str] = (), base: Path | None = None
+) -> Backbone:
     """The backbone in a folder, in eval mode on the CPU.
 
-    `allow` names surplus tensors that are left out. Raises ValueError naming the file, or the
-    tensor that is missing, unexpected or of another shape.
+    `allow` names surplus tensors that are left out; `base` is where an adapter's base lies, if not
+    where the adapter says. Raises ValueError naming the file, or the tensor that is missing,
+    unexpected or of another shape, and for another base than the adapter's.
     """
     directory = find_directory(checkpoint, {}, weights=False)
+    if is_adapter(directory):
+        directory = find_directory(checkpoint, {})
+        backbone = load_backbone(find_base(directory, base), allow)
+        load_adapter(backbone, directory)
+        return backbone
     if read_json(directory / "config.json").get("model_type") in QWEN_OMNI:
         # imported where it is needed: transformers' module takes a second
         from r1omni.model.qwen_omni.loading import load_qwen_omni
 
         return load_qwen_omni(checkpoint, allow)
     return load_humanomni(checkpoint, allow)
+
+
+def merge_checkpoint(checkpoint: Path, out: Path, base: Path | None = None) -> None:
+    """Write the whole model of an adapter's checkpoint to the new folder `out`.
+
+    Raises ValueError for a checkpoint without an adapter, FileExistsError for an `out` that exists.
+    """
+    if not is_adapter(checkpoint):
+        raise ValueError(f"{checkpoint}: has no {ADAPTER_CONFIG}: it is whole already")
+    if out.exists():
+        raise FileExistsError(f"{out}: exists already; nothing was written")
+    below = find_base(checkpoint, base)
+    backbone = load_backbone(checkpoint, base=below)
+    merge(backbone)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    backbone.save(partial, below)
+    record = dict(read_provenance(checkpoint) or {})
+    merged = {
+        "merged": {"content_hash": content_hash(checkpoint), "adapter": record.pop("adapter")}
+    }
+    write_provenance(partial, record | merged | {"parameters": backbone.sizes()})
+    partial.rename(out)

@@ -88,7 +88,7 @@ def read_weights(
     tensors: dict[str, Tensor] = {}
     files: dict[str, str] = {}
     for file in _weight_files(directory):
-        for name, tensor in _read_file(file, wanted).items():
+        for name, tensor in read_tensor_file(file, wanted).items():
             if name in tensors:
                 raise ValueError(f"{file}: tensor {name} stands in {files[name]} too")
             tensors[name], files[name] = tensor, file.name
@@ -111,7 +111,10 @@ def _weight_files(directory: Path) -> list[Path]:
     raise ValueError(f"{directory}: no weights; expected {SAFETENSORS[1]} or {PICKLED[1]}")
 
 
-def _read_file(file: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+def read_tensor_file(
+    file: Path, wanted: Callable[[str], bool] = lambda name: True
+) -> dict[str, Tensor]:
+    """The `wanted` tensors of one file. Raises ValueError, naming it, where it holds no tensors."""
     try:
         if file.suffix == ".safetensors":
             # copied: a mapped tensor lies at the file's alignment, where CPU kernels sum in another

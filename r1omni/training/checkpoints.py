@@ -21,20 +21,37 @@ from r1omni.machine.curves import write_curves
 from r1omni.machine.environment import is_first
 from r1omni.machine.ranks import barrier, gather
 from r1omni.machine.state_folders import FINISHED, TrainingPaths, move_into_place, refuse_edits
+from r1omni.model.adapters import find_base, merge, put_on, save_adapter
 from r1omni.model.backbone import Backbone
 from r1omni.model.loading import load_backbone
 from r1omni.own_code import changed_code, code_hash
 from r1omni.prompts import AnswerMode
 from r1omni.section import Section
+from r1omni.training_config import AdapterParams
 
 CURVES, ROLLOUTS = "curves.jsonl", "rollouts.parquet"
 TIMES = "times.jsonl"  # beside the states: the seconds of the last training that was finished
 
 
-def load_parent(checkpoint: Path) -> Backbone:
-    """The checkpoint's backbone, with what the recipe doesn't train frozen."""
+def load_parent(checkpoint: Path, adapter: AdapterParams | None = None, seed: int = 0) -> Backbone:
+    """The checkpoint's backbone, with what the recipe doesn't train frozen.
+
+    With an `adapter` that alone is trained: the checkpoint's own goes on, else a fresh one is drawn
+    by `seed`. Without, an adapter of the checkpoint becomes part of its weights. Raises ValueError
+    for a checkpoint with another adapter.
+    """
     backbone = load_backbone(checkpoint)
-    backbone.freeze()
+    if adapter is None:
+        if backbone.adapter is not None:
+            merge(backbone)
+        backbone.freeze()
+    elif backbone.adapter is None:
+        put_on(backbone, adapter, seed)
+    elif backbone.adapter != adapter:
+        raise ValueError(
+            f"{checkpoint}: has the adapter {backbone.adapter.recipe()}, and engine.adapter is "
+            f"{adapter.recipe()}: make them equal, or merge the checkpoint first (`r1omni merge`)"
+        )
     return backbone
 
 
@@ -123,7 +140,12 @@ def _write_checkpoint(
     backbone.answer_mode = mode
     partial = paths.state / "checkpoint"
     shutil.rmtree(partial, ignore_errors=True)
-    backbone.save(partial, parent)
+    base = find_base(parent) if parent is not None else None
+    if backbone.adapter is None:
+        backbone.save(partial, base)
+    else:
+        assert base is not None
+        record |= save_adapter(backbone, partial, base, paths.checkpoint)
     write_provenance(partial, record)
     training = paths.state / "training"
     shutil.rmtree(training, ignore_errors=True)

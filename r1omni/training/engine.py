@@ -79,7 +79,8 @@ class Engine:
 
     On every rank: call `backward` once per micro-batch, then `update`. The step's loss is the mean
     over all items of all micro-batches of all ranks; `weight` is a micro-batch's number of items.
-    N processes compute what one process does with the same global batch.
+    N processes compute what one process does with the same global batch. Without `save_frozen` a
+    state holds only weights that are trained: the others are the start's.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Engine:
         weight_decay: float,
         max_grad_norm: float,
         skip_nonfinite: int = 0,
+        save_frozen: bool = True,
     ) -> None:
         self.device = join_ranks(machine)
         deepspeed = import_deepspeed()
@@ -111,7 +113,7 @@ class Engine:
         self.model = model
         self.step_count = 0
         self.n_skipped = 0
-        self._skip_nonfinite = skip_nonfinite
+        self._skip_nonfinite, self._save_frozen = skip_nonfinite, save_frozen
         self.newest_state: Path | None = None
         self._machine, self._dtype = machine, dtype
         self._mean: list[Tensor] = []  # this step's mean gradient so far, over `_weight` items
@@ -243,7 +245,9 @@ class Engine:
             return 0
         self.newest_state, self.step_count = found
         self._whole.close()
-        loaded, kept = self._engine.load_checkpoint(str(self.newest_state), tag="state")
+        loaded, kept = self._engine.load_checkpoint(
+            str(self.newest_state), tag="state", load_module_strict=self._save_frozen
+        )
         if loaded is None:
             raise RuntimeError(f"{self.newest_state}: is complete, but DeepSpeed cannot load it")
         self.n_skipped = int(kept.get("skipped", 0))
@@ -258,7 +262,13 @@ class Engine:
 
     def _write(self, folder: Path) -> None:
         kept = {"skipped": self.n_skipped}
-        self._engine.save_checkpoint(str(folder), tag="state", client_state=kept, save_latest=False)
+        self._engine.save_checkpoint(
+            str(folder),
+            tag="state",
+            client_state=kept,
+            save_latest=False,
+            exclude_frozen_parameters=not self._save_frozen,
+        )
 
     def _gather_weights(self) -> None:
         """Under ZeRO 3, gather all weights on every rank until `self._whole` is closed."""

@@ -29,7 +29,7 @@ from r1omni.training.modality_dropout import (
     modality_dropout,
 )
 from r1omni.training.recipe import fingerprint
-from r1omni.training.reference import CopiedReference
+from r1omni.training.reference import AdapterAtStart, CopiedReference
 from r1omni.training.reward_functions import load_rewards, reward_files
 from r1omni.training.rolling_out import Models
 from r1omni.training.rollout_table import RolloutTable
@@ -71,8 +71,9 @@ def run_grpo(
     inputs += reward_files(list(grpo.reward_weights))
     recipe = fingerprint([grpo, held_out, engine], inputs)
     paths = open_state(paths, recipe)
-    policy = load_parent(cold_start)
-    reference = CopiedReference(policy) if grpo.kl_coef > 0.0 else None
+    policy = load_parent(cold_start, engine.adapter, grpo.seed)
+    start = CopiedReference if engine.adapter is None else AdapterAtStart
+    reference = start(policy) if grpo.kl_coef > 0.0 else None
     sampler = SharedPrefixSampler(policy)
     models = Models(
         policy,
@@ -92,6 +93,7 @@ def run_grpo(
         weight_decay=grpo.weight_decay,
         max_grad_norm=grpo.max_grad_norm,
         skip_nonfinite=engine.skip_nonfinite,
+        save_frozen=policy.adapter is None,
     )
     if reference is not None:
         reference.follow(policy)
@@ -103,7 +105,7 @@ def run_grpo(
         example=policy.ask(store.load([clips[0].clip_id]), [instruction("reasoned")]),
         clips=grpo.clips_per_step,
         completion=grpo.group_size * grpo.max_new_tokens,
-        has_reference=reference is not None,
+        has_reference=isinstance(reference, CopiedReference),
     )
     first = trainer.resume(paths.state, recipe) // grpo.updates_per_batch + 1
     curves = Curves(paths.state / "curves.jsonl", log)

@@ -79,7 +79,7 @@ def run_sft(
     recipe = fingerprint(sections, [parent, *manifests, *(f / INDEX for f in features)])
     join_ranks(machine)
     paths = open_state(paths, recipe)
-    backbone = load_parent(parent)
+    backbone = load_parent(parent, engine.adapter, sft.seed)
     if examples:
         train_supervised(
             backbone,
@@ -141,6 +141,7 @@ def train_supervised(
         weight_decay=sft.weight_decay,
         max_grad_norm=sft.max_grad_norm,
         skip_nonfinite=engine.skip_nonfinite,
+        save_frozen=backbone.adapter is None,
     )
     announce_memory(
         paths.training.name,

@@ -154,9 +154,9 @@ def train(
     held_out = given.pop("held_out", 0)
     every = given.pop("every", 2)
     how = {**machine}
-    dtype = how.pop("dtype", "fp32")
+    engine = (how.pop("dtype", "fp32"), how.pop("adapter", None))
     own = toy.machine_params(**how)
     if kind == "grpo":
-        toy.train_grpo(world, folder, own, toy.grpo_params(**given), log, held_out, every, dtype)
+        toy.train_grpo(world, folder, own, toy.grpo_params(**given), log, held_out, every, *engine)
     else:
-        toy.train_sft(world, folder, own, toy.sft_params(**given), log, held_out, dtype)
+        toy.train_sft(world, folder, own, toy.sft_params(**given), log, held_out, *engine)

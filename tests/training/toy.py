@@ -27,7 +27,7 @@ from r1omni.params_file import read_params
 from r1omni.rewards import Rewards
 from r1omni.training.examples import Example
 from r1omni.training.sft import train_supervised
-from r1omni.training_config import EngineParams, GRPOParams, HeldOutParams, SFTParams
+from r1omni.training_config import AdapterParams, EngineParams, GRPOParams, HeldOutParams, SFTParams
 
 REPO = Path(__file__).parents[2]
 LABELS = ("happy", "sad", "angry")
@@ -126,7 +126,7 @@ def _teach(backbone: HumanOmniBackbone, features: dict[str, Features], folder: P
         examples,
         TrainingPaths(folder, folder, folder),
         sft=sft_params(epochs=60, batch_size=21, lr=1e-2),
-        engine=EngineParams(dtype="fp32", skip_nonfinite=0),
+        engine=EngineParams(dtype="fp32", adapter=None, skip_nonfinite=0),
         machine=machine_params(save_every=1000),
         log=lambda _step, _metrics: None,
         recipe="taught",
@@ -219,6 +219,7 @@ def train_grpo(
     held_out: int = 0,
     every: int = 2,
     dtype: str = "fp32",
+    adapter: AdapterParams | None = None,
 ) -> None:
     """The GRPO stage from the world's checkpoint, with some clips to look at every few steps."""
     from r1omni.training.grpo import run_grpo
@@ -231,7 +232,7 @@ def train_grpo(
         paths_in(folder),
         grpo=grpo,
         held_out=HeldOutParams(clips=held_out, seed=1, every=every),
-        engine=EngineParams(dtype=dtype, skip_nonfinite=0),
+        engine=EngineParams(dtype=dtype, adapter=adapter, skip_nonfinite=0),
         machine=machine,
         log=log,
     )
@@ -245,6 +246,7 @@ def train_sft(
     log: Log,
     held_out: int = 0,
     dtype: str = "fp32",
+    adapter: AdapterParams | None = None,
 ) -> None:
     """The cold start from the world's checkpoint, with some clips to look at if asked for."""
     from r1omni.training.sft import run_sft
@@ -256,7 +258,7 @@ def train_sft(
         paths_in(folder),
         mode="reasoned",
         sft=sft,
-        engine=EngineParams(dtype=dtype, skip_nonfinite=0),
+        engine=EngineParams(dtype=dtype, adapter=adapter, skip_nonfinite=0),
         machine=machine,
         log=log,
         held_out=HeldOutParams(clips=held_out, seed=1, every=2) if held_out else None,

@@ -23,6 +23,7 @@ from r1omni.model.humanomni.tower_inputs import stack_inputs
 from r1omni.model.shared_prefix import Embedded, count_positions
 from r1omni.model.weights import read_json, read_weights
 from r1omni.prompts import AnswerMode
+from r1omni.training_config import AdapterParams
 
 
 class HumanOmniBackbone:
@@ -38,6 +39,7 @@ class HumanOmniBackbone:
         self.model = model
         self.processor = processor
         self.conversion: str | None = None  # what became of the tensors of an original checkpoint
+        self.adapter: AdapterParams | None = None
 
     @property
     def module(self) -> nn.Module:
@@ -66,20 +68,21 @@ class HumanOmniBackbone:
 
     def freeze(self) -> None:
         """The towers (arXiv 2503.05379 trains the rest), and BERT's pooler, which is not read."""
-        inner = self.model.model
-        for part in (inner.vision_tower, inner.audio_tower, inner.bert_model.pooler):
+        for part in (*self.towers(), self.model.model.bert_model.pooler):
             part.requires_grad_(False)
 
+    def towers(self) -> list[nn.Module]:
+        return [self.model.model.vision_tower, self.model.model.audio_tower]
+
     def frozen_copy(self) -> "HumanOmniBackbone":
-        left_out = (self.model.model.vision_tower, self.model.model.audio_tower)
-        without: dict[int, Any] = {id(tower): nn.Identity() for tower in left_out}
+        without: dict[int, Any] = {id(tower): nn.Identity() for tower in self.towers()}
         copied = deepcopy(self.model, without).requires_grad_(False)
         return HumanOmniBackbone(copied, self.processor)
 
     def tower_fingerprint(self) -> str:
         config, digest = self.model.config, hashlib.sha256(_tower_code().encode())
         digest.update(f"{config.vision_select_layer} {config.audio_pool}".encode())
-        for tower in (self.model.model.vision_tower, self.model.model.audio_tower):
+        for tower in self.towers():
             for name, tensor in sorted(tower.state_dict().items()):
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
                 raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
@@ -153,6 +156,11 @@ class HumanOmniBackbone:
 
     def save(self, folder: Path, parent: Path | None) -> None:
         self.model.save_pretrained(folder, **self._towers_as_in(parent))
+        self.processor.save_pretrained(folder)
+
+    def save_settings(self, folder: Path) -> None:
+        self.model.config.save_pretrained(folder)
+        self.model.generation_config.save_pretrained(folder)
         self.processor.save_pretrained(folder)
 
     def _towers_as_in(self, parent: Path | None) -> dict[str, Any]:

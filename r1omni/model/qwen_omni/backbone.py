@@ -27,6 +27,7 @@ from r1omni.model.qwen_omni.prompt import AUDIO, VIDEO, PromptWriter
 from r1omni.model.shared_prefix import Embedded
 from r1omni.model.weights import read_json
 from r1omni.prompts import AnswerMode
+from r1omni.training_config import AdapterParams
 
 _TOWERS: Final = ("visual", "audio_tower")  # with merger and projector inside
 _LANGUAGE_MODEL: Final = ("model.language_model.", "lm_head.")
@@ -60,6 +61,7 @@ class QwenOmniBackbone:
     ) -> None:
         self.model, self.tokenizer, self.media, self.files = model, tokenizer, media, files
         self.conversion: str | None = None
+        self.adapter: AdapterParams | None = None
         vision = model.config.vision_config
         needed = (
             vision.patch_size,
@@ -113,17 +115,17 @@ class QwenOmniBackbone:
 
     def freeze(self) -> None:
         """The towers with merger and projector, as HumanOmniV2's recipe freezes them."""
-        for tower in self._towers():
+        for tower in self.towers():
             tower.requires_grad_(False)
 
     def frozen_copy(self) -> "QwenOmniBackbone":
-        without: dict[int, Any] = {id(tower): nn.Identity() for tower in self._towers()}
+        without: dict[int, Any] = {id(tower): nn.Identity() for tower in self.towers()}
         copied = deepcopy(self.model, without).requires_grad_(False)
         return QwenOmniBackbone(copied, self.tokenizer, self.media, self.files, self._eos_token_ids)
 
     def tower_fingerprint(self) -> str:
         digest = hashlib.sha256(_tower_code().encode())
-        for tower in self._towers():
+        for tower in self.towers():
             config = {k: v for k, v in tower.config.to_dict().items() if k not in _OF_NO_EFFECT}
             digest.update(json.dumps(config, sort_keys=True).encode())
             for name, tensor in sorted(tower.state_dict().items()):
@@ -206,18 +208,30 @@ class QwenOmniBackbone:
             state |= read_tensors(parent, wanted=lambda name: name.startswith(prefixes)).tensors
         # transformers loads all in one precision: the one that loses nothing
         widest = reduce(torch.promote_types, {tensor.dtype for tensor in state.values()})
-        setattr(self.model.config, MEDIA_KEY, asdict(self.media))
-        self.model.generation_config.eos_token_id = list(self._eos_token_ids)
-        self.model.generation_config.pad_token_id = self._ids[prompts.PAD]
+        self._note_settings()
         # without save_original_format=False transformers writes the names that were read
         self.model.save_pretrained(folder, state_dict=state, save_original_format=False)
         config = read_json(folder / "config.json") | {"dtype": str(widest).removeprefix("torch.")}
         text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
         (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
+        self._write_files(folder)
+
+    def save_settings(self, folder: Path) -> None:
+        self._note_settings()
+        self.model.config.save_pretrained(folder)
+        self.model.generation_config.save_pretrained(folder)
+        self._write_files(folder)
+
+    def _note_settings(self) -> None:
+        setattr(self.model.config, MEDIA_KEY, asdict(self.media))
+        self.model.generation_config.eos_token_id = list(self._eos_token_ids)
+        self.model.generation_config.pad_token_id = self._ids[prompts.PAD]
+
+    def _write_files(self, folder: Path) -> None:
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
 
-    def _towers(self) -> list[Any]:
+    def towers(self) -> list[Any]:
         return [getattr(self.model.model, name) for name in _TOWERS]
 
 
