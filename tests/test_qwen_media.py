@@ -59,7 +59,7 @@ def test_a_frame_like_a_thread_is_kept_within_the_limits() -> None:
 
 
 @pytest.mark.parametrize("size", [(60, 90), (333, 517), (720, 480), (1080, 1920)])
-def test_pixels_and_patches_are_the_pil_processors_to_the_bit(size: tuple[int, int]) -> None:
+def test_pixels_and_patches_are_the_pil_processors(size: tuple[int, int]) -> None:
     frame = noise(*size, 3)
     processor = Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=256 * 784)
     theirs = processor(frame, return_tensors="pt")

@@ -17,10 +17,13 @@ def values(repo) -> dict[str, Any]:
     return yaml.safe_load((repo / FILE).read_text())
 
 
-def test_it_differs_from_the_default_in_model_and_media_alone(repo, values):
+def test_it_differs_from_the_default_in_model_media_and_one_rate_alone(repo, values):
     default = yaml.safe_load((repo / "params.yaml").read_text())
     assert values.keys() == default.keys()
-    assert {name for name in values if values[name] != default[name]} == {"media", "model"}
+    differing = {name for name in values if values[name] != default[name]}
+    assert differing == {"base", "media", "model"}
+    rate = {"tower_lr": values["base"]["tower_lr"]}
+    assert values["base"] == default["base"] | rate
     assert values["model"]["text"] == default["model"]["text"]
 
 

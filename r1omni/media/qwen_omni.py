@@ -1,7 +1,7 @@
 """How a clip becomes the inputs of Qwen2.5-Omni's towers: each clip keeps its own size and length.
 
-Bit for bit what transformers' PIL image processor and WhisperFeatureExtractor compute, without
-importing transformers. Resized once, here: the size of the pixels is the size of the tokens.
+What transformers' PIL image processor computes, but for float32's rounding, and bit for bit what
+its WhisperFeatureExtractor does, without importing it. Frames are resized here and nowhere else.
 """
 
 import math

@@ -140,7 +140,7 @@ class QwenOmniBackbone:
         steps = -(-self.media.num_frames // vision.temporal_patch_size)
         mel_frames = self.media.n_samples // 160
         tokens = steps * (self.media.max_pixels // side**2) + towers.count_audio_tokens(mel_frames)
-        return int(2 * tokens * self.model.config.text_config.hidden_size)
+        return int(2 * tokens * self.model.config.text_config.hidden_size) + 3 * 8 + 4
 
     def encode(self, clips: Sequence[TowerInputs]) -> list[Features]:
         """One clip at a time: what becomes of it depends on no other."""

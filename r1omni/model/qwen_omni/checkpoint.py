@@ -40,6 +40,7 @@ PROCESSOR_FILES: Final = (
     "chat_template.json",
     "chat_template.jinja",
 )
+TIED: Final = "tie_word_embeddings"
 LM_HEAD, EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
 _LEFT_OUT: Final = ("talker.", "token2wav.")
 _OLD_NAMES: Final = (  # of transformers before 5, which the public checkpoints have
@@ -111,10 +112,10 @@ def load_thinker(checkpoint: Path, allow: Collection[str] = ()) -> tuple[Any, Re
         read.report.used.setdefault(LM_HEAD, read.report.used[EMBEDDING])
         if not torch.equal(head, tensors[EMBEDDING]):
             raise ValueError(f"{read.directory}: {LM_HEAD} differs from {EMBEDDING}, although tied")
-    elif LM_HEAD not in tensors and read.settings.get("text_config", {}).get("tie_word_embeddings"):
+    elif LM_HEAD not in tensors and (read.settings.get("text_config") or {}).get(TIED):
         raise ValueError(
             f"{read.directory}: missing tensor: {LM_HEAD}; config.json ties it in text_config, "
-            "which transformers does not read: set tie_word_embeddings beside text_config"
+            f"which transformers does not read: set {TIED} beside text_config"
         )
     with initialization.no_init_weights():
         model = Qwen2_5OmniThinkerForConditionalGeneration(config)
