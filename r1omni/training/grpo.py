@@ -105,7 +105,7 @@ def run_grpo(
         example=policy.ask(store.load([clips[0].clip_id]), [instruction("reasoned")]),
         clips=grpo.clips_per_step,
         completion=grpo.group_size * grpo.max_new_tokens,
-        has_reference=isinstance(reference, CopiedReference),
+        has_reference=reference is not None and engine.adapter is None,
     )
     first = trainer.resume(paths.state, recipe) // grpo.updates_per_batch + 1
     curves = Curves(paths.state / "curves.jsonl", log)
