@@ -1,4 +1,4 @@
-"""params/tiny_qwen.yaml: the embedded default with a tiny Qwen2.5-Omni thinker."""
+"""The profiles of Qwen2.5-Omni: the default's world with a tiny thinker, and the 3B with LoRA."""
 
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,24 @@ def test_it_is_read_as_the_thinkers(repo, params):
     assert tiny.model.vision.depth == 3
     assert tiny.media.min_pixels == tiny.media.max_pixels == 56 * 56
     assert isinstance(params, HumanOmniProfile)
+
+
+def test_the_3b_profile_is_the_papers_recipe_but_for_backbone_adapter_and_machine(repo):
+    paper, own = (
+        yaml.safe_load((repo / "params" / name).read_text())
+        for name in ("paper.yaml", "qwen2_5_omni.yaml")
+    )
+    assert isinstance(read_params(repo / "params/qwen2_5_omni.yaml"), QwenOmniProfile)
+    differing = {name for name in own if own[name] != paper[name]}
+    assert differing == {
+        *("hub", "media", "model", "cold_start", "label_sft", "grpo"),
+        *("engine", "machine", "tracking"),
+    }
+    for name, lr in (("cold_start", 1e-4), ("label_sft", 1e-4), ("grpo", 1e-5)):
+        assert own[name] == paper[name] | {"lr": lr}
+    adapter = {"rank": 16, "alpha": 32, "targets": ["attention", "mlp"]}
+    assert own["engine"] == paper["engine"] | {"adapter": adapter}
+    assert (own["media"]["num_frames"], own["media"]["audio_seconds"]) == (8, 30.0)
 
 
 def test_a_file_without_a_backbone_is_humanomnis(repo, tmp_path):
