@@ -52,8 +52,9 @@ demo: install ## Open a page on 127.0.0.1 that answers a file or a recording
 		--overrides <(grep -E '^(pillow|tomlkit)==' constraints.txt) -e '.[demo]'
 	@exec $(BIN)/r1omni demo
 
-rehearse: install ## Run the paper profile's graph on small stand-ins for the real files
-	$(BIN)/python -m benchmarks.rehearse
+BACKBONE ?= humanomni
+rehearse: install ## Run the paper profile's graph on small stand-ins; BACKBONE=qwen2_5_omni: the other one's
+	$(BIN)/python -m benchmarks.rehearse --backbone $(BACKBONE)
 
 prefect: install ## Start Prefect's server and a worker for grpo-pipeline/default
 	@exec $(BIN)/python -m flows.serve

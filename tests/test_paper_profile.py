@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.rehearse import SMALL, profile
+from benchmarks.rehearse import PROFILES, SMALL, profile
 from r1omni.params_file import read_params
 
 
@@ -46,12 +46,13 @@ def test_every_value_of_the_recipe_names_its_source(repo, section):
     assert silent == []
 
 
-def test_the_rehearsal_changes_sizes_and_places_only(repo, tmp_path: Path):
-    rehearsed = profile(tmp_path)
+@pytest.mark.parametrize("backbone", PROFILES)
+def test_the_rehearsal_changes_sizes_and_places_only(repo, tmp_path: Path, backbone: str):
+    rehearsed = profile(tmp_path, backbone)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(rehearsed))
     read = read_params(tmp_path / "params.yaml")  # every key is known, every value in range
     assert (read.machine.processes, read.machine.zero_stage) == (2, 2)
-    paper = leaves(yaml.safe_load((repo / "params/paper.yaml").read_text()))
+    paper = leaves(yaml.safe_load((repo / "params" / PROFILES[backbone]).read_text()))
     changed = {key for key, value in leaves(rehearsed).items() if paper.get(key) != value}
     places = {f"corpora.{name}.root" for name in read.corpora} | {"base.source"}
     assert changed - set(leaves(SMALL)) == places

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_thinker import noise_clips, tiny_thinker
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
+from benchmarks.whole_thinker import MEDIA, make_whole, old_name
 from r1omni.media import QwenMedia
 from r1omni.model.loading import load_backbone
 from r1omni.model.qwen_omni.checkpoint import PUBLIC_MEDIA
@@ -45,25 +46,16 @@ def reconfigure(folder: Path, change: Any) -> Path:
     return folder
 
 
-def old_name(name: str) -> str:
-    """As transformers 4 and the public checkpoints spell it."""
-    name = name.replace("model.language_model.", "model.")
-    return name.removeprefix("model.") if name.startswith(("model.audio", "model.visual")) else name
-
-
 def as_whole(folder: Path) -> Path:
-    """The public layout: thinker, talker and vocoder, and a config of the whole."""
-    extra = {"talker.codec_head.weight": torch.ones(2, 2), "token2wav.x": torch.ones(1)}
-    rewrite(folder, lambda t: {f"thinker.{old_name(n)}": x for n, x in t.items()} | extra)
-    return reconfigure(folder, whole_config)
+    """The public layout: thinker, talker and vocoder, and a config of the whole.
 
-
-def whole_config(config: dict[str, Any]) -> dict[str, Any]:
-    """With the rotary settings' old spelling."""
-    rope = config["text_config"].pop("rope_parameters")
-    config["text_config"]["rope_theta"] = rope.pop("rope_theta")
-    config["text_config"]["rope_scaling"] = rope | {"type": "default"}
-    return {"model_type": "qwen2_5_omni", "thinker_config": config, "talker_config": {}}
+    Our media settings stay, so that the same clips go in.
+    """
+    media = json.loads((folder / "config.json").read_text())[MEDIA]
+    make_whole(folder)
+    return reconfigure(
+        folder, lambda c: c | {"thinker_config": c["thinker_config"] | {MEDIA: media}}
+    )
 
 
 def logits(backbone: Any) -> torch.Tensor:
