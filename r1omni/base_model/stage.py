@@ -29,7 +29,7 @@ from r1omni.limits import Limits
 from r1omni.lineage import UNKNOWN, read_lineage
 from r1omni.machine.curves import Curves, Log
 from r1omni.machine.environment import is_first, world_size
-from r1omni.machine.ranks import barrier, gather_dict, join_ranks, shares
+from r1omni.machine.ranks import gather_dict, join_ranks, shares
 from r1omni.machine.state_folders import TrainingPaths, open_state
 from r1omni.media import Preparation, TowerInputs
 from r1omni.media.pool import Undecoded, decode_clips, usable_cores
@@ -37,7 +37,7 @@ from r1omni.model.backbone import Backbone
 from r1omni.model.feature_store import Features
 from r1omni.model.weights import is_hub_id
 from r1omni.model_config import MediaParams, ModelParams
-from r1omni.training.checkpoints import save_checkpoint
+from r1omni.training.checkpoints import await_checkpoint, save_checkpoint
 from r1omni.training.examples import Example
 from r1omni.training.recipe import fingerprint
 from r1omni.training.sft import train_supervised
@@ -65,6 +65,7 @@ def run_base(
     their vocabulary to the tiny base's tokenizer.
     """
     join_ranks(machine)
+    engine = engine.model_copy(update={"adapter": None})  # the base has none, whatever comes after
     if (source / "config.json").is_file() or is_hub_id(source):
         _convert(source, paths, base=base, model=model, media=media)
         return
@@ -129,7 +130,7 @@ def _convert(
     """Convert, say what became of the tensors, and keep the whole account beside the curves."""
     paths = open_state(paths, fingerprint([base], []))
     if not is_first():
-        barrier()  # which save_checkpoint ends with
+        await_checkpoint(paths)
         return
     backbone, report = read_public(source, base=base, model=model, media=media)
     Console(stderr=True).print(f"{source}: {report.render()}", soft_wrap=True, markup=False)

@@ -65,7 +65,7 @@ def verdict_on(file: ReadFile, features: Features, judges: Judges) -> tuple[Verd
                 continue
             row = picture_row(features)
             if len(row) != len(side.mean):
-                notes.append("the face's judge was calibrated on another model's features")
+                notes.append("the face's judge was calibrated on other pictures: model or shape")
                 continue
         found.update(side.verdicts(row[None], own_scale=False)[0])
     return found, notes

@@ -121,6 +121,12 @@ def load_adapter(backbone: Backbone, checkpoint: Path) -> None:
         adapter = AdapterParams.model_validate((read_provenance(checkpoint) or {}).get("adapter"))
     except ValidationError as error:
         raise ValueError(f"{checkpoint / PROVENANCE}: adapter: {error}") from error
+    config = read_json(checkpoint / ADAPTER_CONFIG)
+    if (config.get("r"), config.get("lora_alpha")) != (adapter.rank, adapter.alpha):
+        raise ValueError(
+            f"{checkpoint / ADAPTER_CONFIG}: r {config.get('r')} and lora_alpha "
+            f"{config.get('lora_alpha')}, but {PROVENANCE} has {adapter.recipe()}"
+        )
     tensors = read_tensor_file(checkpoint / ADAPTER)
     towers = {id(p) for tower in backbone.towers() for p in tower.parameters()}
     others = [p for p in backbone.module.parameters() if id(p) not in towers]

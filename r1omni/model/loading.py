@@ -56,7 +56,11 @@ def merge_checkpoint(checkpoint: Path, out: Path, base: Path | None = None) -> N
     backbone.save(partial, below)
     record = dict(read_provenance(checkpoint) or {})
     merged = {
-        "merged": {"content_hash": content_hash(checkpoint), "adapter": record.pop("adapter")}
+        "merged": {
+            "content_hash": content_hash(checkpoint),
+            "adapter": record.pop("adapter"),
+            "base": record.pop("base")["content_hash"],
+        }
     }
     write_provenance(partial, record | merged | {"parameters": backbone.sizes()})
     partial.rename(out)

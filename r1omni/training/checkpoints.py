@@ -93,8 +93,7 @@ def save_checkpoint(
     the others wait for it. Raises CodeChanged, on every rank and before anything is written, where
     our code changed since the training started.
     """
-    changed = {name for names in gather(changed_code()) for name in names}
-    refuse_edits(paths, sorted(changed))
+    _refuse_changed_code(paths)
     if is_first():
         _write_checkpoint(
             backbone,
@@ -107,6 +106,17 @@ def save_checkpoint(
             further=further,
         )
     barrier()
+
+
+def await_checkpoint(paths: TrainingPaths) -> None:
+    """What the other ranks call where only the first has a checkpoint to save."""
+    _refuse_changed_code(paths)
+    barrier()
+
+
+def _refuse_changed_code(paths: TrainingPaths) -> None:
+    changed = {name for names in gather(changed_code()) for name in names}
+    refuse_edits(paths, sorted(changed))
 
 
 def _write_checkpoint(

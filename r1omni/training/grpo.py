@@ -63,6 +63,8 @@ def run_grpo(
     join_ranks(machine)
     rest, watched = set_aside(every_clip, held_out)
     clips = [clip for clip in rest if clip.split == "train" and clip.label is not None]
+    if not clips:
+        raise ValueError(f"no labelled training clips in {', '.join(map(str, manifests))}")
     shares = balanced_shares([clip.label for clip in clips], grpo.balance)
     rewards = load_rewards(grpo, evidence, clips)
     store = FeatureStore(list(features))
@@ -106,6 +108,7 @@ def run_grpo(
         clips=grpo.clips_per_step,
         completion=grpo.group_size * grpo.max_new_tokens,
         has_reference=reference is not None and engine.adapter is None,
+        samples=True,
     )
     first = trainer.resume(paths.state, recipe) // grpo.updates_per_batch + 1
     curves = Curves(paths.state / "curves.jsonl", log)

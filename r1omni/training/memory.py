@@ -16,7 +16,6 @@ from rich.console import Console
 
 from r1omni.config import MachineParams
 from r1omni.machine.environment import is_first, world_size
-from r1omni.machine.ranks import shares
 from r1omni.model.backbone import Backbone, PromptBatch, device_of
 
 _log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ class Memory:
     gradients: float
     optimizer: float
     reference: float
-    activations: float
+    activations: float  # of learning, or the keys and values of sampling where those take more
     workspace: float
 
     @property
@@ -51,12 +50,14 @@ class Memory:
 
 @dataclass(frozen=True)
 class Workload:
-    """What one micro-batch of a training keeps for its backward pass."""
+    """What a rank works on in one step: micro-batches to learn from, and clips sampled at once."""
 
-    clips: int
+    clips: int  # of a micro-batch
     prompt: int  # positions of a clip's expanded prompt
     completion: int  # tokens of all completions of a clip, at most
-    micro_batches: int  # of a rank in one step
+    micro_batches: int
+    sampled: int = 0  # clips whose completions are decoded together
+    cached: int = 0  # numbers that a layer keeps of a position while decoding: keys and values
 
 
 def estimate(
@@ -84,12 +85,13 @@ def estimate(
     positions = work.clips * (work.prompt + work.completion)
     # one layer's gradients; with checkpointing it is made whole again for them
     at_once = (GRADIENTS + checkpointing) * kept
+    cache = layers * work.cached * work.sampled * (work.prompt + work.completion)
     return Memory(
         weights=element * weights,
         gradients=gradient * trained,
         optimizer=0 if offload else state * trained / (processes if zero_stage else 1),
         reference=element * reference,
-        activations=element * (layers * per_layer + at_once) * positions,
+        activations=element * max((layers * per_layer + at_once) * positions, cache),
         workspace=workspace,
     )
 
@@ -104,28 +106,39 @@ def announce_memory(
     clips: int,
     completion: int,
     has_reference: bool = False,
+    samples: bool = False,
 ) -> None:
     """Print what the training `name` needs on each device, and what to change if that is too much.
 
     `example`: one prompt; `clips`: of a step's global batch; `completion`: tokens of all of a
-    clip's completions, at most. Every rank calls it.
+    clip's completions, at most; `samples`: they are decoded first, those of a rank together. Every
+    rank calls it; the first prints the largest rank's.
     """
-    parts = shares(clips, machine.micro_batch_size)
+    share = -(-clips // world_size())
+    at_once = min(machine.micro_batch_size or share, share)
     with torch.no_grad():
         prompt = backbone.embed(example).embeds.shape[1]
     if not is_first():
         return
     language_model = backbone.language_model.model
     parameters = list(backbone.module.parameters())
-    device = device_of(backbone)
+    device, config = device_of(backbone), language_model.config
+    width, heads = config.hidden_size, config.num_attention_heads
     needed = estimate(
         weights=sum(p.numel() for p in parameters),
         trained=sum(p.numel() for p in parameters if p.requires_grad),
         reference=backbone.sizes()["language_model"] if has_reference else 0,
         layers=len(language_model.layers),
-        width=language_model.config.hidden_size,
-        feed_forward=language_model.config.intermediate_size,
-        work=Workload(max(map(len, parts), default=1), prompt, completion, len(parts)),
+        width=width,
+        feed_forward=config.intermediate_size,
+        work=Workload(
+            at_once,
+            prompt,
+            completion,
+            -(-share // at_once),
+            sampled=share if samples else 0,
+            cached=2 * config.num_key_value_heads * width // heads,
+        ),
         dtype=dtype,
         zero_stage=machine.zero_stage,
         processes=world_size(),
@@ -141,12 +154,11 @@ def announce_memory(
         highlight=False,
     )
     if needed.total > there:
-        _log.warning("%s may not fit: %s", name, "; ".join(_advice(machine, dtype, parts)))
+        _log.warning("%s may not fit: %s", name, "; ".join(_advice(machine, dtype, at_once)))
 
 
-def _advice(machine: MachineParams, dtype: str, parts: list[range]) -> list[str]:
+def _advice(machine: MachineParams, dtype: str, largest: int) -> list[str]:
     """What would need less, what costs nothing in what is learned first."""
-    largest = max(map(len, parts), default=1)
     return [
         *(["set machine.gradient_checkpointing"] * (not machine.gradient_checkpointing)),
         *([f"set machine.micro_batch_size below {largest}"] * (largest > 1)),

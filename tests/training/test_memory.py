@@ -79,7 +79,14 @@ def test_the_3b_with_an_adapter_fits_a_card_of_24_gb(repo):
         layers=text.num_hidden_layers,
         width=text.hidden_size,
         feed_forward=text.intermediate_size,
-        work=Workload(machine.micro_batch_size, 1180, grpo.group_size * grpo.max_new_tokens, 16),
+        work=Workload(
+            machine.micro_batch_size,
+            1180,
+            grpo.group_size * grpo.max_new_tokens,
+            micro_batches=16,
+            sampled=grpo.clips_per_step,
+            cached=2 * text.num_key_value_heads * 128,
+        ),
         dtype=params.engine.dtype,
         zero_stage=machine.zero_stage,
         processes=machine.processes,
@@ -88,6 +95,15 @@ def test_the_3b_with_an_adapter_fits_a_card_of_24_gb(repo):
         workspace=memory.WORKSPACE,
     )
     assert found.total < 22e9
+
+
+def test_sampling_counts_where_its_keys_and_values_take_more():
+    work = replace(ONE_CLIP, sampled=16, cached=2 * 2 * 128)
+    found = estimate(**SHAPE, **LORA, **BF16, work=work, checkpointing=False)
+    assert found.activations == 2 * (36 + 2) * 68608 * 2380  # 12.4 GB of learning
+    many = replace(work, sampled=160)
+    found = estimate(**SHAPE, **LORA, **BF16, work=many, checkpointing=False)
+    assert found.activations == 2 * 36 * 512 * 160 * 2380  # 14.0 GB of sampling
 
 
 def test_the_optimiser_is_shared_by_zero_and_float32_needs_no_second_weights():
