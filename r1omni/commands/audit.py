@@ -167,7 +167,9 @@ def _show(e: "Explanation") -> None:
         console.print(table)
     if e.reader is not None:
         line(f"  the reader of these claims answers: {e.reader} ({e.reader_probability:.2f})")
-    if e.shares is None:
+    if e.shares is None and e.mode == "reasoned" and not e.rationale:
+        line("  shares: unknown: behind no rationale the labels have no probability")
+    elif e.shares is None:
         line("  shares: neither picture nor sound changes the answer")
     else:
         line(

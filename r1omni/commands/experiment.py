@@ -83,7 +83,9 @@ def experiment(
 
         study = find_study(name)
         try:
-            failed = run_study(study, tuple(dict.fromkeys(seeds or SEEDS)), rows or [], jobs, Path.cwd())
+            failed = run_study(
+                study, tuple(dict.fromkeys(seeds or SEEDS)), rows or [], jobs, Path.cwd()
+            )
         except KeyboardInterrupt:
             typer.echo("stopped; the same command goes on", err=True)
             raise typer.Exit(130) from None

@@ -126,7 +126,9 @@ def test_a_seed_given_twice_is_one_row_and_what_cannot_be_is_refused(monkeypatch
 
     asked = []
     monkeypatch.setattr(run, "run_study", lambda _, seeds, *rest: asked.append(seeds) or {})
-    assert CliRunner().invoke(app, ["experiment", "dropout", "--seeds", "2", "1", "2"]).exit_code == 0
+    assert (
+        CliRunner().invoke(app, ["experiment", "dropout", "--seeds", "2", "1", "2"]).exit_code == 0
+    )
     assert asked == [(2, 1)]
     for wrong in (["dropout", "--seeds", "-1"], ["metrics", "--seeds", "1"]):
         assert CliRunner().invoke(app, ["experiment", *wrong]).exit_code == 2
