@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from r1omni.evaluation.explaining import Explanation
 
 
+_WIDEST: Final = 1000  # characters
+
+
 @commands.command(rich_help_panel=PEOPLE)
 def audit(
     clips: Annotated[list[str], typer.Argument(help="media files, folders or glob patterns")],
@@ -61,7 +64,8 @@ def audit(
 ) -> None:
     """Say what an answer rests on: each claim's verdict, each modality's share, altered clips.
 
-    Verdicts and the reader's answer need --judges; without that folder all else is printed.
+    Verdicts and the reader's answer need the judges; without data/judges all else is printed, and
+    another folder that is not there is an error.
     Exit code: 0 if every clip was explained, 1 if some were refused, 130 after Ctrl-C.
     """
     options = options_of(
@@ -94,8 +98,8 @@ def explain(
         from r1omni.evaluation.explaining import explain_files
         from r1omni.inference.files import Refusal
         from r1omni.inference.finding import find_files
-        from r1omni.inference.judged import read_judges
-    known = read_judges(judges)
+        from r1omni.inference.judged import need_judges, read_judges
+    known = read_judges(judges) if judges == JUDGES else need_judges(judges)
     found = find_files(clips)
     if account := found.account():
         typer.echo(account, err=True)
@@ -132,7 +136,8 @@ def _show(e: "Explanation") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(markup=False, highlight=False)
+    # wider than any row: neither a path nor a number is cut, in a pipe least of all
+    console = Console(markup=False, highlight=False, soft_wrap=True, width=_WIDEST)
 
     def line(text: str) -> None:
         console.print(printable(text))
@@ -162,7 +167,9 @@ def _show(e: "Explanation") -> None:
         console.print(table)
     if e.reader is not None:
         line(f"  the reader of these claims answers: {e.reader} ({e.reader_probability:.2f})")
-    if e.shares is None:
+    if e.shares is None and e.mode == "reasoned" and not e.rationale:
+        line("  shares: unknown: behind no rationale the labels have no probability")
+    elif e.shares is None:
         line("  shares: neither picture nor sound changes the answer")
     else:
         line(

@@ -39,7 +39,7 @@ def experiment(
     name: Annotated[str | None, typer.Argument(help="A study; --list shows them.")] = None,
     seeds: Annotated[
         list[int] | None,
-        typer.Option(help="Seeds of the trainings, as in --seeds 1 2. Default: 1 2 3."),
+        typer.Option(min=0, help="Seeds of the trainings, as in --seeds 1 2. Default: 1 2 3."),
     ] = None,
     rows: Annotated[
         list[str] | None,
@@ -75,13 +75,17 @@ def experiment(
         return
     failed: dict[str, str] = {}
     if name == LABORATORY:
+        if seeds or rows or jobs != 1:
+            raise typer.BadParameter(f"{LABORATORY} trains nothing: no --seeds, --rows or --jobs")
         _run_laboratory()
     else:
         from r1omni.experiments.run import SEEDS, run_study
 
         study = find_study(name)
         try:
-            failed = run_study(study, seeds or SEEDS, rows or [], jobs, Path.cwd())
+            failed = run_study(
+                study, tuple(dict.fromkeys(seeds or SEEDS)), rows or [], jobs, Path.cwd()
+            )
         except KeyboardInterrupt:
             typer.echo("stopped; the same command goes on", err=True)
             raise typer.Exit(130) from None

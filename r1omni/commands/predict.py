@@ -83,6 +83,10 @@ def predict(
     """
     if samples > 1 and (answer == "model" or explain_answers):
         raise typer.BadParameter("--samples needs --answer reader, and no --explain")
+    if answer == "reader" and explain_answers:
+        raise typer.BadParameter("--explain shows the model's answer and the reader's: no --answer")
+    if temperature is not None and samples == 1:
+        raise typer.BadParameter("--temperature is of --samples, more than one")
     options = options_of(
         params,
         no_params,
@@ -115,6 +119,8 @@ def _by_reader(folder: Path, samples: int, temperature: float) -> "ByReader":
         from r1omni.judges.reader import read_reader
     if samples > 1:
         return ByReader(need_judges(folder), samples, temperature)
+    if not folder.is_dir():
+        need_judges(folder)  # its error says what to do
     return ByReader(Judges((), read_reader(folder / "reader.json")))
 
 

@@ -32,6 +32,9 @@ from r1omni.model.feature_store import Features
 CLIP: Final = "clip"
 DARK_AND_SILENT: Final = "darkness and silence"
 LEFT_OUT: Final = "no picture, or no sound, in the prompt"
+OTHER_LABEL: Final = (
+    "{} is none of the labels that were asked for: with claims reversed only those can be answered"
+)
 NO_JUDGES: Final = "no judges: run `r1omni repro judges` in the project, or pass --judges FOLDER"
 
 
@@ -138,8 +141,11 @@ def _explain(
     verdict: Verdict = {}
     notes = [NO_JUDGES]
     if judges is not None:
-        verdict, notes = verdict_on(file, features, judges)
+        # a note on judging is of no use where there is nothing to judge
+        verdict, notes = ({}, []) if own.rationale is None else verdict_on(file, features, judges)
     answer, probability = _read(own, judges, labels)
+    if own.prediction is not None and own.prediction not in labels:
+        notes = [*notes, OTHER_LABEL.format(own.prediction)]
     turned = found.forced.get("reversed")
     return Explanation(
         str(file.path),
@@ -161,12 +167,15 @@ def _explain(
 def _read(
     own: Judgement, judges: Judges | None, labels: Sequence[str]
 ) -> tuple[str | None, float | None]:
-    """The reader's answer and its probability; None for a model that writes no rationale."""
+    """The reader's answer and its probability among the labels; None without a rationale."""
     if judges is None or own.rationale is None:
         return None, None
     answer = judges.reader.answers([own.rationale], labels)[0]
-    place = judges.reader.labels.index(answer)
-    return answer, float(judges.reader.probabilities([own.rationale])[0, place])
+    known = dict(
+        zip(judges.reader.labels, judges.reader.probabilities([own.rationale])[0], strict=True)
+    )
+    total = sum(p for label, p in known.items() if label in labels) or 1.0
+    return answer, float(known[answer] / total)
 
 
 def _claims(

@@ -41,7 +41,7 @@ def need_judges(folder: Path) -> Judges:
     judges = read_judges(folder)
     if judges is None:
         raise ValueError(
-            f"{folder}: no such folder, and the reader answers by the judges in it: run `r1omni "
+            f"{folder}: no such folder, and it is to hold judges and reader: run `r1omni "
             "repro judges` in the project, or name another folder with --judges"
         )
     return judges

@@ -22,7 +22,8 @@ def load_backbone(
 
     `allow` names surplus tensors that are left out; `base` is where an adapter's base lies, if not
     where the adapter says. Raises ValueError naming the file, or the tensor that is missing,
-    unexpected or of another shape, and for another base than the adapter's.
+    unexpected or of another shape, for another base than the adapter's, and for a `base` of a
+    checkpoint that is no adapter.
     """
     directory = find_directory(checkpoint, {}, weights=False)
     if is_adapter(directory):
@@ -30,6 +31,8 @@ def load_backbone(
         backbone = load_backbone(find_base(directory, base), allow)
         load_adapter(backbone, directory)
         return backbone
+    if base is not None:
+        raise ValueError(f"{directory}: is whole, no adapter: it has no base (--base {base})")
     if read_json(directory / "config.json").get("model_type") in QWEN_OMNI:
         # imported where it is needed: transformers' module takes a second
         from r1omni.model.qwen_omni.loading import load_qwen_omni
@@ -43,6 +46,8 @@ def merge_checkpoint(checkpoint: Path, out: Path, base: Path | None = None) -> N
 
     Raises ValueError for a checkpoint without an adapter, FileExistsError for an `out` that exists.
     """
+    if not checkpoint.is_dir():
+        raise ValueError(f"{checkpoint}: no such folder")
     if not is_adapter(checkpoint):
         raise ValueError(f"{checkpoint}: has no {ADAPTER_CONFIG}: it is whole already")
     if out.exists():

@@ -117,3 +117,38 @@ def test_the_command_prints_no_control_character_and_one_line_of_json(
     assert set(first) == set(explaining.Explanation.__annotations__)
     assert first["absent"] == "darkness and silence"
     assert set(second) == {"file", "refused"}
+
+
+def test_nothing_is_cut_in_a_pipe_and_a_wrong_folder_of_judges_is_an_error(
+    tiny, clip, says, tmp_path, monkeypatch
+):
+    tiny.model.save_pretrained(tmp_path / "model")
+    tiny.processor.save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    words = "The face is at rest; the voice is high, soft, fast, steady, harsh and so on and on."
+    said = [render(words, "sad")]
+    monkeypatch.setattr(BackboneAnswerer, "complete", lambda _, media: said * len(media))
+    asks = ["audit", str(clip), "--model", "model", "--mode", "reasoned"]
+    done = CliRunner().invoke(app, asks)
+    assert done.exit_code == 0, done.exception
+    assert f"  {words}" in done.stdout.splitlines()
+    assert "weight" in done.stdout and "…" not in done.stdout
+    done = CliRunner().invoke(app, [*asks, "--judges", "nowhere"])
+    assert done.exit_code != 0
+    assert "nowhere: no such folder" in done.output + str(done.exception)
+
+
+def test_an_answer_beside_the_asked_labels_is_noted_and_the_readers_share_is_among_them(
+    tiny, clip, judges, says
+):
+    options = {"labels": ("angry",), "max_new_tokens": 8, "limits": LIMITS}
+    (found,) = explain_files([clip], tiny, judges, **options)
+    assert (found.reader, found.reader_probability) == ("angry", pytest.approx(1.0))
+    assert any(note.startswith("sad is none of the labels") for note in found.notes)
+
+
+def test_a_direct_answer_has_no_note_on_judging(tiny, clip, judges, says, monkeypatch):
+    monkeypatch.setattr(tiny, "answer_mode", "direct")
+    monkeypatch.setattr(BackboneAnswerer, "complete", lambda _, media: ["sad"] * len(media))
+    (found,) = explained([clip], tiny, judges)
+    assert found.prediction == "sad" and LEVEL_TOO_LOUD not in found.notes

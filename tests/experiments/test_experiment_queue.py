@@ -116,3 +116,20 @@ def test_rows_run_once_failures_are_named_and_the_page_is_written(project, monke
     (project / "params.yaml").write_text("grpo: {seed: 1, war: 0.25}\n")
     with pytest.raises(ValueError, match=r"params\.yaml: differs from the commit"):
         open_queue(project)
+
+
+def test_a_seed_given_twice_is_one_row_and_what_cannot_be_is_refused(monkeypatch):
+    from typer.testing import CliRunner
+
+    from r1omni.cli import app
+    from r1omni.experiments import run
+
+    asked = []
+    monkeypatch.setattr(run, "run_study", lambda _, seeds, *rest: asked.append(seeds) or {})
+    assert (
+        CliRunner().invoke(app, ["experiment", "dropout", "--seeds", "2", "1", "2"]).exit_code == 0
+    )
+    assert asked == [(2, 1)]
+    for wrong in (["dropout", "--seeds", "-1"], ["metrics", "--seeds", "1"]):
+        assert CliRunner().invoke(app, ["experiment", *wrong]).exit_code == 2
+    assert asked == [(2, 1)]

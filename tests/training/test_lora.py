@@ -239,6 +239,10 @@ def test_merged_it_is_a_whole_checkpoint_with_the_same_answers(case, tmp_path):
         merge_checkpoint(made, tmp_path / "merged")
     with pytest.raises(ValueError, match="is whole already"):
         merge_checkpoint(case.base, tmp_path / "other")
+    with pytest.raises(ValueError, match="nowhere: no such folder"):
+        merge_checkpoint(tmp_path / "nowhere", tmp_path / "other")
+    with pytest.raises(ValueError, match="is whole, no adapter: it has no base"):
+        load_backbone(case.base, base=case.base)
     assert not (tmp_path / "other").exists()
 
 
