@@ -21,7 +21,14 @@ from torch import Tensor, nn
 
 from r1omni.config import MachineParams
 from r1omni.machine.environment import is_first, world_size
-from r1omni.machine.ranks import gather, join_ranks, shares, sum_over_ranks
+from r1omni.machine.ranks import (
+    gather,
+    join_ranks,
+    limit_wait,
+    shares,
+    step_collectives,
+    sum_over_ranks,
+)
 from r1omni.machine.states import WHOLE, newest_state, write_state
 from r1omni.training.deepspeed_setup import (
     TrainedWeights,
@@ -72,6 +79,7 @@ class Engine:
             lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, schedule),
             config=deepspeed_config(machine, dtype, max_grad_norm),
         )
+        limit_wait(self._engine.data_parallel_group)
         self.model = model
         self.step_count = 0
         self.n_skipped = 0
@@ -156,12 +164,13 @@ class Engine:
             torch._foreach_mul_(gradient, scale)
         lr = self._engine.get_lr()[0]
         handover: Tensor = _Handover.apply(gradient, *self._trained)
-        self._engine.backward(handover)
-        self._weight, self._loss = 0.0, 0.0
-        grad_norm = self._plain_grad_norm()
-        self._whole.close()
-        self._engine.step()
-        self._gather_weights()
+        with step_collectives():
+            self._engine.backward(handover)
+            self._weight, self._loss = 0.0, 0.0
+            grad_norm = self._plain_grad_norm()
+            self._whole.close()
+            self._engine.step()
+            self._gather_weights()
         if grad_norm is None:  # DeepSpeed's own optimisers keep the gradients and their norm
             grad_norm = float(self._engine.get_global_grad_norm())
         return {
