@@ -70,7 +70,7 @@ class Engine:
         self.device = join_ranks(machine)
         deepspeed = import_deepspeed()
         refuse_other_device(deepspeed, self.device)
-        model = _in_precision(model, dtype).to(self.device)
+        model = in_precision(model, dtype).to(self.device)
         self._trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = build_optimizer(self._trained, machine, lr=lr, weight_decay=weight_decay)
         self._engine, *_ = deepspeed.initialize(
@@ -265,7 +265,7 @@ class Engine:
         )
 
 
-def _in_precision(model: nn.Module, dtype: Literal["fp32", "bf16"]) -> nn.Module:
+def in_precision(model: nn.Module, dtype: Literal["fp32", "bf16"]) -> nn.Module:
     """The model with its weights in the engine's precision; its parent may have another one.
 
     In bf16 buffers keep theirs: rotary frequencies are float32.
