@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -100,18 +101,20 @@ def run(module: list[str], limit: float, read: Any = None) -> Part:
     """A module's process; `read` makes its output to numbers, by default JSON on the last line."""
     command = [sys.executable, "-m", *module]
     began = time.perf_counter()
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=limit,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return Part(limit, {}, f"not done after {limit:g} s, and ended")
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            output, errors = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its ranks, too
+            return Part(limit, {}, f"not done after {limit:g} s, and ended")
     seconds = time.perf_counter() - began
-    found = read(done.stdout) if read else {}
-    if done.returncode:
-        return Part(seconds, found, (done.stdout[-1500:] + done.stderr[-1500:]).strip())
-    return Part(seconds, found or json.loads(done.stdout.splitlines()[-1]))
+    found = read(output) if read else {}
+    if process.returncode:
+        return Part(seconds, found, (output[-1500:] + errors[-1500:]).strip())
+    return Part(seconds, found or json.loads(output.splitlines()[-1]))
 
 
 def count_results(output: str) -> dict[str, int]:
