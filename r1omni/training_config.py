@@ -113,7 +113,7 @@ class GRPOParams(Section):
     max_grad_norm: Positive
     kl_coef: Annotated[float, Field(ge=0.0)]
     balance: Fraction
-    advantage: Literal["group", "none", "rejection"]
+    advantage: Literal["group", "batch", "none", "rejection"]
     advantage_eps: Positive
     each_reward: bool
     loss: Literal["grpo", "dr_grpo", "dapo"]

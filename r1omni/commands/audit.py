@@ -167,7 +167,7 @@ def _show(e: "Explanation") -> None:
     else:
         line(
             f"  shares: picture {e.shares['video']:.0%}, sound {e.shares['audio']:.0%} "
-            "(Shapley; absent means darkness and silence)"
+            f"(Shapley; absent means {e.absent})"
         )
     for name, said in (("muted", e.muted), ("in the dark", e.dark)):
         line(f"  {name} it answers: {said.prediction or 'no known emotion'}")

@@ -96,6 +96,7 @@ def serve(
     judges: Annotated[
         Path, typer.Option(help="with `serve.answer: reader`: the stage judges' folder")
     ] = JUDGES,
+    base: Base = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Serve a registered model on 127.0.0.1 by MLflow's scoring server.
@@ -106,12 +107,14 @@ def serve(
     model, or a reader of its rationales. /health says whether the server runs, /openapi.json what
     it takes. There is no password: everybody on this machine can ask.
     """
-    from r1omni.inference.served import JUDGES_FOLDER, PARAMS_FILE
+    from r1omni.inference.served import BASE_FOLDER, JUDGES_FOLDER, PARAMS_FILE
     from r1omni.inference.server import run_serve
 
     read = read_params(params)
     os.environ[PARAMS_FILE] = str(params.absolute())  # MLflow's hook reads the options by itself
     os.environ[JUDGES_FOLDER] = str(judges.absolute())
+    if base is not None:
+        os.environ[BASE_FOLDER] = str(base.absolute())
     run_serve(model, port or read.serve.port, media_root, serve=read.serve, tracking=read.tracking)
 
 
@@ -121,6 +124,7 @@ def demo(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="port on this machine; by default params'")
     ] = None,
+    base: Base = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Show a page on 127.0.0.1 that answers an uploaded file or a recording.
@@ -133,4 +137,4 @@ def demo(
     from r1omni.inference.options import choose_options
 
     options = choose_options(params, False, {})
-    run_demo(model, port or options.serve.demo_port, options)
+    run_demo(model, port or options.serve.demo_port, options, base)

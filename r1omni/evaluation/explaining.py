@@ -25,10 +25,13 @@ from r1omni.inference.reading import read_files
 from r1omni.judges.verdicts import support
 from r1omni.judging import Judgement, judge
 from r1omni.limits import Limits
+from r1omni.model.absence import blank_features
 from r1omni.model.backbone import Backbone
 from r1omni.model.feature_store import Features
 
 CLIP: Final = "clip"
+DARK_AND_SILENT: Final = "darkness and silence"
+LEFT_OUT: Final = "no picture, or no sound, in the prompt"
 NO_JUDGES: Final = "no judges: run `r1omni repro judges` in the project, or pass --judges FOLDER"
 
 
@@ -61,9 +64,9 @@ class Said:
 class Explanation:
     """What is known of one answer.
 
-    `shares` of |phi| sum to 1, None where neither modality changes anything; absent is darkness and
-    silence. `reversed`: the likeliest label behind the rationale with every claim reversed, None
-    where nothing can be reversed.
+    `shares` of |phi| sum to 1, None where neither modality changes anything; `absent` says what
+    stands for a missing one. `reversed`: the likeliest label behind the rationale with every claim
+    reversed, None where nothing can be reversed.
     """
 
     file: str
@@ -74,6 +77,7 @@ class Explanation:
     reader: str | None
     reader_probability: float | None
     shares: Mapping[str, float] | None
+    absent: str
     muted: Said
     dark: Said
     reversed: str | None
@@ -81,7 +85,7 @@ class Explanation:
 
     def as_json(self) -> str:
         """One line of JSON."""
-        return json.dumps({**asdict(self), "absent": "darkness and silence"}, ensure_ascii=False)
+        return json.dumps(asdict(self), ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -106,13 +110,14 @@ def explain_files(
 ) -> Iterator[Explanation | Refusal]:
     """An explanation or a refusal for each file, in order."""
     paths = [file for file in files if isinstance(file, Path)]
+    absent = DARK_AND_SILENT if blank_features(backbone) else LEFT_OUT
     with closing(read_files(paths, backbone.preparation, limits, read_and_hear)) as read:
         for file in files:
             outcome = file if isinstance(file, Refusal) else next(read)
             if isinstance(outcome, Refusal):
                 yield outcome
             else:
-                yield _explain(outcome, backbone, judges, labels, max_new_tokens)
+                yield _explain(outcome, backbone, judges, labels, max_new_tokens, absent)
 
 
 def _explain(
@@ -121,6 +126,7 @@ def _explain(
     judges: Judges | None,
     labels: Sequence[str],
     max_new_tokens: int,
+    absent: str,
 ) -> Explanation:
     features = backbone.encode([file.inputs])[0]
     answerer = BackboneAnswerer(
@@ -144,6 +150,7 @@ def _explain(
         answer,
         probability,
         _shares(found),
+        absent,
         Said(found.muted.prediction, found.muted.rationale),
         Said(found.dark.prediction, found.dark.rationale),
         None if turned is None else labels[int(np.argmax(turned))],

@@ -1,7 +1,7 @@
 """Predictions: greedy completions of every test clip, from cached features, in batches."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -18,6 +18,8 @@ from r1omni.inference.greedy import Answered, answer_batch
 from r1omni.inference.loading import lineage_of, load_checkpoint
 from r1omni.judging import judge
 from r1omni.machine.device import Device
+from r1omni.machine.environment import is_first, rank, world_size
+from r1omni.machine.ranks import gather
 from r1omni.media import Preparation
 from r1omni.model.backbone import Backbone
 from r1omni.model.feature_rejects import without_rejects
@@ -56,7 +58,8 @@ def run_predict(
     origins = read_origins(manifests_of(tested), "test")
     labels = {member.corpus: member.labels for member in tested}
     about = TableMetadata(origins, lineage_of(checkpoint), undecoded, labels)
-    write_predictions(rows, out, about)
+    if is_first():
+        write_predictions(rows, out, about)
 
 
 def count_undecoded(listed: Iterable[Clip], decoded: Iterable[Clip]) -> dict[str, int]:
@@ -86,24 +89,27 @@ def predict_clips(
     predict: PredictParams,
     batch_size: int,
 ) -> list[Prediction]:
-    """The model's answer to every clip, under the model's `name`."""
-    rows: list[Prediction] = []
+    """The model's answer to every clip, under the model's `name`; the same list on every rank.
+
+    Several ranks (join_ranks) take whole batches in turn, so no answer depends on their number.
+    """
+    batches = [clips[start : start + batch_size] for start in range(0, len(clips), batch_size)]
+    own = batches[rank() :: world_size()]
+    answered: list[list[Prediction]] = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"predict {name}", total=len(clips))
-        for batch in _batches(clips, batch_size):
+        task = progress.add_task(f"predict {name}", total=sum(map(len, own)))
+        for batch in own:
             loaded = store.load([clip.clip_id for clip in batch])
             answers = answer_batch(backbone, loaded, predict.max_new_tokens)
-            rows += [
-                _prediction(name, backbone.answer_mode, clip, answer, backbone.preparation)
-                for clip, answer in zip(batch, answers, strict=True)
-            ]
+            answered.append(
+                [
+                    _prediction(name, backbone.answer_mode, clip, answer, backbone.preparation)
+                    for clip, answer in zip(batch, answers, strict=True)
+                ]
+            )
             progress.advance(task, len(batch))
-    return rows
-
-
-def _batches(clips: Sequence[Clip], size: int) -> Iterator[Sequence[Clip]]:
-    for start in range(0, len(clips), size):
-        yield clips[start : start + size]
+    by_rank, n = gather(answered), world_size()
+    return [row for i in range(len(batches)) for row in by_rank[i % n][i // n]]
 
 
 def _prediction(

@@ -13,6 +13,7 @@ from r1omni.evaluation.predict import predict_clips
 from r1omni.evaluation.predictions import TableMetadata
 from r1omni.inference.loading import lineage_of, load_checkpoint
 from r1omni.machine.device import Device
+from r1omni.machine.environment import is_first
 from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import FeatureStore
 from r1omni.training.held_out import set_aside
@@ -53,4 +54,5 @@ def run_predict_held_out(
         lineage_of(checkpoint),
         labels={member.corpus: member.labels or EMOTIONS for member in learned},
     )
-    write_held_out(rows, clips, out, about)
+    if is_first():
+        write_held_out(rows, clips, out, about)

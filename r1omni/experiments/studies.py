@@ -115,6 +115,7 @@ def _variants() -> Iterator[Variant]:
     for name, *settings in (
         ("dr-grpo", "grpo.loss=dr_grpo", "grpo.advantage=none"),
         ("dapo", "grpo.loss=dapo"),
+        ("batch-std", "grpo.advantage=batch"),
         ("each-reward", "grpo.each_reward=true"),
         ("rejection", "grpo.advantage=rejection"),
         ("no-kl", "grpo.kl_coef=0.0"),

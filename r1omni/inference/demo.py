@@ -28,10 +28,11 @@ _AT_ONCE: Final = 8  # clips in work; the others wait
 Shown = tuple[None, str, str, dict[str, float] | None, str]
 
 
-def run_demo(model: str, port: int, options: PredictOptions) -> None:
+def run_demo(model: str, port: int, options: PredictOptions, base: Path | None = None) -> None:
     """Serve the page on 127.0.0.1:`port` until SIGINT or SIGTERM. It keeps no file.
 
-    Raises PortTaken; ValueError for what is no checkpoint, and where Gradio is missing.
+    `base`: where an adapter's base lies, if not where the adapter says. Raises PortTaken;
+    ValueError for what is no checkpoint, and where Gradio is missing.
     """
     check_port(port)
     for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_SHARE", "GRADIO_MCP_SERVER"):
@@ -45,7 +46,7 @@ def run_demo(model: str, port: int, options: PredictOptions) -> None:
     options.set_threads()
     with suppress(KeyboardInterrupt), TemporaryDirectory(prefix="r1omni-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        service, warning = _load(model, options)
+        service, warning = _load(model, options, base)
         page = build_page(service, warning)
         launch(page, port, options.serve.max_body_mb)
         sys.stderr.write(f"{model}: http://{HOST}:{port} (Ctrl-C stops it)\n")
@@ -55,7 +56,7 @@ def run_demo(model: str, port: int, options: PredictOptions) -> None:
             page.close()
 
 
-def _load(model: str, options: PredictOptions) -> "tuple[Service, str | None]":
+def _load(model: str, options: PredictOptions, base: Path | None) -> "tuple[Service, str | None]":
     """The model, and the warning to show if it was trained on rendered faces alone."""
     from r1omni.inference.loading import find_checkpoint, load_checkpoint
     from r1omni.inference.service import Service
@@ -64,7 +65,7 @@ def _load(model: str, options: PredictOptions) -> "tuple[Service, str | None]":
 
     start_forkserver()
     checkpoint = find_checkpoint(model, options.tracking)
-    backbone = load_checkpoint(checkpoint, device=options.device)
+    backbone = load_checkpoint(checkpoint, device=options.device, base=base)
     return Service(backbone, options), caution(read_lineage(checkpoint))
 
 

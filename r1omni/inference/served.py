@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MEDIA_ROOT: Final = "R1OMNI_MEDIA_ROOT"  # the folder below which `path` may name files
 PARAMS_FILE: Final = "R1OMNI_PARAMS"  # where the options are from, instead of ./params.yaml
 JUDGES_FOLDER: Final = "R1OMNI_JUDGES"  # where the reader and the judges are
+BASE_FOLDER: Final = "R1OMNI_BASE"  # where an adapter's base is, if not where the adapter says
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +52,8 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> "Serv
     check_content(path, checkpoint, (model_config or {}).get("content_hash"))
     if warning := caution(read_lineage(checkpoint)):
         logger.warning(warning)
-    root = os.environ.get(MEDIA_ROOT)
-    backbone = load_checkpoint(checkpoint, device=options.device)
+    root, base = (os.environ.get(name) for name in (MEDIA_ROOT, BASE_FOLDER))
+    backbone = load_checkpoint(checkpoint, device=options.device, base=Path(base) if base else None)
     return ServedModel(backbone, options, Path(root) if root else None, by)
 
 

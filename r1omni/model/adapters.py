@@ -108,7 +108,7 @@ def find_base(checkpoint: Path, base: Path | None = None) -> Path:
         found.append(f"{folder} has {digest}")
     raise ValueError(
         f"{checkpoint}: is an adapter of a base with the content hash {wanted}; "
-        f"{', '.join(found)}: predict, audit and merge take the right one as --base"
+        f"{', '.join(found)}: predict, audit, merge, serve and demo take the right one as --base"
     )
 
 

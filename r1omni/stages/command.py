@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from r1omni.config import Params
+from r1omni.config import MachineParams, Params
 from r1omni.own_code import changed_code, code_at_start, refuse_changed_code
 from r1omni.params_file import read_params
 
@@ -48,3 +48,27 @@ def read_and_set_threads(path: Path) -> Params:
     os.environ.setdefault("OMP_NUM_THREADS", str(params.machine.threads))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return params
+
+
+def launch_or_go_on(machine: MachineParams) -> None:
+    """Run this command in machine.processes ranks and leave, unless this is one of them."""
+    from r1omni.machine.launch import launch_ranks
+
+    code = launch_ranks(machine)
+    if code is not None:
+        raise typer.Exit(code)
+
+
+def join_ranks_on_devices(machine: MachineParams) -> None:
+    """Run this command in ranks if each has a GPU of its own, or if another launcher made ranks.
+
+    On the CPU a rank would spend longer on its imports than it saves: one process goes on.
+    """
+    from r1omni.machine.device import count_devices
+
+    if machine.device != "cpu" and count_devices() >= machine.processes > 1:
+        launch_or_go_on(machine)
+    if "RANK" in os.environ:
+        from r1omni.machine.ranks import join_ranks
+
+        join_ranks(machine)

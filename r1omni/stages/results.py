@@ -13,6 +13,7 @@ from r1omni.stages.command import (
     STAGES,
     ParamsFile,
     SetFile,
+    join_ranks_on_devices,
     read_and_set_threads,
     stages,
 )
@@ -31,6 +32,7 @@ def predict_corpora(
         from r1omni.corpora.sets import read_set
         from r1omni.evaluation.predict import run_predict
 
+    join_ranks_on_devices(read.machine)
     run_predict(
         checkpoint,
         read_set(tested),
@@ -53,6 +55,7 @@ def predict_held_out(
     from r1omni.corpora.sets import read_set
     from r1omni.evaluation.predict_held_out import run_predict_held_out
 
+    join_ranks_on_devices(read.machine)
     run_predict_held_out(
         checkpoint,
         read_set(learned),

@@ -16,6 +16,7 @@ from r1omni.stages.command import (
     STAGES,
     ParamsFile,
     SetFile,
+    launch_or_go_on,
     read_and_set_threads,
     stages,
 )
@@ -36,7 +37,7 @@ def base(
     """Make the base model from `base.source`: convert a checkpoint, or train on generic clips."""
     read = read_and_set_threads(params)
     source = read.base.source
-    _launch(read.machine)
+    launch_or_go_on(read.machine)
     with quick_imports():
         from r1omni.base_model.stage import run_base
         from r1omni.corpora.sets import manifests_of, read_set
@@ -95,7 +96,7 @@ def features(
         if manifest.stem not in read.corpora:
             raise typer.BadParameter(f"{params} has no corpora.{manifest.stem}: pass --root")
         root = read.corpora[manifest.stem].root
-    _launch(read.machine)
+    launch_or_go_on(read.machine)
     with quick_imports():
         from r1omni.model.features import run_features
 
@@ -172,7 +173,7 @@ def grpo(
 ) -> None:
     """Train the cold start by GRPO with verifiable rewards (R1-Omni)."""
     read = read_and_set_threads(params)
-    _launch(read.machine)
+    launch_or_go_on(read.machine)
     with quick_imports():
         from r1omni.corpora.sets import features_of, manifests_of, read_set
         from r1omni.machine.state_folders import remove_finished_states
@@ -223,7 +224,7 @@ def _sft(
     params: Path,
 ) -> None:
     read = read_and_set_threads(params)
-    _launch(read.machine)
+    launch_or_go_on(read.machine)
     with quick_imports():
         from r1omni.corpora.sets import features_of, manifests_of, read_set
         from r1omni.machine.state_folders import remove_finished_states
@@ -271,15 +272,6 @@ def _origin(parent: Path, features: list[Path]) -> dict[str, str]:
         "training_code": code_hash()[:32],
         "features": fingerprint([], [folder / INDEX for folder in features])[:32],
     }
-
-
-def _launch(machine: MachineParams) -> None:
-    """Run this command in machine.processes ranks and leave, unless this is one of them."""
-    from r1omni.machine.launch import launch_ranks
-
-    code = launch_ranks(machine)
-    if code is not None:
-        raise typer.Exit(code)
 
 
 def _described(

@@ -5,14 +5,14 @@ to and including the end token (`completion_mask`).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import torch
 from torch import Tensor
 
-AdvantageKind = Literal["group", "none", "rejection"]
+AdvantageKind = Literal["group", "batch", "none", "rejection"]
 LossKind = Literal["grpo", "dr_grpo", "dapo"]
 
 
@@ -32,6 +32,8 @@ def advantages(rewards: Tensor, kind: AdvantageKind, *, eps: float, highest: flo
     """How much each completion is to be made likelier: (P, G) -> (P, G).
 
     group      (r - mean) / (std + eps) of its group: GRPO, the paper's
+    batch      r - mean of its group; the division by the std of the step's whole batch follows in
+               `batch_scale`, once all are known
     none       r - mean: Dr. GRPO (arXiv 2503.20783), without the division by the group's std
     rejection  1 for a completion with the `highest` possible reward, else 0: rejection-sampling
                fine-tuning on the policy's own right samples (RAFT, arXiv 2304.06767, takes the best
@@ -43,6 +45,15 @@ def advantages(rewards: Tensor, kind: AdvantageKind, *, eps: float, highest: flo
         return (rewards >= highest - 1e-6).to(rewards.dtype)
     equal = rewards.amax(dim=1, keepdim=True) == rewards.amin(dim=1, keepdim=True)
     return (rewards - rewards.mean(dim=1, keepdim=True)).masked_fill(equal, 0.0)
+
+
+def batch_scale(rewards: Sequence[float], eps: float) -> float:
+    """What r - mean of a group is multiplied by: 1 / (std + eps) over the rewards of the batch.
+
+    The unbiased std over all completions of the step. A group with nearly equal rewards is not
+    blown up, as by its own std (arXiv 2508.08221: the mean of the group, the std of the batch).
+    """
+    return 1.0 / (float(torch.tensor(rewards, dtype=torch.float64).std()) + eps)
 
 
 def summed_advantages(

@@ -25,7 +25,8 @@ class ReadingLessons:
 
     A clip's lessons are a function of seed, step and its place in the global batch alone, so that a
     resumed training, on any number of ranks, has the same ones.
-    Raises ValueError where no rationale makes claims that a reader could learn.
+    Raises ValueError, naming the clip, for a completion that is not well formed (a rationale that
+    holds a tag), and where no rationale makes claims that a reader could learn.
     """
 
     def __init__(self, examples: Sequence[Example], reading: ReadingParams, seed: int) -> None:
@@ -38,7 +39,11 @@ class ReadingLessons:
             return
         for example in examples:
             parsed = completions.parse(example.completion)
-            assert parsed is not None, example.clip_id
+            if parsed is None:
+                raise ValueError(
+                    f"cold_start.reading_lessons: clip {example.clip_id!r}: expected a rationale "
+                    f"and an answer in their tags, once each; got {example.completion!r}"
+                )
             self._rationales.append(parsed.rationale)
             self._labels.append(parsed.answer)
         if reading.reversed:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from r1omni.corpora.clip import Clip
@@ -13,6 +13,7 @@ from r1omni.training.dynamic_sampling import search_groups
 from r1omni.training.engine import Engine
 from r1omni.training.group_loss import Compared, nothing_compared
 from r1omni.training.joint import MeanWeights, Part, Row, joint_metrics
+from r1omni.training.losses import batch_scale
 from r1omni.training.rolling_out import Models, learn, roll_out
 from r1omni.training.rollout_table import rollout_rows
 from r1omni.training.rollouts import Rollouts, rollout_metrics
@@ -64,12 +65,16 @@ def learn_share(
 
     `kept` receives their rollouts, for further updates.
     """
+    chosen: Iterable[Rollouts]
     if grpo.dynamic_sampling.max_factor > 1:
         parts, chosen = _search(models, store, draw, trainer, grpo, step)
         counted = False
     else:
         parts, batch, counted = [], draw(0), True
-        chosen = _rollouts(models, store, batch, trainer.shares(len(batch)), grpo, step)
+        sampling = replace(models, prefix="recompute") if grpo.advantage == "batch" else models
+        chosen = _rollouts(sampling, store, batch, trainer.shares(len(batch)), grpo, step)
+    if grpo.advantage == "batch":
+        chosen = _scaled_by_batch(list(chosen), grpo)
     for rolled in chosen:
         compared = learn(models, rolled, grpo)
         seconds = _backward(trainer, rolled, compared)
@@ -113,6 +118,17 @@ def _search(
         _part(rolled, step, nothing, MeanWeights(0, 0), counted=True) for rolled in searched.rolled
     ]
     return parts, chosen()
+
+
+def _scaled_by_batch(own: Sequence[Rollouts], grpo: GRPOParams) -> list[Rollouts]:
+    """The micro-batches with their advantages over the std of all ranks' rewards.
+
+    Every rank calls it. The rewards are put together in the global batch's order, so the std is
+    the same on any number of ranks.
+    """
+    rewards = [s.reward for rolled in own for group in rolled.scores for s in group]
+    scale = batch_scale([r for part in gather(rewards) for r in part], grpo.advantage_eps)
+    return [replace(rolled, advantages=rolled.advantages * scale) for rolled in own]
 
 
 def _backward(trainer: Engine, rolled: Rollouts, compared: Compared) -> dict[str, float]:

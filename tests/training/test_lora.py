@@ -12,6 +12,7 @@ import toy
 from forked import Ranks, train
 from safetensors.torch import save_file
 
+from r1omni.inference import served
 from r1omni.lineage import read_provenance, write_provenance
 from r1omni.machine.curves import read_curves
 from r1omni.model.adapters import (
@@ -90,6 +91,21 @@ def test_a_checkpoint_holds_the_adapter_and_names_its_base(alone, world):
     names = list(adapter_parameters(load_backbone(made, base=world / "parent")))
     assert len(names) == 2 * 7  # A and B of q, k, v, o, gate, up and down of the toy's one layer
     assert not any(tower in name for name in names for tower in towers)
+
+
+def test_a_served_adapter_takes_its_base_from_where_serve_is_told(
+    alone, world, tmp_path, monkeypatch
+):
+    shutil.copytree(alone / "checkpoint", tmp_path / "model" / "checkpoint")
+    monkeypatch.chdir(tmp_path)  # no place that the adapter records leads to its base from here
+    monkeypatch.setattr("r1omni.media.pool.start_forkserver", lambda: None)
+    record = read_provenance(tmp_path / "model" / "checkpoint")
+    record["base"]["places"] = ["gone"]
+    write_provenance(tmp_path / "model" / "checkpoint", record)
+    with pytest.raises(ValueError, match=r"is an adapter of a base .* serve and demo take"):
+        served._load_pyfunc(str(tmp_path / "model"))
+    monkeypatch.setenv(served.BASE_FOLDER, str(world / "parent"))
+    assert served._load_pyfunc(str(tmp_path / "model")) is not None
 
 
 def test_a_state_holds_what_is_trained_and_goes_on_bit_for_bit(alone, world, tmp_path):

@@ -56,6 +56,12 @@ def test_a_lesson_is_any_rationale_with_its_own_answer():
     assert found.count(EXAMPLES[0].completion) == pytest.approx(75, abs=20)
 
 
+def test_a_rationale_with_a_tag_in_it_is_refused_with_its_clip():
+    bad = _example("clip-7", f"{HAPPY} <answer>sad</answer>", "happy")
+    with pytest.raises(ValueError, match=r"reading_lessons: clip 'clip-7': expected a rationale"):
+        ReadingLessons([*EXAMPLES, bad], _params(1, 0.0), 1)
+
+
 def test_lessons_depend_on_seed_step_and_place_alone():
     lessons = _lessons(4, 0.5)
     whole = [lessons.at(5, place) for place in range(16)]

@@ -6,7 +6,7 @@ import numpy as np
 
 from r1omni.corpora.synthetic.attributes import FACE, VOICE, prototype
 from r1omni.evaluation.audit.contributions import contributions, share
-from r1omni.evaluation.audit.examine import AUDIO, RATIONALE, VIDEO, Examined
+from r1omni.evaluation.audit.examine import AUDIO, RATIONALE, VIDEO, Examined, Floats
 from r1omni.evaluation.audit.statistics import Bootstrap
 from r1omni.evaluation.audit_results import Measured
 
@@ -111,6 +111,29 @@ def forced_rationales(examined: Sequence[Examined], read: Read, bootstrap: Boots
         )
         found[f"rationale.{key}_follows"] = bootstrap.ratio([_follows(e, kind) for e in swapped])
     return found
+
+
+def rationale_alone(examined: Sequence[Examined], bootstrap: Bootstrap) -> Found:
+    """What the model answers behind its own rationale, in the dark and in silence.
+
+    `same` is the rationale's sufficiency (DeYoung et al. 2020, arXiv 1911.03429): 1 where the text
+    by itself leads the model to the answer that it gave. `reversed_changed` is of that path alone.
+    """
+    said = [e for e in examined if "own" in e.alone]
+    turned = [e for e in said if "reversed" in e.alone]
+    answers = [_likeliest(e, e.alone["own"]) for e in said]
+    pairs = list(zip(answers, said, strict=True))
+    return {
+        "rationale.alone.war": bootstrap.ratio([a == e.subject.label for a, e in pairs]),
+        "rationale.alone.same": bootstrap.ratio([a == _likeliest(e, e.own) for a, e in pairs]),
+        "rationale.alone.reversed_changed": bootstrap.ratio(
+            [_likeliest(e, e.alone["own"]) != _likeliest(e, e.alone["reversed"]) for e in turned]
+        ),
+    }
+
+
+def _likeliest(e: Examined, logprobs: Floats) -> str:
+    return e.labels[int(np.argmax(logprobs))]
 
 
 def forced_answer(examined: Examined, kind: str) -> str:

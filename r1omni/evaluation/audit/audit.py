@@ -135,6 +135,7 @@ class _Measure:
                 if row.rationale is not None
             ]
             found |= answers.forced_rationales(examined, self.read, self.bootstrap)
+            found |= answers.rationale_alone(examined, self.bootstrap)
             found |= grounding.absent_claims(examined, self.bootstrap)
             found |= grounding.media_swaps(examined, self.verdicts, self.bootstrap)
             found |= grounding.grounding(said, self.verdicts, self.bootstrap)

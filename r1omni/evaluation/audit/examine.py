@@ -64,10 +64,11 @@ class Examined:
     """What the model said and answered about one clip; log probabilities of the labels, (L,) each.
 
     `own`: after the clip and its own rationale. `forced`: after the clip and a forced rationale.
-    The keys of the other three name what is the clip's own. `blank`: other media are dark or
-    silent. `donated`: other media are each donor's, (D, L). In both the model writes the rationale
-    to what it is given. `text_too`: the rationale, too, is the clip's own or the first donor's.
-    `donated` and `text_too` lack the empty key: it is the donor's `own`.
+    `alone`: after its own rationale (`own`) or that with every claim reversed (`reversed`), in the
+    dark and in silence. The keys of the other three name what is the clip's own. `blank`: other
+    media are dark or silent. `donated`: other media are each donor's, (D, L). In both the model
+    writes the rationale to what it is given. `text_too`: the rationale, too, is the clip's own or
+    the first donor's. `donated` and `text_too` lack the empty key: it is the donor's `own`.
     """
 
     subject: Subject
@@ -78,6 +79,7 @@ class Examined:
     video_swapped: tuple[Judgement, ...]
     own: Floats
     forced: Mapping[str, Floats]
+    alone: Mapping[str, Floats]
     blank: Mapping[Coalition, Floats]
     donated: Mapping[Coalition, Floats]
     text_too: Mapping[Coalition, Floats]
@@ -127,6 +129,7 @@ def examine(
             rows = asked.weigh([Media(j, j) for j in theirs], [(text,) for text in own])
             text_too[frozenset({RATIONALE})] = rows[:, 0]
     reasoned = answerer.mode == "reasoned"
+    alone = asked.alone() if reasoned else [{}] * len(subjects)
     return [
         Examined(
             subject,
@@ -141,6 +144,7 @@ def examine(
                 for k, kind in enumerate(FORCED)
                 if reasoned and subject.to_force()[k] is not None
             },
+            alone[i],
             {
                 frozenset({VIDEO}): in_silence[i, 0],
                 frozenset({AUDIO}): in_darkness[i, 0],
@@ -178,6 +182,15 @@ class _Asked:
         judged = [judge(text, self.answerer.mode) for text in completions]
         texts = zip([judgement.rationale for judgement in judged], *more, strict=True)
         return judged, self.weigh(media, list(texts))
+
+    def alone(self) -> list[dict[str, Floats]]:
+        """What each clip's own rationale says to the model that sees and hears nothing else."""
+        texts = [(s.rationale, s.reversed_rationale) for s in self.subjects]
+        rows = self.weigh([Media(None, None)] * len(texts), texts)
+        return [
+            {kind: row[k] for k, kind in enumerate(("own", "reversed")) if pair[k] is not None}
+            for pair, row in zip(texts, rows, strict=True)
+        ]
 
     def samples(self, n: int) -> list[tuple[Judgement, ...]]:
         """n completions of each clip."""

@@ -101,6 +101,27 @@ def test_reliance_is_0_for_who_ignores_the_rationale_and_1_for_who_reads_it(uses
     assert found["rationale.reliance"].value == reliance
 
 
+@pytest.mark.parametrize(
+    ("uses", "same", "changed"),
+    [
+        (READER, 1.0, 1.0),  # the text is all that it needs
+        (NOTHING, 1.0, 0.0),  # it answers the same to everything
+        (AUDIO, 0.5, 0.0),  # in silence it always answers one of two labels
+    ],
+)
+def test_what_the_rationale_alone_leads_to(uses, same, changed):
+    found = answers.rationale_alone(examined_by(uses), BOOTSTRAP)
+    assert found["rationale.alone.same"].value == same
+    assert found["rationale.alone.reversed_changed"].value == changed
+    assert found["rationale.alone.same"].n == len(CLIPS)
+
+
+def test_the_accuracy_behind_the_rationale_alone():
+    """The reader calls loud clips happy, which is every clip's label: half of them are loud."""
+    found = answers.rationale_alone(examined_by(READER), BOOTSTRAP)
+    assert found["rationale.alone.war"].value == 0.5
+
+
 def test_whoever_reads_the_rationale_has_its_whole_share():
     found = answers.shapley_values(examined_by(READER), BOOTSTRAP)
     assert found["rationale.shapley_share"].value == pytest.approx(1.0, abs=1e-12)

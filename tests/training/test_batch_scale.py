@@ -1,0 +1,80 @@
+"""`advantage: batch`: the group's mean, the std of the step's batch, on any number of ranks."""
+
+import statistics
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import toy
+from forked import Ranks, train
+
+from r1omni.machine.curves import read_curves
+from r1omni.training.checkpoints import load_parent
+from r1omni.training.losses import advantages, batch_scale
+
+GRPO = {"steps": 3, "advantage": "batch", "clips_per_step": 4, "lr": 1e-2, "temperature": 1.0}
+
+
+def test_by_hand():
+    """Two groups: 1, 0, 0, 0 and 0, 0, 0, 0. The mean of all is 1/8, their variance .875 / 7."""
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    centred = advantages(rewards, "batch", eps=1e-4, highest=2.0)
+    assert centred.tolist() == [[0.75, -0.25, -0.25, -0.25], [0.0, 0.0, 0.0, 0.0]]
+    scale = batch_scale(rewards.flatten().tolist(), 1e-4)
+    assert scale == pytest.approx(1 / (0.125**0.5 + 1e-4), rel=1e-12)
+    assert (0.75 * scale, -0.25 * scale) == pytest.approx((2.1207, -0.7069), abs=5e-5)
+
+
+def test_a_batch_without_variance_moves_nothing():
+    rewards = torch.ones(2, 2)
+    centred = advantages(rewards, "batch", eps=1e-4, highest=2.0)
+    assert (centred * batch_scale([1.0] * 4, 1e-4)).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def train_by_length(world: Path, folder: Path, machine: dict[str, object]) -> None:
+    """GRPO with a reward that differs in most groups."""
+    from r1omni.training import grpo
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grpo, "load_rewards", lambda *_: toy.BY_LENGTH)
+        train("grpo", world, folder, machine, GRPO)
+
+
+@pytest.fixture(scope="module")
+def alone(world, tmp_path_factory) -> Path:
+    """One process that learns from one clip at a time."""
+    folder = tmp_path_factory.mktemp("alone")
+    train_by_length(world, folder, {"processes": 1, "micro_batch_size": 1})
+    return folder
+
+
+def test_every_micro_batch_is_scaled_by_the_whole_batch(alone):
+    rows = pd.read_parquet(alone / "training" / "rollouts.parquet")
+    n_steps = 0
+    for _, step in rows.groupby("step"):
+        if len(step) < 4 * 4:  # a clip that was drawn twice is in the table once
+            continue
+        scale = 1 / (statistics.stdev(step.reward) + 1e-4)
+        means = step.groupby("clip_id").reward.transform("mean")
+        assert step.advantage.tolist() == pytest.approx(
+            ((step.reward - means) * scale).tolist(), abs=1e-5
+        )
+        by_group = step.groupby("clip_id").reward.std()
+        n_steps += by_group[by_group > 0].nunique() > 1  # else it would be `group` up to a factor
+    assert n_steps > 0
+
+
+@pytest.mark.parametrize("how", [{}, {"zero_stage": 2}])
+def test_ranks_learn_what_one_process_learns(alone, world, tmp_path, how):
+    codes = Ranks(tmp_path, 2, train_by_length, world, tmp_path, how).wait()
+    assert codes == [0, 0], (tmp_path / "said-1").read_text()[-3000:]
+    expected, found = (read_curves(f / "training" / "curves.jsonl") for f in (alone, tmp_path))
+    for ours, theirs in zip(found, expected, strict=True):
+        for name in ("train/loss", "optim/grad_norm", "reward/total"):
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-4, abs=1e-6), name
+    ours, theirs = (load_parent(f / "checkpoint").module.state_dict() for f in (tmp_path, alone))
+    start = load_parent(world / "parent").module.state_dict()
+    assert any(not torch.equal(theirs[name], start[name]) for name in start)
+    for name, weight in theirs.items():
+        torch.testing.assert_close(ours[name], weight, rtol=0, atol=2e-4)
