@@ -1,5 +1,5 @@
 # Every target installs what it needs into .venv first. Needs Python 3.11, git and a C++ compiler.
-.PHONY: help install repro test lint bench docs ui serve demo prefect rehearse clean
+.PHONY: help install repro test lint bench gpu-check docs ui serve demo prefect rehearse clean
 SHELL := /bin/bash
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := true
 
 help: ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: .venv/.installed ## Install the tested versions into .venv
 
@@ -32,6 +32,10 @@ lint: install ## ruff, mypy, import-linter
 bench: install ## Time the GRPO step against the textbook's and TRL's (BENCH=quick: under 10 minutes)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[bench]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench $(or $(BENCH),full)
+
+# PyPI's torch of constraints.txt is the build for CUDA 13: it needs an NVIDIA driver from 580 on, no CUDA toolkit.
+gpu-check: install ## Check a CUDA device in under 10 minutes: tests, the CPU's numbers, speed (benchmarks/GPU.md)
+	$(BIN)/python -m benchmarks.gpu_check
 
 docs: install ## Build this documentation into site/, without a network; a broken link fails
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[docs]'

@@ -85,28 +85,11 @@ def write(folder: Path) -> dict[str, object]:
     import torch
 
     from benchmarks.original_layout import write_original
+    from benchmarks.random_model import random_config
     from r1omni.model import HumanOmniForConditionalGeneration
-    from r1omni.model.humanomni.configuration import build_config
-    from r1omni.model.humanomni.processor import (
-        build_processor,
-        train_gate_tokenizer,
-        train_tokenizer,
-    )
     from r1omni.params_file import read_params
 
-    params = read_params(ROOT / "params/paper.yaml")
-    texts = ["A face and a voice.", "happy", "sad"]
-    processor = build_processor(
-        params.media, train_tokenizer(texts, 400), train_gate_tokenizer(texts)
-    )
-    config = build_config(
-        params.model,
-        params.media,
-        vocab_size=params.model.max_vocab_size,
-        gate_vocab_size=30522,
-        eos_token_id=processor.eos_token_id,
-        pad_token_id=processor.pad_token_id,
-    )
+    config, processor = random_config(read_params(ROOT / "params/paper.yaml"))
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     model = HumanOmniForConditionalGeneration(config)

@@ -222,9 +222,11 @@ def cuda() -> dict[str, object]:
     }
 
 
-def square_rate(device: torch.device, side: int, repeats: int) -> float:
-    """FLOP per wall second of bfloat16 products of square matrices on a device, warm."""
-    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+def square_rate(
+    device: torch.device, side: int, repeats: int, dtype: torch.dtype = torch.bfloat16
+) -> float:
+    """FLOP per wall second of products of square matrices on a device, warm."""
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     clock = Clock()
     a @ b
     with clock.part("products"):

@@ -159,6 +159,7 @@ class MachineParams(Section):
     save_every: Count
     keep_last: Count
     restarts: Annotated[int, Field(ge=0)]
+    collective_timeout_seconds: Positive
     engine: Literal["local", "ray"]
     ray_address: str | None
     rank_patience_seconds: Positive

@@ -20,7 +20,7 @@ from r1omni.machine.progress import steps_bar
 from r1omni.machine.ranks import assigned_names, gather_dict
 from r1omni.model.feature_store import Features
 from r1omni.training.batches import batch_at
-from r1omni.training.engine import cosine_decay
+from r1omni.training.schedules import cosine_decay
 from r1omni.training_config import BaseParams
 
 

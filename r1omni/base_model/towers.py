@@ -29,7 +29,7 @@ from r1omni.machine.curves import Log
 from r1omni.machine.ranks import assigned_names, gather_dict
 from r1omni.media import TowerInputs
 from r1omni.training.batches import batch_at
-from r1omni.training.engine import cosine_decay
+from r1omni.training.schedules import cosine_decay
 from r1omni.training_config import BaseParams
 
 Targets = Mapping[str, int]

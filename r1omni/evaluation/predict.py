@@ -19,7 +19,7 @@ from r1omni.inference.loading import lineage_of, load_checkpoint
 from r1omni.judging import judge
 from r1omni.machine.device import Device
 from r1omni.machine.environment import is_first, rank, world_size
-from r1omni.machine.ranks import gather
+from r1omni.machine.ranks import gather_patiently
 from r1omni.media import Preparation
 from r1omni.model.backbone import Backbone
 from r1omni.model.feature_rejects import without_rejects
@@ -108,7 +108,7 @@ def predict_clips(
                 ]
             )
             progress.advance(task, len(batch))
-    by_rank, n = gather(answered), world_size()
+    by_rank, n = gather_patiently(answered), world_size()
     return [row for i in range(len(batches)) for row in by_rank[i % n][i // n]]
 
 

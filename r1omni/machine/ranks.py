@@ -3,11 +3,17 @@
 Every rank runs the same stage on its own share of each global batch. Ranks communicate only in the
 functions here and in the engine's update, which each rank calls exactly once a step. So content (no
 audio, no variance, an empty share at an uneven end) can neither reorder nor stall collectives.
+
+Two timeouts. The collectives of a step are between ranks that do equal work: they fail after
+machine.collective_timeout_seconds. Where rank 0 alone works (it converts a checkpoint of gigabytes,
+hashes a state, moves files), or ranks do different work, the others have PATIENCE.
 """
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -24,14 +30,32 @@ from r1omni.machine.launch import RENDEZVOUS_FILE
 # The number of ranks on this machine: our launcher and torchrun set the first, DeepSpeed's the
 # second.
 LOCAL_SIZES = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE")
-# The longest wait for rank 0, which alone fetches and converts a checkpoint of gigabytes, hashes a
-# state, and logs to a store that may not answer. All other work is shared. A rank that dies is
-# noticed at once; the timeout is for a machine that has gone.
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+# The longest wait for rank 0 and for unequal work. A rank that dies is noticed at once; the timeout
+# is for a machine that has gone.
+PATIENCE = timedelta(minutes=30)
+TIMED_OUT = "Timed out waiting"  # gloo's words, of a send or a receive
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+class RankMissing(RuntimeError):
+    """A step's collective timed out; names the timeout, its key, and what to do."""
+
+
+@dataclass(frozen=True)
+class _StepGroup:
+    """The ranks of a step's collectives on the host, through gloo, whatever the device is.
+
+    gloo raises an error that names itself, in the process that waited; NCCL's watchdog ends it.
+    """
+
+    ranks: Any
+    timeout: timedelta
+
+
+_step_group: _StepGroup | None = None  # of the process group; join_ranks makes both
 
 
 def join_ranks(machine: MachineParams) -> torch.device:
@@ -57,11 +81,39 @@ def join_ranks(machine: MachineParams) -> torch.device:
             rank=rank(),
             world_size=world_size(),
             store=store,
-            timeout=COLLECTIVE_TIMEOUT,
+            timeout=PATIENCE,
             # Without it NCCL takes the global rank, which is wrong on the second of two machines.
             device_id=None if device.type == "cpu" or alone else device,
         )
+        if not alone:
+            global _step_group
+            timeout = timedelta(seconds=machine.collective_timeout_seconds)
+            ranks = distributed.new_group(backend="gloo", timeout=timeout)
+            _step_group = _StepGroup(ranks, timeout)
     return device
+
+
+def limit_wait(group: Any) -> None:
+    """Give another group of a step's collectives, DeepSpeed's, the same timeout."""
+    if _step_group is not None and group is not None:
+        group.set_timeout(_step_group.timeout)
+
+
+@contextmanager
+def step_collectives() -> Iterator[None]:
+    """Around collectives of a step. Raises RankMissing where one timed out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if _step_group is None or TIMED_OUT not in str(error):
+            raise
+        seconds = _step_group.timeout.total_seconds()
+        raise RankMissing(
+            f"rank {rank()} waited {seconds:g} s for another rank in a step "
+            "(machine.collective_timeout_seconds): that rank hangs, its machine has gone, or its "
+            "share takes so much longer; raise the key if it is only slower, and run the stage "
+            "again to go on from the last state"
+        ) from error
 
 
 def _has_devices(machine: MachineParams) -> bool:
@@ -113,32 +165,47 @@ def shares(n: int, micro_batch_size: int | None = None) -> list[range]:
 
 
 def barrier() -> None:
-    """Wait for all ranks."""
+    """Wait for all ranks, with PATIENCE: one of them may be writing or hashing files."""
     if world_size() > 1:
         distributed.barrier()
 
 
 def sum_over_ranks(values: Sequence[float]) -> list[float]:
-    """The sums over all ranks, in float64, the same on every rank."""
+    """The sums over all ranks, in float64, the same on every rank; a step's collective."""
     if world_size() == 1:
         return list(values)
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    tensor = torch.tensor(values, dtype=torch.float64, device=device)
-    distributed.all_reduce(tensor)
+    assert _step_group is not None, "join_ranks was not called"
+    tensor = torch.tensor(values, dtype=torch.float64)
+    with step_collectives():
+        distributed.all_reduce(tensor, group=_step_group.ranks)
     return [float(v) for v in tensor.tolist()]
 
 
 def any_rank(here: bool) -> bool:
-    """Whether `here` is true on any rank; the same answer on every rank."""
+    """Whether `here` is true on any rank; the same answer on every rank; a step's collective."""
     return sum_over_ranks([float(here)])[0] > 0
 
 
 def gather(value: T) -> list[T]:
-    """Every rank's value, in the order of ranks; the same list on every rank."""
+    """Every rank's value, in the order of ranks; the same list on every rank; a step's collective.
+
+    Where ranks have done unequal work, call `gather_patiently`.
+    """
     if world_size() == 1:
         return [value]
+    assert _step_group is not None, "join_ranks was not called"
+    with step_collectives():
+        return _gather(value, _step_group.ranks)
+
+
+def gather_patiently(value: T) -> list[T]:
+    """As `gather`, with PATIENCE: rank 0 alone, or each rank something else, worked before."""
+    return [value] if world_size() == 1 else _gather(value, None)
+
+
+def _gather(value: T, group: Any) -> list[T]:
     values: list[T | None] = [None] * world_size()
-    distributed.all_gather_object(values, value)
+    distributed.all_gather_object(values, value, group=group)
     return values  # type: ignore[return-value]  # every rank has set its own
 
 
@@ -152,8 +219,8 @@ def assigned_names(names: Sequence[str]) -> list[str]:
 
 
 def gather_dict(own: Mapping[str, T]) -> dict[str, T]:
-    """The union of every rank's dict, the same on every rank."""
-    return {name: value for part in gather(own) for name, value in part.items()}
+    """The union of every rank's dict, the same on every rank, with PATIENCE."""
+    return {name: value for part in gather_patiently(own) for name, value in part.items()}
 
 
 def _cut(whole: range, parts: int) -> list[range]:
@@ -168,7 +235,7 @@ def _store() -> Any:
         return distributed.HashStore()  # type: ignore[attr-defined]  # no other rank
     if RENDEZVOUS_FILE in os.environ:
         store = distributed.FileStore(os.environ[RENDEZVOUS_FILE], world_size())  # type: ignore[attr-defined]
-        store.set_timeout(COLLECTIVE_TIMEOUT)
+        store.set_timeout(PATIENCE)
         return store
-    store, _, _ = next(rendezvous("env://", timeout=COLLECTIVE_TIMEOUT))
+    store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
     return store

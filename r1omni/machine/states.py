@@ -15,7 +15,7 @@ from pathlib import Path
 
 from r1omni.machine.environment import is_first, world_size
 from r1omni.machine.launch import is_peer_loss
-from r1omni.machine.ranks import barrier, gather
+from r1omni.machine.ranks import barrier, gather_patiently
 
 RECORD = "record.json"
 WHOLE = "whole"  # the layout in which rank 0's file has everything, for any number of ranks
@@ -79,7 +79,8 @@ def newest_state(folder: Path, recipe: str, layout: str) -> tuple[Path, int] | N
     Damaged states are skipped and logged. Raises StateDoesNotFit, on every rank, if the newest
     undamaged state has another layout or is divided among another number of ranks.
     """
-    found, problem = gather(_newest_whole(folder, recipe, layout) if is_first() else (None, ""))[0]
+    own = _newest_whole(folder, recipe, layout) if is_first() else (None, "")
+    found, problem = gather_patiently(own)[0]
     if problem:
         raise StateDoesNotFit(problem)
     return found

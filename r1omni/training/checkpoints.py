@@ -19,7 +19,7 @@ from r1omni.lineage import (
 )
 from r1omni.machine.curves import write_curves
 from r1omni.machine.environment import is_first
-from r1omni.machine.ranks import barrier, gather
+from r1omni.machine.ranks import barrier, gather_patiently
 from r1omni.machine.state_folders import FINISHED, TrainingPaths, move_into_place, refuse_edits
 from r1omni.model.adapters import find_base, merge, put_on, save_adapter
 from r1omni.model.backbone import Backbone
@@ -109,13 +109,13 @@ def save_checkpoint(
 
 
 def await_checkpoint(paths: TrainingPaths) -> None:
-    """What the other ranks call where only the first has a checkpoint to save."""
+    """What the other ranks call where only the first has a checkpoint to save, however long."""
     _refuse_changed_code(paths)
     barrier()
 
 
 def _refuse_changed_code(paths: TrainingPaths) -> None:
-    changed = {name for names in gather(changed_code()) for name in names}
+    changed = {name for names in gather_patiently(changed_code()) for name in names}
     refuse_edits(paths, sorted(changed))
 
 

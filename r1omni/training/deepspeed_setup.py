@@ -1,11 +1,15 @@
-"""DeepSpeed's config, its import, and the one kind of device that a process trains on."""
+"""What DeepSpeed is given: config, weights, optimiser; its import; one kind of device a process."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from r1omni.config import MachineParams
 from r1omni.machine.imports import quick_imports
+
+LARGEST = 50_000_000  # elements of the optimiser's groups under ZeRO (`_groups`)
 
 
 def deepspeed_config(machine: MachineParams, dtype: str, max_grad_norm: float) -> dict[str, Any]:
@@ -48,3 +52,51 @@ def refuse_other_device(deepspeed: Any, device: torch.device) -> None:
             f"training on {device.type}, but DeepSpeed was loaded for {kind} earlier in this "
             "process: one process trains on one kind of device"
         )
+
+
+def build_optimizer(
+    weights: Sequence[Tensor], machine: MachineParams, *, lr: float, weight_decay: float
+) -> torch.optim.AdamW:
+    """torch's AdamW: on CUDA its fused kernel, one launch for many weights.
+
+    DeepSpeed accepts it like the plain one: ZeRO flattens the groups, in place, before the first
+    step, and goes by the optimiser's class. An optimiser that is offloaded to the host, or that
+    trains on the CPU, stays the plain one: the fused kernel rounds differently.
+    """
+    groups = _groups(weights) if machine.zero_stage else list(weights)
+    fused = weights[0].device.type == "cuda" and machine.offload_optimizer == "none"
+    return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused or None)
+
+
+class TrainedWeights(nn.Module):
+    """A model's trained weights without its modules: all that DeepSpeed is to divide and save.
+
+    Frozen weights would be broadcast at the start, divided under ZeRO-3 and written into every
+    state, and are the start checkpoint's already.
+
+    Under ZeRO-3 DeepSpeed hangs hooks on every module, which gather its weights for each call. Our
+    weights are gathered once per step, and ranks call modules in different numbers.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                self.register_parameter(name.replace(".", "/"), parameter)
+
+
+def _groups(weights: Sequence[Tensor]) -> list[dict[str, list[Tensor]]]:
+    """Neighbouring weights in parameter groups of at most LARGEST elements (or one larger weight).
+
+    ZeRO flattens each group into one tensor. The optimiser's step needs twice that memory for its
+    temporaries, with the gradient in float32: with groups, only for one group at a time.
+    """
+    groups: list[list[Tensor]] = []
+    room = 0
+    for weight in weights:
+        if weight.numel() > room:
+            groups.append([])
+            room = LARGEST
+        groups[-1].append(weight)
+        room -= weight.numel()
+    return [{"params": group} for group in groups]

@@ -9,10 +9,9 @@ lengths read the weights and a collective gather inside them would deadlock. So 
 much memory at the step's peak as stage 2; it exists for its states and for recipes that name it.
 """
 
-import hashlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -22,56 +21,29 @@ from torch import Tensor, nn
 
 from r1omni.config import MachineParams
 from r1omni.machine.environment import is_first, world_size
-from r1omni.machine.ranks import gather, join_ranks, shares, sum_over_ranks
+from r1omni.machine.ranks import (
+    gather,
+    join_ranks,
+    limit_wait,
+    shares,
+    step_collectives,
+    sum_over_ranks,
+)
 from r1omni.machine.states import WHOLE, newest_state, write_state
 from r1omni.training.deepspeed_setup import (
+    TrainedWeights,
+    build_optimizer,
     deepspeed_config,
     import_deepspeed,
     refuse_other_device,
 )
+from r1omni.training.schedules import Schedule
 
 _log = logging.getLogger(__name__)
-Schedule = Callable[[int], float]
-LARGEST = 50_000_000  # elements of the optimiser's groups under ZeRO (`_groups`)
 
 
 class NonFiniteLoss(RuntimeError):
     """The loss or the gradient is non-finite; names the step, the clips and the last good state."""
-
-
-def linear_decay(steps: int, warmup: float) -> Schedule:
-    """The factor on the learning rate: linear warm-up, then linear decay to 0."""
-    rising = max(1, round(steps * warmup))
-
-    def factor(step: int) -> float:
-        if step < rising:
-            return (step + 1) / rising
-        return max(0.0, (steps - step) / max(1, steps - rising))
-
-    return factor
-
-
-def cosine_decay(steps: int, warmup: float) -> Schedule:
-    """The factor on the learning rate: linear warm-up, then cosine decay to 0."""
-    rising = max(1, round(steps * warmup))
-
-    def factor(step: int) -> float:
-        if step < rising:
-            return (step + 1) / rising
-        done = (step - rising) / max(1, steps - rising)
-        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
-
-    return factor
-
-
-def step_generator(seed: int, step: int, place: int = 0) -> torch.Generator:
-    """The random generator of one clip of one step's global batch (`place`: its index there).
-
-    It depends on these three numbers alone. So a resumed run draws the same numbers again, and N
-    processes draw what one process would.
-    """
-    digest = hashlib.sha256(f"{seed}/{step}/{place}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 class Engine:
@@ -79,8 +51,8 @@ class Engine:
 
     On every rank: call `backward` once per micro-batch, then `update`. The step's loss is the mean
     over all items of all micro-batches of all ranks; `weight` is a micro-batch's number of items.
-    N processes compute what one process does with the same global batch. Without `save_frozen` a
-    state holds only weights that are trained: the others are the start's.
+    N processes compute what one process does with the same global batch. DeepSpeed and the states
+    know the trained weights alone. The frozen ones are the start's: who resumes has loaded them.
     """
 
     def __init__(
@@ -94,26 +66,24 @@ class Engine:
         weight_decay: float,
         max_grad_norm: float,
         skip_nonfinite: int = 0,
-        save_frozen: bool = True,
     ) -> None:
         self.device = join_ranks(machine)
         deepspeed = import_deepspeed()
         refuse_other_device(deepspeed, self.device)
-        if dtype == "fp32":
-            model = model.float()  # the parent may have been trained in bf16
+        model = in_precision(model, dtype).to(self.device)
         self._trained = [p for p in model.parameters() if p.requires_grad]
-        groups = _groups(self._trained) if machine.zero_stage else self._trained
-        optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
+        optimizer = build_optimizer(self._trained, machine, lr=lr, weight_decay=weight_decay)
         self._engine, *_ = deepspeed.initialize(
-            model=_Weights(model.to(self.device)),
+            model=TrainedWeights(model),
             optimizer=optimizer,
             lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, schedule),
             config=deepspeed_config(machine, dtype, max_grad_norm),
         )
+        limit_wait(self._engine.data_parallel_group)
         self.model = model
         self.step_count = 0
         self.n_skipped = 0
-        self._skip_nonfinite, self._save_frozen = skip_nonfinite, save_frozen
+        self._skip_nonfinite = skip_nonfinite
         self.newest_state: Path | None = None
         self._machine, self._dtype = machine, dtype
         self._mean: list[Tensor] = []  # this step's mean gradient so far, over `_weight` items
@@ -194,12 +164,13 @@ class Engine:
             torch._foreach_mul_(gradient, scale)
         lr = self._engine.get_lr()[0]
         handover: Tensor = _Handover.apply(gradient, *self._trained)
-        self._engine.backward(handover)
-        self._weight, self._loss = 0.0, 0.0
-        grad_norm = self._plain_grad_norm()
-        self._whole.close()
-        self._engine.step()
-        self._gather_weights()
+        with step_collectives():
+            self._engine.backward(handover)
+            self._weight, self._loss = 0.0, 0.0
+            grad_norm = self._plain_grad_norm()
+            self._whole.close()
+            self._engine.step()
+            self._gather_weights()
         if grad_norm is None:  # DeepSpeed's own optimisers keep the gradients and their norm
             grad_norm = float(self._engine.get_global_grad_norm())
         return {
@@ -245,9 +216,7 @@ class Engine:
             return 0
         self.newest_state, self.step_count = found
         self._whole.close()
-        loaded, kept = self._engine.load_checkpoint(
-            str(self.newest_state), tag="state", load_module_strict=self._save_frozen
-        )
+        loaded, kept = self._engine.load_checkpoint(str(self.newest_state), tag="state")
         if loaded is None:
             raise RuntimeError(f"{self.newest_state}: is complete, but DeepSpeed cannot load it")
         self.n_skipped = int(kept.get("skipped", 0))
@@ -262,20 +231,13 @@ class Engine:
 
     def _write(self, folder: Path) -> None:
         kept = {"skipped": self.n_skipped}
-        self._engine.save_checkpoint(
-            str(folder),
-            tag="state",
-            client_state=kept,
-            save_latest=False,
-            exclude_frozen_parameters=not self._save_frozen,
-        )
+        self._engine.save_checkpoint(str(folder), tag="state", client_state=kept, save_latest=False)
 
     def _gather_weights(self) -> None:
-        """Under ZeRO 3, gather all weights on every rank until `self._whole` is closed."""
+        """Under ZeRO 3, gather the trained weights on every rank until `self._whole` is closed."""
         if self._machine.zero_stage == 3:
             deepspeed = import_deepspeed()
-            weights = list(self.model.parameters())
-            self._whole.enter_context(deepspeed.zero.GatheredParameters(weights))
+            self._whole.enter_context(deepspeed.zero.GatheredParameters(self._trained))
 
     @property
     def _plain(self) -> bool:
@@ -303,17 +265,16 @@ class Engine:
         )
 
 
-class _Weights(nn.Module):
-    """A model's weights without its modules: all that DeepSpeed is to train, divide and save.
+def in_precision(model: nn.Module, dtype: Literal["fp32", "bf16"]) -> nn.Module:
+    """The model with its weights in the engine's precision; its parent may have another one.
 
-    Under ZeRO-3 DeepSpeed hangs hooks on every module, which gather its weights for each call. Our
-    weights are gathered once per step, and ranks call modules in different numbers.
+    In bf16 buffers keep theirs: rotary frequencies are float32.
     """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        for name, parameter in model.named_parameters():
-            self.register_parameter(name.replace(".", "/"), parameter)
+    if dtype == "fp32":
+        return model.float()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    return model
 
 
 class _Handover(torch.autograd.Function):
@@ -334,20 +295,3 @@ class _Handover(torch.autograd.Function):
         gradient: list[Tensor] = ctx.gradient
         ctx.gradient = []
         return (None, *gradient)
-
-
-def _groups(weights: Sequence[Tensor]) -> list[dict[str, list[Tensor]]]:
-    """Neighbouring weights in parameter groups of at most LARGEST elements (or one larger weight).
-
-    ZeRO flattens each group into one tensor. The optimiser's step needs twice that memory for its
-    temporaries, with the gradient in float32: with groups, only for one group at a time.
-    """
-    groups: list[list[Tensor]] = []
-    room = 0
-    for weight in weights:
-        if weight.numel() > room:
-            groups.append([])
-            room = LARGEST
-        groups[-1].append(weight)
-        room -= weight.numel()
-    return [{"params": group} for group in groups]

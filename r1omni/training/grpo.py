@@ -22,7 +22,7 @@ from r1omni.model.feature_store import INDEX, FeatureStore
 from r1omni.prompts import instruction
 from r1omni.training.batches import balanced_shares, batch_at
 from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
-from r1omni.training.engine import Engine, linear_decay
+from r1omni.training.engine import Engine
 from r1omni.training.held_out import HeldOutSet, set_aside
 from r1omni.training.memory import announce_memory
 from r1omni.training.modality_dropout import (
@@ -36,6 +36,7 @@ from r1omni.training.rollout_table import RolloutTable
 from r1omni.training.rollouts import (
     SharedPrefixSampler,
 )
+from r1omni.training.schedules import linear_decay
 from r1omni.training.step import take_step
 from r1omni.training_config import EngineParams, GRPOParams, HeldOutParams
 
@@ -95,7 +96,6 @@ def run_grpo(
         weight_decay=grpo.weight_decay,
         max_grad_norm=grpo.max_grad_norm,
         skip_nonfinite=engine.skip_nonfinite,
-        save_frozen=policy.adapter is None,
     )
     if reference is not None:
         reference.follow(policy)

@@ -1,9 +1,10 @@
 """What memory a training will need on its device, said before the first step.
 
 The engine keeps all weights and its own gradient on every rank (engine.py), the optimiser's state
-is shared from ZeRO 1 on. Activations are counted by position: of each layer, what the backward pass
-reads again. For the released 0.5B shapes in bfloat16 that makes 1.57 MB, and 0.24 with
-checkpointing; benchmarks/activations.py measures 1.6 and 0.3 on the CPU.
+is shared from ZeRO 1 on; ZeRO 3 keeps its share of the trained weights beside the whole ones.
+Activations are counted by position: of each layer, what the backward pass reads again. For the
+released 0.5B shapes in bfloat16 that makes 1.57 MB, and 0.24 with checkpointing;
+benchmarks/activations.py measures 1.6 and 0.3 on the CPU.
 """
 
 import logging
@@ -86,8 +87,9 @@ def estimate(
     # one layer's gradients; with checkpointing it is made whole again for them
     at_once = (GRADIENTS + checkpointing) * kept
     cache = layers * work.cached * work.sampled * (work.prompt + work.completion)
+    divided = trained / processes if zero_stage == 3 else 0.0
     return Memory(
-        weights=element * weights,
+        weights=element * (weights + divided),
         gradients=gradient * trained,
         optimizer=0 if offload else state * trained / (processes if zero_stage else 1),
         reference=element * reference,
@@ -114,20 +116,61 @@ def announce_memory(
     clip's completions, at most; `samples`: they are decoded first, those of a rank together. Every
     rank calls it; the first prints the largest rank's.
     """
-    share = -(-clips // world_size())
-    at_once = min(machine.micro_batch_size or share, share)
     with torch.no_grad():
         prompt = backbone.embed(example).embeds.shape[1]
     if not is_first():
         return
+    device = device_of(backbone)
+    needed = estimate_of(
+        backbone,
+        machine,
+        dtype=dtype,
+        prompt=prompt,
+        clips=clips,
+        completion=completion,
+        has_reference=has_reference,
+        samples=samples,
+        on_cuda=device.type == "cuda",
+    )
+    there = _capacity(device)
+    Console(stderr=True).print(
+        f"{name}: about {needed.render()}; {device.type} has {there / 1e9:.0f} GB",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+    )
+    if needed.total > there:
+        _, at_once = _at_once(machine, clips)
+        _log.warning("%s may not fit: %s", name, "; ".join(_advice(machine, dtype, at_once)))
+
+
+def estimate_of(
+    backbone: Backbone,
+    machine: MachineParams,
+    *,
+    dtype: Literal["fp32", "bf16"],
+    prompt: int,
+    clips: int,
+    completion: int,
+    has_reference: bool,
+    samples: bool,
+    on_cuda: bool,
+) -> Memory:
+    """The memory of the largest rank, from the backbone's shapes; its weights may be on `meta`.
+
+    `prompt`: positions of a clip's prompt; the rest as in `announce_memory`.
+    """
+    share, at_once = _at_once(machine, clips)
     language_model = backbone.language_model.model
     parameters = list(backbone.module.parameters())
-    device, config = device_of(backbone), language_model.config
+    towers = sum(p.numel() for tower in backbone.towers() for p in tower.parameters())
+    weights = sum(p.numel() for p in parameters)
+    config = language_model.config
     width, heads = config.hidden_size, config.num_attention_heads
-    needed = estimate(
-        weights=sum(p.numel() for p in parameters),
+    return estimate(
+        weights=weights,
         trained=sum(p.numel() for p in parameters if p.requires_grad),
-        reference=backbone.sizes()["language_model"] if has_reference else 0,
+        reference=weights - towers if has_reference else 0,  # as frozen_copy
         layers=len(language_model.layers),
         width=width,
         feed_forward=config.intermediate_size,
@@ -142,19 +185,16 @@ def announce_memory(
         dtype=dtype,
         zero_stage=machine.zero_stage,
         processes=world_size(),
-        offload=machine.offload_optimizer == "cpu" and device.type == "cuda",
+        offload=machine.offload_optimizer == "cpu" and on_cuda,
         checkpointing=machine.gradient_checkpointing,
-        workspace=WORKSPACE if device.type == "cuda" else 0.0,
+        workspace=WORKSPACE if on_cuda else 0.0,
     )
-    there = _capacity(device)
-    Console(stderr=True).print(
-        f"{name}: about {needed.render()}; {device.type} has {there / 1e9:.0f} GB",
-        soft_wrap=True,
-        markup=False,
-        highlight=False,
-    )
-    if needed.total > there:
-        _log.warning("%s may not fit: %s", name, "; ".join(_advice(machine, dtype, at_once)))
+
+
+def _at_once(machine: MachineParams, clips: int) -> tuple[int, int]:
+    """The clips of the largest rank's share of a step, and of its micro-batch."""
+    share = -(-clips // world_size())
+    return share, min(machine.micro_batch_size or share, share)
 
 
 def _advice(machine: MachineParams, dtype: str, largest: int) -> list[str]:

@@ -15,7 +15,6 @@ from r1omni.model.backbone import Backbone, prefill_asked
 from r1omni.model.feature_store import Features
 from r1omni.model.sampling import uniform_draws
 from r1omni.rewards import PAPERS_REWARDS, Rewards, Score
-from r1omni.training.engine import step_generator
 from r1omni.training.group_loss import Compared, group_loss
 from r1omni.training.losses import LossRules, advantages, summed_advantages
 from r1omni.training.modality_dropout import NOTHING_MISSING, ModalityDropout, as_shown
@@ -27,6 +26,7 @@ from r1omni.training.rollouts import (
     rewards_tensor,
     score_groups,
 )
+from r1omni.training.schedules import step_generator
 from r1omni.training_config import GRPOParams
 
 RATIO_CAP = 2.0  # of new to old probability in bfloat16, whose rounding alone moves ratios

@@ -25,7 +25,7 @@ from r1omni.model.sampling import score_completions
 from r1omni.model.shared_prefix import Prefix
 from r1omni.training.batches import balanced_shares, batch_at
 from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
-from r1omni.training.engine import Engine, cosine_decay
+from r1omni.training.engine import Engine
 from r1omni.training.examples import (
     Example,
     chosen,
@@ -38,6 +38,7 @@ from r1omni.training.memory import announce_memory
 from r1omni.training.modality_dropout import NOTHING_MISSING, ModalityDropout, modality_dropout
 from r1omni.training.reading_lessons import NO_LESSONS, ReadingLessons, answer_mask
 from r1omni.training.recipe import fingerprint
+from r1omni.training.schedules import cosine_decay
 from r1omni.training_config import (
     ColdStartParams,
     EngineParams,
@@ -141,7 +142,6 @@ def train_supervised(
         weight_decay=sft.weight_decay,
         max_grad_norm=sft.max_grad_norm,
         skip_nonfinite=engine.skip_nonfinite,
-        save_frozen=backbone.adapter is None,
     )
     announce_memory(
         paths.training.name,

@@ -1,6 +1,7 @@
 """Which device a rank trains on: one each, or the CPU for all, or a clear refusal."""
 
 import os
+from datetime import timedelta
 
 import pytest
 import torch
@@ -22,6 +23,8 @@ def machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: joined.append(str(device)))
     monkeypatch.setattr(distributed, "is_initialized", lambda: False)
     monkeypatch.setattr(distributed, "init_process_group", lambda *a, **k: joined.append((a, k)))
+    monkeypatch.setattr(distributed, "new_group", lambda **how: joined.append(how))
+    monkeypatch.setattr(ranks, "_step_group", None)
     monkeypatch.setattr(ranks, "_store", distributed.HashStore)  # the others are not there
     monkeypatch.setattr(ranks, "_check_device_kinds", lambda *_: None)
 
@@ -49,13 +52,14 @@ def test_a_rank_of_the_second_machine_takes_its_own_device_and_tells_nccl(machin
     assert joined[0] == "cuda:2"
     (backend,), given = joined[1]
     assert (backend, given["rank"], given["device_id"]) == ("nccl", 6, torch.device("cuda", 2))
+    assert joined[2] == {"backend": "gloo", "timeout": timedelta(seconds=300)}  # of steps
     assert os.environ["DS_ACCELERATOR"] == "cuda"
 
 
 def test_more_processes_than_devices_train_on_the_cpu_and_say_so(machine, caplog):
     joined = machine(1, RANK="0", LOCAL_RANK="0", WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     assert ranks.join_ranks(params("auto", 2)) == torch.device("cpu")
-    (((backend,), given),) = joined
+    ((backend,), given), _of_steps = joined
     assert (backend, given["device_id"]) == ("gloo", None)
     assert "2 processes of this machine would share 1 CUDA device: training on the CPU; " in (
         caplog.text

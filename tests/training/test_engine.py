@@ -3,13 +3,8 @@
 import pytest
 import torch
 
-from r1omni.training.engine import (
-    Engine,
-    NonFiniteLoss,
-    cosine_decay,
-    linear_decay,
-    step_generator,
-)
+from r1omni.training.engine import Engine, NonFiniteLoss
+from r1omni.training.schedules import cosine_decay, linear_decay, step_generator
 
 
 def test_linear_decay_by_hand():

@@ -16,7 +16,7 @@ from forked import Ranks, train
 from r1omni.machine.curves import read_curves
 from r1omni.machine.ranks import shares
 from r1omni.model import HumanOmniForConditionalGeneration
-from r1omni.training import engine as engines
+from r1omni.training import deepspeed_setup
 
 ZERO, DTYPES = (0, 1, 2, 3), ("fp32", "bf16")
 EVERY = tuple((zero_stage, dtype) for zero_stage in ZERO for dtype in DTYPES)
@@ -140,9 +140,9 @@ def test_grpo_under_the_papers_engine_trains_and_leaves_a_checkpoint(world, tmp_
 
 def in_small_groups(*arguments: object) -> None:
     """Train with the optimiser's weights in many groups, as those of the real size are."""
-    from r1omni.training import engine
+    from r1omni.training import deepspeed_setup
 
-    engine.LARGEST = 1000
+    deepspeed_setup.LARGEST = 1000
     train(*arguments)
 
 
@@ -172,9 +172,9 @@ def test_the_optimiser_in_many_groups_learns_the_same_and_goes_on(
 
 
 def test_groups_by_hand(monkeypatch):
-    monkeypatch.setattr(engines, "LARGEST", 8)
+    monkeypatch.setattr(deepspeed_setup, "LARGEST", 8)
     weights = [torch.zeros(n) for n in (3, 4, 10, 2, 6, 1)]
-    groups = [[p.numel() for p in group["params"]] for group in engines._groups(weights)]
+    groups = [[p.numel() for p in group["params"]] for group in deepspeed_setup._groups(weights)]
     assert groups == [[3, 4], [10], [2, 6], [1]]
 
 
@@ -201,8 +201,9 @@ def walk(
     from r1omni.model.humanomni.backbone import HumanOmniBackbone
     from r1omni.training import sft
     from r1omni.training.checkpoints import load_parent, save_checkpoint
-    from r1omni.training.engine import Engine, linear_decay
+    from r1omni.training.engine import Engine
     from r1omni.training.modality_dropout import NOTHING_MISSING
+    from r1omni.training.schedules import linear_decay
 
     join_ranks(toy.machine_params(device=device))
     clips = [toy.clip_at(i) for i in range(toy.CLIPS)]

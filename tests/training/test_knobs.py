@@ -24,9 +24,13 @@ OTHER = {
     "save_every": 3,
     "keep_last": 1,
     "restarts": 5,
+    "collective_timeout_seconds": 30.0,
 }
 # What cannot change a single bit on this machine; the others change the order of sums.
-EXACT = ("device", "threads", "save_every", "keep_last", "restarts")
+EXACT = (
+    *("device", "threads", "save_every", "keep_last", "restarts"),
+    "collective_timeout_seconds",
+)
 ROUNDING = ("micro_batch_size", "gradient_checkpointing", "prefix")
 NOT_TRAINING = {  # what features, decoding and answers take
     *("features_batch_size", "predict_batch_size", "workers", "min_free_gb"),

@@ -118,6 +118,8 @@ def test_the_optimiser_is_shared_by_zero_and_float32_needs_no_second_weights():
     assert (shared.weights, shared.gradients, shared.optimizer) == (20, 16, 48)
     assert shared.reference == 12
     assert alone.activations == 2 * shared.activations
+    third = estimate(**full, **rest, dtype="bf16", zero_stage=3, processes=2, offload=False)
+    assert third == replace(shared, weights=20 + 8)  # half of the trained ones, once more
     away = estimate(**full, **rest, dtype="bf16", zero_stage=2, processes=2, offload=True)
     assert away == replace(shared, optimizer=0)
 
