@@ -84,8 +84,10 @@ class Answer:
     def label_text(self) -> str:
         """The predicted label, or that there is none and what the model answered."""
         if self.read is not None:
-            of = "the rationale" if self.samples == 1 else f"{self.samples} completions"
-            return f"{self.read}, read from {of} (the model: {self.judged.prediction})"
+            if self.samples == 1:
+                return f"{self.read}, read from the rationale (the model: {self.judged.prediction})"
+            shown = f"the one shown answers {self.judged.prediction}"
+            return f"{self.read}, read from {self.samples} completions ({shown})"
         if self.judged.prediction is not None:
             return self.judged.prediction
         word = " ".join((self.judged.answer or "").split())

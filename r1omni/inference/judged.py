@@ -8,12 +8,16 @@ import numpy as np
 
 from r1omni.claims import Verdict
 from r1omni.inference.files import NO_VIDEO, SOUND_ALONE, ReadFile
-from r1omni.judges.acoustics import MEASURES, measures
+from r1omni.judges.acoustics import MEASURES, RATE, measures
 from r1omni.judges.judge import ClaimJudge, read_judge
 from r1omni.judges.pictures import picture_row
 from r1omni.judges.reader import Reader, read_reader
 from r1omni.model.feature_store import Features
 
+SPOKEN_SECONDS: Final = 0.3  # of a voice, at least: one or two syllables; of less nothing is judged
+TOO_SHORT: Final = (
+    f"less than {SPOKEN_SECONDS} s of a voice: nothing that is said of it can be judged"
+)
 LEVEL_TOO_LOUD: Final = (
     "one clip says nothing of its microphone: another one's level is not corrected, so a claim of "
     "loudness may be judged wrongly"
@@ -57,6 +61,9 @@ def verdict_on(file: ReadFile, features: Features, judges: Judges) -> tuple[Verd
                 notes.append("no sound: nothing that is said of a voice can be judged")
                 continue
             known = measures(file.waveform)
+            if known["speech_share"] * len(file.waveform) / RATE < SPOKEN_SECONDS:
+                notes.append(TOO_SHORT)
+                continue
             row = np.array([known[name] for name in MEASURES])
             notes.append(LEVEL_TOO_LOUD)
         else:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import torch
+
 from r1omni.lineage import read_provenance, write_provenance
 from r1omni.model.adapters import ADAPTER_CONFIG, find_base, is_adapter, load_adapter, merge
 from r1omni.model.backbone import Backbone
@@ -30,6 +32,7 @@ def load_backbone(
         directory = find_directory(checkpoint, {})
         backbone = load_backbone(find_base(directory, base), allow)
         load_adapter(backbone, directory)
+        _refuse_non_finite(backbone, directory)
         return backbone
     if base is not None:
         raise ValueError(f"{directory}: is whole, no adapter: it has no base (--base {base})")
@@ -37,8 +40,21 @@ def load_backbone(
         # imported where it is needed: transformers' module takes a second
         from r1omni.model.qwen_omni.loading import load_qwen_omni
 
-        return load_qwen_omni(checkpoint, allow)
-    return load_humanomni(checkpoint, allow)
+        backbone = load_qwen_omni(checkpoint, allow)
+    else:
+        backbone = load_humanomni(checkpoint, allow)
+    _refuse_non_finite(backbone, directory)
+    return backbone
+
+
+def _refuse_non_finite(backbone: Backbone, directory: Path) -> None:
+    """Raise ValueError, naming the tensor, for a weight that is no number: it would still answer.
+
+    A sum is non-finite if one of its terms is, and needs no memory of the weight's size.
+    """
+    for name, weight in backbone.module.named_parameters():
+        if not bool(weight.detach().sum(dtype=torch.float64).isfinite()):
+            raise ValueError(f"{directory}: {name} has values that are not finite")
 
 
 def merge_checkpoint(checkpoint: Path, out: Path, base: Path | None = None) -> None:

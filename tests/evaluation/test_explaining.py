@@ -1,6 +1,7 @@
 """One clip explained: a model that says what the test wants, judges whose verdicts are known."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from r1omni.evaluation import explaining
 from r1omni.evaluation.audit.backbone_answerer import BackboneAnswerer
 from r1omni.evaluation.explaining import NO_JUDGES, explain_files
 from r1omni.inference.files import Refusal, read_file
-from r1omni.inference.judged import LEVEL_TOO_LOUD, Judges
+from r1omni.inference.judged import LEVEL_TOO_LOUD, TOO_SHORT, Judges, verdict_on
 from r1omni.judges.acoustics import MEASURES
 from r1omni.judges.judge import ClaimJudge, Probe, write_judge
 from r1omni.judges.pictures import picture_row
@@ -87,6 +88,18 @@ def test_a_silent_clip_has_no_verdict_of_a_voice_and_sound_has_no_share(
     assert found.shares is None or found.shares["audio"] == pytest.approx(0, abs=1e-4)
     assert any(note.startswith("no sound: nothing") for note in found.notes)
     assert refused == Refusal("x", "is no file")
+
+
+@pytest.mark.parametrize(("seconds", "is_judged"), [(0.1, False), (1.0, True)])
+def test_a_voice_of_a_few_hundredths_of_a_second_is_not_judged(
+    tiny, clip, judges, monkeypatch, seconds, is_judged
+):
+    """Of a short tone the judge would be as sure as of a sentence."""
+    file = read_file(clip, tiny.preparation)
+    tone = np.sin(2 * np.pi * 180 * np.arange(round(16000 * seconds)) / 16000).astype(np.float32)
+    file = replace(file, waveform=tone)
+    verdict, notes = verdict_on(file, tiny.encode([file.inputs])[0], judges)
+    assert ("loudness" in verdict, TOO_SHORT in notes) == (is_judged, not is_judged)
 
 
 def test_without_judges_all_else_is_said(tiny, clip, says):

@@ -87,7 +87,7 @@ def test_the_readers_mean_answers_and_the_sample_that_the_judges_support_is_show
     # support: brows (.1 / 3 + 0) / 2, loudness (0 + .7 / 3) / 2
     assert (found.completion, found.judged.prediction, found.samples) == (LOUD, "angry", 3)
     assert any("1 of 3 completions have no rationale" in note for note in found.notes)
-    assert ": happy, read from 3 completions (the model: angry)" in found.as_text()
+    assert ": happy, read from 3 completions (the one shown answers angry)" in found.as_text()
     said = json.loads(found.as_json())
     assert (said["answered_by"], said["samples"], said["rationale"]) == (
         "reader", 3, "The voice is loud.",

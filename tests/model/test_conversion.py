@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -240,6 +240,10 @@ def test_what_is_no_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"config\.json: is not JSON"):
         load(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}))
+    with pytest.raises(ValueError, match=r"'llama'; expected 'humanomni', .* 'qwen2_5_omni'"):
+        load(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"no weights; expected model\.safetensors"):
         load(tmp_path)
 

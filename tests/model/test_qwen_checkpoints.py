@@ -141,11 +141,36 @@ def test_a_public_checkpoint_has_the_papers_frames(folder: Path) -> None:
         (lambda t: t | {NORM: t[NORM][:3].clone()}, rf"reshaped tensor: {NORM} .* shape \(3,\)"),
         (lambda t: t | {"model.norm.weight": t[NORM].clone()}, f"stands twice, as {NORM}"),
         (lambda t: t | {"talker.x": t[NORM].clone()}, "unexpected tensor: talker.x"),
+        (
+            lambda t: t | {NORM: torch.full_like(t[NORM], torch.nan)},
+            f"{NORM} has values that are not finite",
+        ),
     ],
 )
 def test_a_wrong_tensor_is_an_error_by_name(change: Any, message: str, folder: Path) -> None:
     with pytest.raises(ValueError, match=message):
         load_backbone(rewrite(folder, change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text_config": None}, r"config\.json: text_config is missing"),
+        ({"vision_config": "big"}, r"config\.json: vision_config is missing"),
+    ],
+)
+def test_a_missing_part_of_the_config_is_named(change: Any, message: str, folder: Path) -> None:
+    """transformers would take the 7B's values."""
+    with pytest.raises(ValueError, match=message):
+        load_backbone(reconfigure(folder, lambda c: c | change))
+
+
+def test_a_config_that_transformers_refuses_is_named(folder: Path) -> None:
+    def more_layers(config: dict[str, Any]) -> dict[str, Any]:
+        return config | {"text_config": config["text_config"] | {"num_hidden_layers": 77}}
+
+    with pytest.raises(ValueError, match=r"config\.json: transformers cannot take it: .*layer"):
+        load_backbone(reconfigure(folder, more_layers))
 
 
 def test_trap_a_lost_tensor_is_a_warning_in_transformers(folder: Path) -> None:

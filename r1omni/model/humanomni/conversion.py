@@ -67,7 +67,8 @@ def read_checkpoint(
     elif settings.get("model_type") != HumanOmniConfig.model_type:
         raise ValueError(
             f"{directory / 'config.json'}: model_type {settings.get('model_type')!r}; expected "
-            f"{HumanOmniConfig.model_type!r} or {ORIGINAL_MODEL_TYPE!r}"
+            f"{HumanOmniConfig.model_type!r}, {ORIGINAL_MODEL_TYPE!r}, 'qwen2_5_omni' or "
+            "'qwen2_5_omni_thinker'"
         )
     config = config or HumanOmniConfig.from_dict(settings)
     for name in [name for name in tensors if name in allow]:

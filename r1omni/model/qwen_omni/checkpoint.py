@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from transformers import (
@@ -106,7 +107,7 @@ def load_thinker(checkpoint: Path, allow: Collection[str] = ()) -> tuple[Any, Re
     Raises ValueError, naming every tensor that is missing, unexpected or of another shape.
     """
     read = read_tensors(checkpoint, allow)
-    config, tensors = Qwen2_5OmniThinkerConfig.from_dict(read.settings), read.tensors
+    config, tensors = _thinker_config(read), read.tensors
     if config.tie_word_embeddings and EMBEDDING in tensors:
         head = tensors.setdefault(LM_HEAD, tensors[EMBEDDING])
         read.report.used.setdefault(LM_HEAD, read.report.used[EMBEDDING])
@@ -127,6 +128,19 @@ def load_thinker(checkpoint: Path, allow: Collection[str] = ()) -> tuple[Any, Re
     if (read.directory / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(read.directory)
     return model.eval(), read
+
+
+def _thinker_config(read: ReadThinker) -> Qwen2_5OmniThinkerConfig:
+    """Raises ValueError, naming the file, where a part is missing: its values would be the 7B's."""
+    file = read.directory / "config.json"
+    for part in ("audio_config", "text_config", "vision_config"):
+        if not isinstance(read.settings.get(part), dict):
+            raise ValueError(f"{file}: {part} is missing")
+    try:
+        return Qwen2_5OmniThinkerConfig.from_dict(read.settings)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{file}: transformers cannot take it: {reason}") from error
 
 
 def read_media(read: ReadThinker) -> QwenMedia:
