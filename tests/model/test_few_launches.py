@@ -1,0 +1,96 @@
+"""What a decoded token asks of a GPU: kernel launches and waits, counted without one."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from launches import Launches
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import Qwen2Config
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
+
+from r1omni.model import sampling
+from r1omni.model.head import LanguageModelHead
+from r1omni.model.sampling import decode
+from r1omni.model.shared_prefix import Prefix
+from r1omni.model.windows import WINDOW
+
+P, L, LAYERS = 2, 37, 24
+KINDS = [torch.float32, torch.bfloat16]
+
+
+@pytest.fixture
+def fake_cuda():
+    """Fake tensors are made on a CUDA device, by whoever names none."""
+    kind = torch.get_default_dtype()
+    with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
+        yield
+    torch.set_default_dtype(kind)
+
+
+def counted(dtype, tokens, *, group_size=4, temperature=0.7, told=10**4):
+    """The launches and waits of `tokens` tokens of 24 layers, with all that a call begins with."""
+    torch.set_default_dtype(dtype)
+    config = Qwen2Config(
+        vocab_size=320,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    head = LanguageModelHead(64, 320, bias=False)
+    model = SimpleNamespace(model=Qwen2Model(config), lm_head=head)
+    states = [torch.empty(P, 2, L, 16) for _ in range(LAYERS)]
+    mask, start = torch.ones(P, L, dtype=torch.bool), torch.ones(P, dtype=torch.long)
+    prefix = Prefix(states, states, mask, start, torch.empty(P, 64))
+    draws = torch.empty(P, group_size, tokens, dtype=torch.float64) if temperature else None
+    with Launches(told) as seen:
+        decode(
+            model,
+            prefix,
+            group_size=group_size,
+            max_new_tokens=tokens,
+            eos_token_id=1,
+            temperature=temperature,
+            draws=draws,
+        )
+    return seen
+
+
+def a_token(dtype, **how):
+    """Of one token in the middle: launches, and what the host waits for."""
+    first, second = (counted(dtype, n * WINDOW, **how) for n in (2, 4))
+    launched = second.launched.total() - first.launched.total()
+    waited = second.waits.total() - first.waits.total()
+    return launched / (2 * WINDOW), waited / (2 * WINDOW)
+
+
+# Worked by hand. A layer: norm, heads, x cos, + x' sin of the query and of key with value, scores,
+# softmax, values, their order, out, norm, gate and up, silu, times up, down: 15; in half precision
+# the softmax is rounded: 16. A token: embedding, norm, head, / temperature, log_softmax, exp,
+# cumsum (2), times the draw, searchsorted, clamp, gather: 12; greedy 6 (no division, argmax).
+@pytest.mark.parametrize(("dtype", "layer"), zip(KINDS, (15, 16), strict=True))
+@pytest.mark.parametrize(("temperature", "once"), [(0.7, 12), (0.0, 6)])
+@pytest.mark.parametrize("group_size", [1, 4])
+def test_a_token_launches_few_kernels(fake_cuda, dtype, layer, temperature, once, group_size):
+    found, _ = a_token(dtype, temperature=temperature, group_size=group_size)
+    assert 0.0 < found - (LAYERS * layer + once) < 2.0  # and a window's end
+    assert found <= 400.0
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+def test_the_host_looks_once_in_sixteen_tokens(fake_cuda, dtype):
+    """Some more at the ends of a call: the ends' ids and the draws come, the length goes."""
+    assert WINDOW == 16
+    assert a_token(dtype)[1] <= 1 / 16
+    assert counted(dtype, 64).waits.total() <= 3 + 3
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+def test_a_layer_that_is_not_plain_launches_as_many_as_before(fake_cuda, dtype, monkeypatch):
+    """The way that the CPU takes, and an adapter: the counter sees what it would cost."""
+    monkeypatch.setattr(sampling, "can_fuse", lambda _: False)
+    launched, waited = a_token(dtype)
+    assert launched > 35 * LAYERS
+    assert waited >= 3
