@@ -56,6 +56,11 @@ def fuse_layers(language_model: Any) -> list[FusedLayer]:
     return [_fuse(layer) for layer in language_model.layers]
 
 
+def count_fused(language_model: Any) -> int:
+    """How many numbers `fuse_layers` copies."""
+    return sum(map(_count_copied, language_model.layers))
+
+
 def norm_weights(norm: Any) -> NormWeights:
     """Of a Qwen2RMSNorm."""
     return NormWeights(norm.weight.detach(), norm.variance_epsilon)
@@ -91,6 +96,13 @@ def _rotate_half(rows: Tensor) -> Tensor:
     """What rotary positions multiply by the sine, as rows of a weight: (K, R, d, D), the same."""
     first, second = rows.chunk(2, dim=2)
     return torch.cat([-second, first], dim=2)
+
+
+def _count_copied(layer: Any) -> int:
+    attention, mlp = layer.self_attn, layer.mlp
+    twice = attention.q_proj.weight.numel() + attention.k_proj.weight.numel()
+    gate_up = mlp.gate_proj.weight.numel() + mlp.up_proj.weight.numel()
+    return int(2 * twice + attention.v_proj.weight.numel() + gate_up)
 
 
 def _is_plain(layer: Any) -> bool:

@@ -17,6 +17,7 @@ from rich.console import Console
 from r1omni.config import MachineParams
 from r1omni.machine.environment import is_first, world_size
 from r1omni.model.backbone import Backbone, PromptBatch, device_of
+from r1omni.model.fused_weights import can_fuse, count_fused
 
 _log = logging.getLogger(__name__)
 KEPT_OF_WIDTH: Final = 12  # per layer and position: norms' in- and outputs, q, k, v, attended, sums
@@ -58,6 +59,7 @@ class Workload:
     micro_batches: int
     sampled: int = 0  # clips whose completions are decoded together
     cached: int = 0  # numbers that a layer keeps of a position while decoding: keys and values
+    copied: int = 0  # numbers that decoding copies: a GPU's fused weights, and the prompts' cache
 
 
 def estimate(
@@ -85,7 +87,7 @@ def estimate(
     positions = work.clips * (work.prompt + work.completion)
     # one layer's gradients; with checkpointing it is made whole again for them
     at_once = (GRADIENTS + checkpointing) * kept
-    cache = layers * work.cached * work.sampled * (work.prompt + work.completion)
+    cache = layers * work.cached * work.sampled * (work.prompt + work.completion) + work.copied
     return Memory(
         weights=element * weights,
         gradients=gradient * trained,
@@ -124,6 +126,10 @@ def announce_memory(
     parameters = list(backbone.module.parameters())
     device, config = device_of(backbone), language_model.config
     width, heads = config.hidden_size, config.num_attention_heads
+    cached = 2 * config.num_key_value_heads * width // heads
+    copied = 0
+    if device.type == "cuda" and can_fuse(language_model):
+        copied = count_fused(language_model) + len(language_model.layers) * cached * share * prompt
     needed = estimate(
         weights=sum(p.numel() for p in parameters),
         trained=sum(p.numel() for p in parameters if p.requires_grad),
@@ -137,7 +143,8 @@ def announce_memory(
             completion,
             -(-share // at_once),
             sampled=share if samples else 0,
-            cached=2 * config.num_key_value_heads * width // heads,
+            cached=cached,
+            copied=copied if samples else 0,
         ),
         dtype=dtype,
         zero_stage=machine.zero_stage,
