@@ -9,7 +9,7 @@ checkpointing; benchmarks/activations.py measures 1.6 and 0.3 on the CPU.
 import logging
 import os
 from dataclasses import dataclass, fields
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from rich.console import Console
@@ -127,9 +127,6 @@ def announce_memory(
     device, config = device_of(backbone), language_model.config
     width, heads = config.hidden_size, config.num_attention_heads
     cached = 2 * config.num_key_value_heads * width // heads
-    copied = 0
-    if device.type == "cuda" and can_fuse(language_model):
-        copied = count_fused(language_model) + len(language_model.layers) * cached * share * prompt
     needed = estimate(
         weights=sum(p.numel() for p in parameters),
         trained=sum(p.numel() for p in parameters if p.requires_grad),
@@ -144,7 +141,7 @@ def announce_memory(
             -(-share // at_once),
             sampled=share if samples else 0,
             cached=cached,
-            copied=copied if samples else 0,
+            copied=_count_copied(language_model, cached * share * prompt) if samples else 0,
         ),
         dtype=dtype,
         zero_stage=machine.zero_stage,
@@ -162,6 +159,14 @@ def announce_memory(
     )
     if needed.total > there:
         _log.warning("%s may not fit: %s", name, "; ".join(_advice(machine, dtype, at_once)))
+
+
+def _count_copied(language_model: Any, cached: int) -> int:
+    """Numbers that decoding copies on a GPU; `cached`: that a layer keeps of all prompts."""
+    on_gpu = language_model.norm.weight.device.type == "cuda"
+    if not on_gpu or not can_fuse(language_model):
+        return 0
+    return count_fused(language_model) + len(language_model.layers) * cached
 
 
 def _advice(machine: MachineParams, dtype: str, largest: int) -> list[str]:

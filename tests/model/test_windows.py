@@ -16,7 +16,7 @@ from r1omni.model import sampling, windows
 from r1omni.model.adapters import put_on
 from r1omni.model.backbone import prefill_asked
 from r1omni.model.fused_decoder import FusedDecoder
-from r1omni.model.fused_weights import can_fuse
+from r1omni.model.fused_weights import can_fuse, count_fused, fuse_layers
 from r1omni.model.sampling import Decoded, decode, score_completions, uniform_draws
 from r1omni.model.shared_prefix import Prefix
 from r1omni.training_config import AdapterParams
@@ -299,3 +299,11 @@ def test_an_adapter_and_partitioned_weights_are_not_fused():
     assert can_fuse(decoder)
     put_on(backbone, AdapterParams(rank=2, alpha=4.0, targets=("attention",)), 0)
     assert not can_fuse(decoder)
+
+
+def test_what_is_copied_is_counted_by_hand():
+    """Width 64, heads 4 and 2 of 16, feed-forward 96; q and k twice, v, gate and up; two layers."""
+    decoder = tiny_thinker().language_model.model
+    assert count_fused(decoder) == 2 * ((2 * (4 + 2) + 2) * 16 * 64 + 2 * 96 * 64)
+    copied = [x for layer in fuse_layers(decoder) for x in (layer.heads, layer.gate_up)]
+    assert sum(x.numel() for x in copied) == count_fused(decoder)
