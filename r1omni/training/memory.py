@@ -125,8 +125,7 @@ def announce_memory(
     language_model = backbone.language_model.model
     parameters = list(backbone.module.parameters())
     device, config = device_of(backbone), language_model.config
-    width, heads = config.hidden_size, config.num_attention_heads
-    cached = 2 * config.num_key_value_heads * width // heads
+    width, cached = config.hidden_size, _count_cached(config)
     needed = estimate(
         weights=sum(p.numel() for p in parameters),
         trained=sum(p.numel() for p in parameters if p.requires_grad),
@@ -159,6 +158,11 @@ def announce_memory(
     )
     if needed.total > there:
         _log.warning("%s may not fit: %s", name, "; ".join(_advice(machine, dtype, at_once)))
+
+
+def _count_cached(config: Any) -> int:
+    """Numbers that a layer keeps of a position while decoding."""
+    return int(2 * config.num_key_value_heads * config.hidden_size // config.num_attention_heads)
 
 
 def _count_copied(language_model: Any, cached: int) -> int:
