@@ -59,8 +59,8 @@ def counted(dtype, tokens, *, group_size=4, temperature=0.7):
 
 
 def a_token(dtype, **how):
-    """The launches and waits of one more token between two looks."""
-    first, second = (counted(dtype, tokens, **how) for tokens in (1, 2))
+    """The launches and waits of one more token between two looks, not the first one."""
+    first, second = (counted(dtype, tokens, **how) for tokens in (2, 3))
     return (x.total() - y.total() for x, y in zip(*map(totals, (second, first)), strict=True))
 
 
