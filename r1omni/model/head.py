@@ -48,7 +48,8 @@ class _AccurateLogits(torch.autograd.Function):
         rows = hidden.flatten(0, -2)
         words = max(1, CHUNK_LOGITS.get(hidden.device.type, weight.numel()) // weight.shape[1])
         parts = [product(rows, weight[part].t()) for part in _slices(len(weight), words)]
-        return torch.cat(parts, dim=1).view(*hidden.shape[:-1], len(weight))
+        logits = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)  # no copy of them all
+        return logits.view(*hidden.shape[:-1], len(weight))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

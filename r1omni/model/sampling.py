@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from r1omni.model.backbone import LanguageModel
+from r1omni.model.choosing import CROWDED, choose_tokens
 from r1omni.model.completion_cache import CompletionCache
+from r1omni.model.fused_weights import can_fuse
 from r1omni.model.packed_linear import packed_linears
 from r1omni.model.shared_prefix import Packing, Prefix, extend
-
-CROWDED = 0.75  # of the rows decode something: below, the finished leave the batch
+from r1omni.model.windows import decode_in_windows
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,39 @@ def decode(
     A completion ends at the first of `eos_token_id`; padding is the first one that is named.
     Temperature 0 is greedy; otherwise tokens are drawn from the full softmax(logits / temperature),
     no top-k, no top-p, by `draws` (P, G, max_new_tokens) of `uniform_draws`.
+
+    A GPU decodes in few kernels (windows.py), unless an adapter is on the decoder.
     """
     prefix = prefix.detach()
+    end_ids = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
+    on_gpu = prefix.last_hidden.device.type == "cuda"
+    run = decode_in_windows if on_gpu and can_fuse(model.model) else _decode_step_by_step
+    return Decoded(
+        *run(
+            model,
+            prefix,
+            group_size=group_size,
+            max_new_tokens=max_new_tokens,
+            end_ids=end_ids,
+            temperature=temperature,
+            draws=draws,
+        )
+    )
+
+
+def _decode_step_by_step(
+    model: LanguageModel,
+    prefix: Prefix,
+    *,
+    group_size: int,
+    max_new_tokens: int,
+    end_ids: Sequence[int],
+    temperature: float,
+    draws: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The fields of `Decoded`; what has ended leaves the batch at once."""
     P, G, device = prefix.start.shape[0], group_size, prefix.last_hidden.device
     shape = (P, G, max_new_tokens)
-    end_ids = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
     pad, ends = end_ids[0], torch.tensor(end_ids, device=device)
     token_ids = torch.full(shape, pad, device=device)
     logprobs = torch.zeros(shape, device=device)
@@ -85,7 +114,7 @@ def decode(
     with packed_linears([*model.model.layers, model.lm_head], P * G):
         for step in range(max_new_tokens):
             draw = None if draws is None else draws[prompts, rows, step]
-            token, logprob = _choose(model.lm_head(hidden).float(), temperature, draw)
+            token, logprob = choose_tokens(model.lm_head(hidden).float(), temperature, draw)
             token = torch.where(ended, pad, token)
             token_ids[prompts, rows, step] = token
             logprobs[prompts, rows, step] = torch.where(ended, 0.0, logprob)
@@ -103,7 +132,7 @@ def decode(
     length = step + 1
     mask = mask[:, :, :length]
     finished = torch.isin(token_ids[:, :, :length], ends).logical_and(mask.bool()).any(dim=2)
-    return Decoded(token_ids[:, :, :length], logprobs[:, :, :length], mask, finished)
+    return token_ids[:, :, :length], logprobs[:, :, :length], mask, finished
 
 
 def score_completions(
@@ -148,19 +177,3 @@ def _still_running(ended: Tensor) -> tuple[Tensor, Tensor] | None:
         return None
     kept = busy.nonzero().squeeze(1)
     return kept, ended[kept].long().argsort(dim=1, stable=True)[:, :longest]
-
-
-def _choose(logits: Tensor, temperature: float, draw: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The next token and its log probability: (P, G, V), (P, G) -> (P, G), (P, G)."""
-    logprobs = torch.log_softmax(logits / temperature if temperature else logits, dim=-1)
-    if temperature:
-        assert draw is not None, "sampling needs draws"
-        # Float64: in float32 the running sum would swallow the tail of a large vocabulary.
-        below = logprobs.exp().cumsum(dim=-1, dtype=torch.float64)  # (P, G, V)
-        at = draw[..., None] * below[..., -1:]
-        token = (
-            torch.searchsorted(below, at, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
-        )
-    else:
-        token = logprobs.argmax(dim=-1)
-    return token, logprobs.gather(-1, token[..., None]).squeeze(-1)

@@ -10,7 +10,7 @@ benchmarks/activations.py measures 1.6 and 0.3 on the CPU.
 import logging
 import os
 from dataclasses import dataclass, fields
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from rich.console import Console
@@ -18,6 +18,7 @@ from rich.console import Console
 from r1omni.config import MachineParams
 from r1omni.machine.environment import is_first, world_size
 from r1omni.model.backbone import Backbone, PromptBatch, device_of
+from r1omni.model.fused_weights import can_fuse, count_fused
 
 _log = logging.getLogger(__name__)
 KEPT_OF_WIDTH: Final = 12  # per layer and position: norms' in- and outputs, q, k, v, attended, sums
@@ -59,6 +60,7 @@ class Workload:
     micro_batches: int
     sampled: int = 0  # clips whose completions are decoded together
     cached: int = 0  # numbers that a layer keeps of a position while decoding: keys and values
+    copied: int = 0  # numbers that decoding copies: a GPU's fused weights, and the prompts' cache
 
 
 def estimate(
@@ -86,7 +88,7 @@ def estimate(
     positions = work.clips * (work.prompt + work.completion)
     # one layer's gradients; with checkpointing it is made whole again for them
     at_once = (GRADIENTS + checkpointing) * kept
-    cache = layers * work.cached * work.sampled * (work.prompt + work.completion)
+    cache = layers * work.cached * work.sampled * (work.prompt + work.completion) + work.copied
     divided = trained / processes if zero_stage == 3 else 0.0
     return Memory(
         weights=element * (weights + divided),
@@ -166,13 +168,14 @@ def estimate_of(
     towers = sum(p.numel() for tower in backbone.towers() for p in tower.parameters())
     weights = sum(p.numel() for p in parameters)
     config = language_model.config
-    width, heads = config.hidden_size, config.num_attention_heads
+    cached = _count_cached(config)
+    copies = samples and on_cuda and can_fuse(language_model)
     return estimate(
         weights=weights,
         trained=sum(p.numel() for p in parameters if p.requires_grad),
         reference=weights - towers if has_reference else 0,  # as frozen_copy
         layers=len(language_model.layers),
-        width=width,
+        width=config.hidden_size,
         feed_forward=config.intermediate_size,
         work=Workload(
             at_once,
@@ -180,7 +183,8 @@ def estimate_of(
             completion,
             -(-share // at_once),
             sampled=share if samples else 0,
-            cached=2 * config.num_key_value_heads * width // heads,
+            cached=cached,
+            copied=_count_copied(language_model, cached * share * prompt) if copies else 0,
         ),
         dtype=dtype,
         zero_stage=machine.zero_stage,
@@ -195,6 +199,16 @@ def _at_once(machine: MachineParams, clips: int) -> tuple[int, int]:
     """The clips of the largest rank's share of a step, and of its micro-batch."""
     share = -(-clips // world_size())
     return share, min(machine.micro_batch_size or share, share)
+
+
+def _count_cached(config: Any) -> int:
+    """Numbers that a layer keeps of a position while decoding."""
+    return int(2 * config.num_key_value_heads * config.hidden_size // config.num_attention_heads)
+
+
+def _count_copied(language_model: Any, cached: int) -> int:
+    """Numbers that decoding copies on a GPU; `cached`: that a layer keeps of all prompts."""
+    return count_fused(language_model) + len(language_model.layers) * cached
 
 
 def _advice(machine: MachineParams, dtype: str, largest: int) -> list[str]:

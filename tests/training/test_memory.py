@@ -104,6 +104,9 @@ def test_sampling_counts_where_its_keys_and_values_take_more():
     many = replace(work, sampled=160)
     found = estimate(**SHAPE, **LORA, **BF16, work=many, checkpointing=False)
     assert found.activations == 2 * 36 * 512 * 160 * 2380  # 14.0 GB of sampling
+    fused = replace(many, copied=10**9)
+    found = estimate(**SHAPE, **LORA, **BF16, work=fused, checkpointing=False)
+    assert found.activations == 2 * 36 * 512 * 160 * 2380 + 2 * 10**9
 
 
 def test_the_optimiser_is_shared_by_zero_and_float32_needs_no_second_weights():

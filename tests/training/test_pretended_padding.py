@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from r1omni import completions, prompts
 from r1omni.base_model.humanomni import build_untrained
+from r1omni.model import windows
 from r1omni.model.backbone import prefill_asked
 from r1omni.model.humanomni.backbone import HumanOmniBackbone
 from r1omni.model.sampling import Decoded, decode, score_completions
@@ -71,8 +72,9 @@ def draws_that_end(lengths, end, vocabulary):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_padded_prompts_are_decoded_and_scored_the_same(untrained, asked, dtype):
+def test_padded_prompts_are_decoded_and_scored_the_same(untrained, asked, dtype, monkeypatch):
     """Rows leave the batch as they end, and a prompt's all before the others'."""
+    monkeypatch.setattr(windows, "WINDOW", 3)
     lengths = torch.tensor([[1, 2, 1, 2], [3, 9, 5, 11], [12, 4, 11, 10]])
     torch.manual_seed(SEED)
     draws = draws_that_end(lengths, END, untrained[0].model.lm_head.out_features)
@@ -90,11 +92,14 @@ def test_padded_prompts_are_decoded_and_scored_the_same(untrained, asked, dtype)
         grads = torch.autograd.grad(scored[0].sum(), trained)
         told = [getattr(one, f.name) for one in decoded for f in fields(one)]
         assert {x.device for x in (*prefix.keys, *told, *scored, *grads)} == {device}
-        return mask, told, scored, grads
+        return mask, told, (scored, grads)
 
     expected, found = on_both(walk)
     assert expected[0].sum(dim=2).tolist() == lengths.tolist()
-    torch.testing.assert_close(found, expected)
+    # a GPU decodes by other products (fused_decoder.py), each of them rounded
+    decoded = {"rtol": 0.0, "atol": 1e-5 if dtype == torch.float32 else 1e-3}
+    torch.testing.assert_close(found[:2], expected[:2], **decoded)
+    torch.testing.assert_close(found[2], expected[2])
 
 
 @pytest.mark.parametrize("kl_coef", [0.0, 0.04])
