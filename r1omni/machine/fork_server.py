@@ -54,6 +54,10 @@ FREE = ("DVC", "GROUP_", "LOCAL_", "MASTER_", "R1OMNI_", "ROLE_", "TORCHELASTIC_
 FREE_NAMES = frozenset(
     (
         *("GLOO_SOCKET_IFNAME", "OLDPWD", "PWD", "RANK", "SHLVL", "TOKENIZERS_PARALLELISM"),
+        *(
+            "PS1",
+            "PS2",
+        ),  # an activated environment exports its prompt; the shell of a stage drops it
         *("TORCH_NCCL_ASYNC_ERROR_HANDLING", "WORLD_SIZE", "_"),
     )
 )

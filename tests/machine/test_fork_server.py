@@ -179,6 +179,16 @@ def test_another_folder_runs_its_own_code_afresh(repo, environment, tmp_path):
     assert "base: starts without the fork server: it serves" in done.stderr
 
 
+def test_a_terminal_with_an_activated_environment_is_served(project, environment):
+    """It exports its prompt, and the shell that runs a stage drops that."""
+    command = ["bash", "-c", f"{sys.executable} -m r1omni base describe"]
+    given = {**environment, "PS1": "(.venv) $ ", "PS2": "> "}
+    for asked in (command, command[2].split()):
+        done = subprocess.run(asked, cwd=project, env=given, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "fork server" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
