@@ -21,7 +21,7 @@ PARTS: Final[tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = (
         ("every claim of the rationale reversed", "rationale.reversed_changed"),
         ("… a reader of that text", "rationale.reader_changed"),
         ("reliance: the first over the second", "rationale.reliance"),
-        ("the rationale alone, dark and silent: the same answer", "rationale.alone.same"),
+        ("the rationale alone, dark and silent: same answer", "rationale.alone.same"),
         ("… every claim of it reversed: the answer changes", "rationale.alone.reversed_changed"),
         ("another clip's sound", "media_swap.audio.answer_changed"),
         ("another clip's picture", "media_swap.video.answer_changed"),
