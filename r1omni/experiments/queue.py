@@ -22,6 +22,7 @@ CODE: Final = ("r1omni", "dvc.yaml", "params.yaml", ":!r1omni/experiments", ":!r
 LOG_LINES: Final = 12  # of a failed row's log
 POLL_SECONDS: Final = 2.0
 STATUS_SECONDS: Final = 20.0  # between two `dvc queue status`, which takes a second of a core
+STATUS_TRIES: Final = 4
 START_SECONDS: Final = 60.0  # that a new worker may take to appear
 
 Ended = Callable[[str, bool], None]
@@ -54,8 +55,18 @@ class ExperimentQueue:
         return self._prefix() + name
 
     def states(self) -> States:
-        """What DVC's queue says of each experiment in it, by name."""
-        lines = self.dvc("queue", "status").splitlines()
+        """What DVC's queue says of each experiment in it, by name.
+
+        It is asked again after a failure: DVC reads files that its workers are writing.
+        """
+        for left in reversed(range(STATUS_TRIES)):
+            try:
+                lines = self.dvc("queue", "status").splitlines()
+                break
+            except DvcFailed:
+                if not left:
+                    raise
+                time.sleep(POLL_SECONDS)
         words = [line.split() for line in lines]
         known = ("Queued", "Running", "Failed", "Success")
         return {w[1]: w[-1] for w in words if len(w) > 3 and w[-1] in known}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from r1omni.experiments import run
+from r1omni.experiments import queue, run
 from r1omni.experiments.headings import ACCURACY, CAUSES
 from r1omni.experiments.queue import open_queue
 from r1omni.experiments.rows import read_rows
@@ -133,3 +133,24 @@ def test_a_seed_given_twice_is_one_row_and_what_cannot_be_is_refused(monkeypatch
     for wrong in (["dropout", "--seeds", "-1"], ["metrics", "--seeds", "1"]):
         assert CliRunner().invoke(app, ["experiment", *wrong]).exit_code == 2
     assert asked == [(2, 1)]
+
+
+def test_the_queue_is_asked_again_while_its_files_are_being_written(monkeypatch, tmp_path):
+    asked = []
+    table = "Task Name Created Status\n1a2b3c4 toy-as-it-is-seed-1 01:29 PM Running\n"
+
+    def dvc(_queue, *command):
+        asked.append(command)
+        if len(asked) < n_failures + 1:
+            raise queue.DvcFailed("unexpected error - Expecting value: line 1 column 1 (char 0)")
+        return table
+
+    monkeypatch.setattr(queue, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(queue.ExperimentQueue, "dvc", dvc)
+    n_failures = 3
+    assert queue.ExperimentQueue(tmp_path, "c").states() == {"toy-as-it-is-seed-1": "Running"}
+    asked.clear()
+    n_failures = 4
+    with pytest.raises(queue.DvcFailed, match="Expecting value"):
+        queue.ExperimentQueue(tmp_path, "c").states()
+    assert len(asked) == 4
