@@ -139,6 +139,8 @@ class GRPOParams(Section):
                 )
             if isinstance(weight, bool):
                 raise ValueError("expected a number, not true or false")
+            if isinstance(weight, int | float) and weight < 0:
+                raise ValueError(f"the weight of {name} is {weight}: expected 0 or more")
         names = [str(name).rpartition(":")[2] for name in weights]
         if twice := [name for name in names if names.count(name) > 1 or name == "total"]:
             raise ValueError(
@@ -182,6 +184,13 @@ class AdapterParams(Section):
     rank: Count
     alpha: Positive
     targets: Annotated[tuple[Literal["attention", "mlp"], ...], Field(min_length=1)]
+
+    @field_validator("targets")
+    @classmethod
+    def _each_once(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(targets)) < len(targets):
+            raise ValueError(f"each once, not {', '.join(targets)}")
+        return targets
 
 
 class EngineParams(Section):

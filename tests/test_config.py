@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from r1omni.params_file import ParamsError, read_params
-from r1omni.training_config import GRPOParams
+from r1omni.training_config import AdapterParams, GRPOParams
 
 
 @pytest.fixture
@@ -92,6 +92,7 @@ def test_a_key_that_overrides_a_merged_one_stands_once(tmp_path, repo, params):
     ("weights", "expected"),
     [
         ("{}", "at least one reward must have a weight above 0"),
+        ("{accuracy: -1.0}", "the weight of accuracy is -1.0: expected 0 or more"),
         ("{accuracy: 0, format: 0.0}", "at least one reward must have a weight above 0"),
         ("{accuracy: 1, form: 1}", "'form' is no reward: expected one of accuracy, format, votes, "
          "grounding, reader, or your own as package.module:function"),
@@ -104,6 +105,11 @@ def test_a_key_that_overrides_a_merged_one_stands_once(tmp_path, repo, params):
 def test_a_reward_that_nobody_knows_is_refused(broken, weights, expected):
     message = broken("reward_weights: {accuracy: 1.0, format: 1.0}", f"reward_weights: {weights}")
     assert f"grpo.reward_weights: {expected}" in message
+
+
+def test_an_adapter_names_each_target_once():
+    with pytest.raises(ValueError, match="each once, not mlp, mlp"):
+        AdapterParams(rank=4, alpha=8.0, targets=("mlp", "mlp"))
 
 
 def test_settings_that_would_be_ignored_are_refused(params):
