@@ -156,10 +156,26 @@ def test_a_part_that_fails_is_on_the_page_and_in_the_exit(monkeypatch):
     assert late.failure == "not done after 0.5 s, and ended"
     row = judged(Distance(1.0, 0.0, 0.0, 0.5), 1.0, 0.1)
     parts = {"tests": late, "compare": Part(1.0, {"fp32": row}), "steps": broken}
-    assert [line.split(":")[0] for line in failures(parts)] == ["tests", "steps", "compare"]
+    assert [line.split(":")[0] for line in failures(parts, "cuda")] == ["tests", "steps", "compare"]
     text = render({"device": "none"}, parts, "cuda")
     assert text.count("FAILED:") == 2
     assert "| 0.5 (0.1) | NO |" in text
+
+
+@pytest.mark.parametrize(
+    ("device", "last_line", "n_problems"),
+    [
+        ("cuda", "21 passed in 30.1s", 0),
+        ("cuda", "21 skipped in 2.1s", 1),
+        ("cuda", "15 passed, 6 skipped in 30.1s", 0),
+        ("cuda", "", 1),
+        ("cpu", "21 skipped in 2.1s", 0),
+    ],
+)
+def test_on_a_gpu_tests_that_were_all_skipped_are_a_failure(device, last_line, n_problems):
+    tests = Part(1.0, count_results(last_line))
+    parts = {"tests": tests, "compare": Part(1.0, {}), "steps": Part(1.0, {})}
+    assert len(failures(parts, device)) == n_problems
 
 
 def test_the_table_of_a_step_by_hand():
