@@ -31,26 +31,29 @@ def _both(title: str, key: str) -> Heading:
     return Heading(title, tuple(key.format(side=side) for side in SIDES))
 
 
-ACCURACY: Final = Table(
-    "Accuracy: WAR / UAR",
-    (
-        *(Heading(c.upper(), (f"{c}.war", f"{c}.uar")) for c in CORPORA),
-        Heading("all", (f"{ALL}.war", f"{ALL}.uar")),
-        Heading("heard-only WAR", ("heard_only.war",)),
-        Heading("reader's WAR", (f"{ALL}.reader.war",)),
-        Heading("well formed", (f"{ALL}.format",)),
-        Heading("follows the scene", ("follows_scene",)),
-    ),
+_ANSWERS: Final = (
+    *(Heading(c.upper(), (f"{c}.war", f"{c}.uar")) for c in CORPORA),
+    Heading("all", (f"{ALL}.war", f"{ALL}.uar")),
 )
+_BESIDE: Final = (
+    Heading("reader's WAR", (f"{ALL}.reader.war",)),
+    Heading("well formed", (f"{ALL}.format",)),
+    Heading("follows the scene", ("follows_scene",)),
+)
+_HEARD_ONLY: Final = Heading("heard-only WAR", ("heard_only.war",))  # of the audit
+ACCURACY: Final = Table("Accuracy: WAR / UAR", (*_ANSWERS, _HEARD_ONLY, *_BESIDE))
+SCORES: Final = Table("Accuracy: WAR / UAR", (*_ANSWERS, *_BESIDE))
 EARLIER: Final = ("base", "cold_start", "label_sft")
 GAINS: Final = Table(
     "Points of WAR more than base / cold_start / label_sft (paired)",
     tuple(Heading(c.upper(), tuple(f"{c}.gain.{model}" for model in EARLIER)) for c in CORPORA),
 )
+_HELD_OUT: Final = Heading("held-out clips: WAR / UAR", ("held_out.war", "held_out.uar"))
+HELD_OUT_END: Final = Table("At the training's end", (_HELD_OUT,))
 HELD_OUT: Final = Table(
     "At the training's end",
     (
-        Heading("held-out clips: WAR / UAR", ("held_out.war", "held_out.uar")),
+        _HELD_OUT,
         Heading("groups without variance", ("rollout.zero_variance_groups",)),
         Heading("KL", ("train.kl",)),
         Heading("clipped", ("train.clipped",)),

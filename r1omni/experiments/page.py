@@ -63,7 +63,7 @@ def render(study: Study, trials: Sequence[Trial], rows: Rows) -> str:
 def _settings(study: Study) -> list[str]:
     lines = ["| variant | settings |", "|---|---|"]
     for variant in study.variants:
-        settings = ", ".join(f"`{setting}`" for setting in variant.settings)
+        settings = ", ".join(f"`{setting}`" for setting in variant.shown)
         lines.append(f"| {variant.name} | {settings or '`params.yaml` as it is'} |")
     return lines
 

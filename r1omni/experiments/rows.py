@@ -44,7 +44,9 @@ def read_row(
     shown = {key for table in tables for heading in table.headings for key in heading.keys}
     models = {}
     for model in trial.models:
-        audit = AuditResults.model_validate_json(files.read_bytes(f"data/audit/{model}.json"))
+        audit = None
+        if trial.audits:
+            audit = AuditResults.model_validate_json(files.read_bytes(f"data/audit/{model}.json"))
         numbers = read_numbers(metrics[model], audit)
         curves = f"data/training/{model}/curves.jsonl"
         if files.exists(curves):

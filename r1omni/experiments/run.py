@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from r1omni.experiments.page import RESULTS, render, write_page
+from r1omni.experiments.profile import profile_overrides
 from r1omni.experiments.queue import ExperimentQueue, open_queue
 from r1omni.experiments.rows import Row, Rows, read_row, read_rows, write_rows
 from r1omni.experiments.studies import Study, Trial, choose_trials
@@ -25,7 +27,7 @@ def run_study(
     A row that has ended well on this commit, or on one with the same code and params, is not run
     again. Raises ValueError for unknown rows and for a project with uncommitted code.
     """
-    chosen = choose_trials(study, seeds, only)
+    chosen = [_with_profile(trial, root) for trial in choose_trials(study, seeds, only)]
     queue = open_queue(root)
     path = root / RESULTS / f"{study.name}.json"
     before = read_rows(path)
@@ -39,6 +41,14 @@ def run_study(
     rows = read_rows(path)
     write_results(study, rows.model_copy(update={"failed": rows.failed | by_key}), root)
     return by_key
+
+
+def _with_profile(trial: Trial, root: Path) -> Trial:
+    """The row with its profile's overrides before its own settings."""
+    if not trial.profile:
+        return trial
+    overrides = profile_overrides(root / "params.yaml", root / trial.profile)
+    return replace(trial, settings=(*overrides, *trial.settings))
 
 
 def write_results(study: Study, rows: Rows, root: Path) -> None:

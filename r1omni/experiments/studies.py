@@ -12,6 +12,8 @@ from r1omni.experiments.headings import (
     CLAIMS,
     GAINS,
     HELD_OUT,
+    HELD_OUT_END,
+    SCORES,
     Table,
 )
 
@@ -26,22 +28,31 @@ class Variant:
 
     `settings`: overrides of params.yaml, as `dvc exp run -S` takes them (`++` also adds a key).
     `models`: the models that the tables show; empty: the study's.
+    `profile`: a file of params/ that takes the place of params.yaml, before the settings.
     """
 
     name: str
     settings: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    profile: str = ""
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The profile and the settings, as a reader sees them."""
+        return ((self.profile,) if self.profile else ()) + self.settings
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A row of a study: one variant with one seed. `models` are audited and shown."""
+    """A row of a study: one variant with one seed. `models` are shown, and audited if `audits`."""
 
     study: str
     variant: str
     seed: int
     settings: tuple[str, ...]
     models: tuple[str, ...]
+    profile: str = ""
+    audits: bool = True
 
     @property
     def key(self) -> str:
@@ -55,7 +66,8 @@ class Trial:
     @property
     def targets(self) -> tuple[str, ...]:
         """The DVC stages that the row's numbers need."""
-        return ("score", *(f"audit@{model}" for model in self.models))
+        audited = self.models if self.audits else ()
+        return ("score", *(f"audit@{model}" for model in audited))
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,7 @@ class Study:
     """Variants that are trained with several seeds.
 
     `seeded`: the stages whose seed is the row's. A stage that no variant changes keeps the seed of
-    params.yaml, so it is not run again.
+    params.yaml, so it is not run again. `audits`: whether the tables have numbers of audits.
     """
 
     name: str
@@ -73,6 +85,7 @@ class Study:
     models: tuple[str, ...] = REASONED
     tables: tuple[Table, ...] = (ACCURACY, CAUSES, CLAIMS)
     notes: tuple[str, ...] = field(default=())
+    audits: bool = True
 
     def trials(self, seeds: Sequence[int]) -> Iterator[Trial]:
         """Every row, variant by variant."""
@@ -84,6 +97,8 @@ class Study:
                     seed,
                     (*variant.settings, *(f"{stage}.seed={seed}" for stage in self.seeded)),
                     variant.models or self.models,
+                    variant.profile,
+                    self.audits,
                 )
 
 
@@ -125,6 +140,18 @@ def _variants() -> Iterator[Variant]:
         yield Variant(name, tuple(settings))
 
 
+def _backbones() -> Iterator[Variant]:
+    for name, profile in _PROFILES.items():
+        for strength in (0.5, 0.0, 0.9):
+            yield Variant(f"{name}-{strength:g}", _shortcut(strength), profile=profile)
+
+
+def _control() -> Iterator[Variant]:
+    for name, profile in _PROFILES.items():
+        for lr in ("2.5e-4", "5.0e-4", "1.0e-3"):
+            yield Variant(f"{name}-{lr}", (f"label_sft.lr={lr}",), profile=profile)
+
+
 def _protection() -> Iterator[Variant]:
     for strength in (0.0, 0.5, 0.9):
         for name, settings, models in (
@@ -136,6 +163,7 @@ def _protection() -> Iterator[Variant]:
             yield Variant(f"{name}-{strength:g}", (*_shortcut(strength), *settings), models)
 
 
+_PROFILES: Final = {"humanomni": "", "qwen": "params/tiny_qwen.yaml"}
 _STUDIES: Final = (
     Study(
         "seeds",
@@ -144,6 +172,26 @@ _STUDIES: Final = (
         seeded=TRAINED,
         models=("base", *TRAINED),
         tables=(ACCURACY, GAINS, CAUSES, CLAIMS),
+    ),
+    Study(
+        "backbones",
+        "Does GRPO gain over the cold start, and over label SFT, with another backbone, too?",
+        tuple(_backbones()),
+        seeded=TRAINED,
+        models=("base", *TRAINED),
+        tables=(SCORES, GAINS),
+        notes=("The number is the shortcut's strength.",),
+        audits=False,
+    ),
+    Study(
+        "control",
+        "Is label SFT, the control, trained at the learning rate that suits it?",
+        tuple(_control()),
+        seeded=("label_sft",),
+        models=("label_sft",),
+        tables=(HELD_OUT_END, SCORES),
+        notes=("The held-out clips decide. Half of the clips have the shortcut.",),
+        audits=False,
     ),
     Study(
         "cold-size",
@@ -270,7 +318,7 @@ def render_studies() -> str:
     for study in STUDIES.values():
         lines += [study.name, f"  {study.question}", *(f"  {note}" for note in study.notes)]
         for variant in study.variants:
-            settings = " ".join(variant.settings) or "params.yaml as it is"
+            settings = " ".join(variant.shown) or "params.yaml as it is"
             lines.append(f"    {variant.name:18} {settings}")
         lines += [f"    models: {', '.join(study.models)}", ""]
     lines += [
