@@ -111,7 +111,7 @@ def calm_sentence(metrics: Metrics) -> str:
 
 def render_table1_markdown(metrics: Metrics) -> str:
     """Table 1 as Markdown: per corpus our numbers and the paper's, then the format rate."""
-    head = ["model", "checkpoint"]
+    head = ["the paper's row", "checkpoint"]
     for name in marked(metrics):
         head += [name, PAPER]
     head.append("format rate " + " · ".join(columns(metrics).values()))
