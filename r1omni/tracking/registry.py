@@ -28,6 +28,7 @@ from r1omni.tracking.store import (
     local_path,
     locked,
     open_client,
+    resolve_uri,
     translate_store_errors,
 )
 from r1omni.tracking.store_runs import (
@@ -145,10 +146,15 @@ def read_receipt(path: Path) -> Receipt:
 def model_directory(uri: str, tracking: TrackingParams) -> Path:
     """The folder of a registered checkpoint, ready for `from_pretrained`.
 
-    `uri`: "models:/name@alias" or "models:/name/version".
+    `uri`: "models:/name@alias" or "models:/name/version". Creates no store to look in.
     Raises ValueError for any other form, for a version that does not exist, and for one whose files
     differ from those that were registered; StoreUnreachable.
     """
+    if not has_store(tracking.uri):
+        raise ValueError(
+            f"{uri}: nothing is registered here: there is no {resolve_uri(tracking.uri)}. "
+            "`r1omni repro` registers what it trains; MLFLOW_TRACKING_URI names another store"
+        )
     from mlflow.artifacts import download_artifacts
 
     client, _ = open_client(tracking)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from r1omni.config import TrackingParams
+from r1omni.tracking.registry import model_directory
 from r1omni.tracking.store import (
     StoreUnreachable,
     artifact_root,
@@ -47,6 +48,16 @@ def test_a_relative_store_stands_at_dvcs_root_not_in_the_experiments_folder(
     assert resolve_uri("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
     monkeypatch.delenv("DVC_ROOT")
     assert resolve_uri("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_a_look_up_without_a_store_says_so_and_creates_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracking: TrackingParams
+) -> None:
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"models:/m@champion: .* there is no .*/mlflow\.db"):
+        model_directory("models:/m@champion", tracking)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_processes_at_once_make_one_sound_store(
