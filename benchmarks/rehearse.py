@@ -110,7 +110,7 @@ def write_checkpoint(backbone: str, folder: Path, reasoning: Path) -> None:
     from r1omni.params_file import read_params
 
     torch.manual_seed(0)
-    entries = [e for file in reasoning.glob("*.json") for e in json.loads(file.read_text())]
+    entries = json.loads((reasoning / "annotations.json").read_text("utf-8"))
     spoken = [turn["value"] for e in entries for turn in e["conversations"][1:]]
     if backbone == "humanomni":
         params = read_params(ROOT / "params.yaml")

@@ -1,5 +1,6 @@
 """params/paper.yaml: the recipe with its sources, and what the rehearsal changes of it."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.rehearse import PROFILES, SMALL, profile
+from benchmarks.rehearse import PROFILES, SMALL, profile, write_checkpoint
 from r1omni.params_file import read_params
 
 
@@ -57,3 +58,16 @@ def test_the_rehearsal_changes_sizes_and_places_only(repo, tmp_path: Path, backb
     places = {f"corpora.{name}.root" for name in read.corpora} | {"base.source"}
     assert changed - set(leaves(SMALL)) == places
     assert all(tmp_path in corpus.root.parents for corpus in read.corpora.values())
+
+
+@pytest.mark.parametrize("backbone", PROFILES)
+def test_the_rehearsals_checkpoint_is_made_of_a_rendered_corpus(tmp_path: Path, backbone: str):
+    reasoning, folder = tmp_path / "reasoning", tmp_path / "checkpoint"
+    reasoning.mkdir()
+    turns = [{"from": "human", "value": "Which?"}, {"from": "gpt", "value": "The voice is loud."}]
+    (reasoning / "annotations.json").write_text(json.dumps([{"conversations": turns}]))
+    (reasoning / "SYNTHETIC.json").write_text(json.dumps({"clips": 1}))  # as every rendered corpus
+    write_checkpoint(backbone, folder, reasoning)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] == {"humanomni": "HumanOmni_qwen2"}.get(backbone, backbone)
+    assert any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
