@@ -64,5 +64,5 @@ prefect: install ## Start Prefect's server and a worker for grpo-pipeline/defaul
 	@exec $(BIN)/python -m flows.serve
 
 clean: ## Remove what the stages wrote; data/raw, DVC's cache, MLflow's runs and Prefect's history stay
-	rm -rf .state data/{synthetic,manifests,rejects,validation,sets,features,checkpoints,training,predictions,held_out,cards,registry}
+	rm -rf .state data/{synthetic,manifests,rejects,validation,sets,features,checkpoints,training,measures,judges,evidence,predictions,held_out,audit,cards,registry}
 	rm -rf data/truth/* data/reports/{curves,plots,metrics.json,report.html,table1.html,table1.md}
