@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -16,6 +17,7 @@ import click
 import pytest
 import typer
 import yaml
+from dvc.utils.serialize import parse_yaml
 
 from r1omni.cli import app
 from r1omni.config import PROFILES
@@ -241,6 +243,38 @@ def test_the_generated_pages_are_what_the_generator_prints(page):
     }
     expected = generate.PAGES[page]()
     assert (DOCS / page).read_text(encoding="utf-8") == expected, "run python docs/generate.py"
+
+
+def test_every_yaml_example_is_read_by_dvc(tmp_path):
+    """DVC reads YAML 1.2: a plain key with a colon in {…} is an error there, and none in PyYAML."""
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    examples = [textwrap.dedent(b) for text in texts for kind, b in blocks(text) if kind == "yaml"]
+    assert any('"own_rewards:brevity": 0.2' in example for example in examples)
+    for example in examples:
+        parse_yaml(example, tmp_path / "params.yaml")  # raises YAMLFileCorruptedError
+
+
+def test_make_clean_and_the_pages_of_files_know_every_folder_that_stages_write():
+    stages = yaml.safe_load((REPO / "dvc.yaml").read_text())["stages"].values()
+    outs = [out for stage in stages for out in stage.get("do", stage)["outs"]]
+    folders = {out.split("/")[1] for out in outs if out.startswith("data/")}
+    recipe = re.search(r"^clean:.*\n((?:\t.+\n)+)", (REPO / "Makefile").read_text(), flags=re.M)
+    assert recipe is not None
+    removed = {name for names in re.findall(r"data/([{\w,}]+)", recipe[1]) for name in
+               names.strip("{}").split(",")}  # fmt: skip
+    assert {"audit", "judges", "synthetic"} <= folders <= removed
+    for page, prefix in (("data/README.md", ""), ("docs/reference/files.md", "data/")):
+        text = (REPO / page).read_text(encoding="utf-8")
+        for folder in folders:
+            assert f"`{prefix}{folder}/`" in text, f"{page}: {prefix}{folder}/"
+
+
+def test_the_number_that_the_documents_trace_stands_in_table_1():
+    table = (REPO / "README.md").read_text(encoding="utf-8").partition("## Table 1")[2]
+    page = (DOCS / "how-to/cards.md").read_text(encoding="utf-8")
+    traced = [words[2] for words in commands(page) if words[:2] == ["r1omni", "trace"]]
+    (number,) = [word for word in traced if "." in word]  # the others name a cell
+    assert re.search(rf"(?<![\d.]){re.escape(number)}±", table), number
 
 
 def test_every_meaning_belongs_to_a_key():

@@ -138,7 +138,7 @@ def _check_labels(labels: Counter[str], documented: Corpus) -> Check:
     if documented.label_counts and dict(labels) != dict(documented.label_counts):
         right = ", ".join(f"{label} {n:,}" for label, n in documented.label_counts.items())
         return Check("missing", f"labels of the test clips: {counted}; documented: {right}")
-    return Check("ok", f"labels: {counted}")
+    return Check("ok", f"labels of the test clips: {counted}")
 
 
 def _check_folds(folds: Sequence[_Lists], n_folds: int) -> Iterator[Check]:
