@@ -12,7 +12,7 @@ from r1omni.stages import PARAMS, ParamsFile
 
 @commands.command(rich_help_panel=PEOPLE)
 def trace(
-    what: Annotated[list[str], typer.Argument(help="73.4, or: grpo CORPUS war")],
+    what: Annotated[list[str], typer.Argument(help="73.7, or: grpo CORPUS war")],
     params: ParamsFile = PARAMS,
 ) -> None:
     """Follow a number of Table 1 to predictions, checkpoint, code, params, parents and clips.
