@@ -4,8 +4,12 @@ import json
 import math
 import subprocess
 import sys
+import wave
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -20,16 +24,17 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 from typer.testing import CliRunner
 
 from r1omni.cli import app
-from r1omni.inference.files import PICTURE_ALONE, SOUND_ALONE, read_file
+from r1omni.inference.files import PICTURE_ALONE, SOUND_ALONE, TOO_SHORT, read_file
 from r1omni.media import (
     QwenMedia,
     Segment,
+    UnreadableMedia,
     preprocess,
     read_segment,
     read_sound_alone,
 )
 from r1omni.media import qwen_omni as ours
-from r1omni.model.qwen_omni.towers import as_patches
+from r1omni.model.qwen_omni.towers import as_patches, count_audio_tokens
 
 SETTINGS = QwenMedia(4, 56 * 56, 256 * 28 * 28, "time", 16000, 30.0)
 SIZES = Qwen2_5OmniVisionEncoderConfig()
@@ -100,7 +105,7 @@ def test_patches_are_near_the_video_processors(shape: tuple[int, int, int]) -> N
     assert float(levels.mean()) <= 0.3
 
 
-@pytest.mark.parametrize("n", [1, 159, 160, 161, 4000, 16000, 47_999, 100_001])
+@pytest.mark.parametrize("n", [321, 399, 480, 481, 4000, 16000, 47_999, 100_001])
 def test_the_mel_is_the_feature_extractors_to_the_bit(n: int) -> None:
     wave = 0.3 * np.random.default_rng(n).standard_normal(n).astype(np.float32)
     extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=300)
@@ -171,6 +176,55 @@ def test_notes_say_what_was_left_out(clips: Path) -> None:
     assert read_file(clips / "both.mp4", SETTINGS).notes == ()
     assert read_file(clips / "mute.mp4", SETTINGS).notes == (PICTURE_ALONE,)
     assert read_file(clips / "voice.m4a", SETTINGS).notes == (SOUND_ALONE,)
+
+
+def write_wav(path: Path, n_samples: int) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes(np.full(n_samples, 3000, dtype="<i2").tobytes())
+    return path
+
+
+def test_a_sound_that_becomes_no_token_is_no_sound(tmp_path: Path) -> None:
+    """321 samples are 3 mel frames, which are a token; of 320 the prompt would hold nothing."""
+    assert count_audio_tokens(SETTINGS.waveform_to_mel(np.ones(321, np.float32)).shape[1]) == 1
+    assert SETTINGS.waveform_to_mel(np.ones(320, np.float32)).shape == (128, 0)
+    assert read_file(write_wav(tmp_path / "long.wav", 321), SETTINGS).notes == (SOUND_ALONE,)
+    for n in (0, 320):
+        short = write_wav(tmp_path / f"{n}.wav", n)
+        with pytest.raises(UnreadableMedia, match=rf"{n}.wav: has no picture, and too little sou"):
+            read_file(short, SETTINGS)
+
+
+def test_a_note_says_that_a_videos_sound_was_too_short(tmp_path: Path) -> None:
+    path = tmp_path / "blip.mkv"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=8)
+        video.width = video.height = 64
+        audio = container.add_stream("pcm_s16le", rate=16000, layout="mono")
+        for shade in range(4):
+            picture = np.full((64, 64, 3), 40 * shade, dtype=np.uint8)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        sound = av.AudioFrame.from_ndarray(np.ones((1, 160), np.int16), format="s16", layout="mono")
+        sound.sample_rate = 16000
+        container.mux(audio.encode(sound))
+        for stream in (video, audio):
+            container.mux(stream.encode(None))
+    assert read_file(path, SETTINGS).notes == (TOO_SHORT,)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_frames": 0},
+        {"min_pixels": -1, "max_pixels": -1},
+        {"min_pixels": 400, "max_pixels": 399},
+        {"audio_seconds": 0.0},
+    ],
+)
+def test_numbers_that_leave_nothing_to_see_or_hear_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="every number must be above 0, and max_pixels at least"):
+        replace(SETTINGS, **change)
 
 
 def test_predict_answers_video_with_sound_video_alone_and_sound_alone(

@@ -28,6 +28,8 @@ DIGITAL_SILENCE: Final = "the sound is digital silence"
 NO_VIDEO: Final = "no video: the model saw black frames"
 SOUND_ALONE: Final = "no video: the model was asked about the sound alone"
 PICTURE_ALONE: Final = "no audio: the model was asked about the picture alone"
+TOO_SHORT: Final = "too little sound: the model was asked about the picture alone"
+NOTHING: Final = "has no picture, and too little sound: this model would be asked about nothing"
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def read_file(path: Path, preparation: Preparation, max_pixels: int | None = Non
             notes.append("all sampled frames are the same picture")
     else:
         clip = read_sound_alone(path, preparation)
+        if not (clip.inputs.pixels.size or clip.inputs.mel.size):
+            raise UnreadableMedia(f"{path}: {NOTHING}")
         notes.append(NO_VIDEO if len(clip.inputs.pixels) else SOUND_ALONE)
     return ReadFile(path, clip.inputs, (*notes, *_sound_notes(clip, preparation)))
 
@@ -85,6 +89,9 @@ def _sound_notes(clip: ReadClip, preparation: Preparation) -> Iterator[str]:
     sound = clip.sound
     if not sound.is_present:
         yield NO_AUDIO if clip.inputs.mel.size else PICTURE_ALONE
+        return
+    if not clip.inputs.mel.size:
+        yield TOO_SHORT
         return
     if sound.digital_silence:
         yield DIGITAL_SILENCE

@@ -25,6 +25,7 @@ MERGE: Final = 2  # patches along each side that become one token
 MAX_RATIO: Final = 200  # of a frame's sides
 _N_FFT: Final = 400  # Whisper's
 _HOP: Final = 160
+_FEWEST: Final = 3  # mel frames that become a token: the tower halves them twice
 _MARGIN: Final = 3  # mel frames of silence behind the sound, as it has in the extractor's padding
 
 
@@ -34,7 +35,8 @@ class QwenMedia:
 
     A frame is resized to whole tokens of `patch_size` x 2 pixels a side and `min_pixels` to
     `max_pixels` in all. `audio_in_video`: sound and picture take turns in the prompt, in chunks of
-    two seconds, instead of following each other.
+    two seconds, instead of following each other. Raises ValueError for numbers that leave nothing
+    to see or to hear.
     """
 
     num_frames: int
@@ -46,6 +48,13 @@ class QwenMedia:
     audio_in_video: bool = False
     patch_size: int = 14
     num_mel_bins: int = 128
+
+    def __post_init__(self) -> None:
+        counts = (self.num_frames, self.min_pixels, self.sampling_rate, self.patch_size)
+        if min(*counts, self.num_mel_bins, self.n_samples) < 1 or self.max_pixels < self.min_pixels:
+            raise ValueError(
+                f"every number must be above 0, and max_pixels at least min_pixels: {self}"
+            )
 
     @property
     def n_samples(self) -> int:
@@ -68,11 +77,14 @@ class QwenMedia:
         return resized_pixels(frames, (width, height), CLIP_MEAN, CLIP_STD)
 
     def waveform_to_mel(self, waveform: Floats | None) -> Floats:
-        """A waveform (S,) -> its log-mel float32 (M, T), T = ceil(S / 160); (M, 0) without one."""
-        used = None if waveform is None else waveform[: self.n_samples]
-        if used is None or not len(used):
-            return np.zeros((self.num_mel_bins, 0), dtype=np.float32)
+        """A waveform (S,) -> its log-mel float32 (M, T), T = ceil(S / 160).
+
+        (M, 0) without a waveform, and for one so short that no token would come of it.
+        """
+        used = np.zeros(0, np.float32) if waveform is None else waveform[: self.n_samples]
         n_frames = math.ceil(len(used) / _HOP)
+        if n_frames < _FEWEST:
+            return np.zeros((self.num_mel_bins, 0), dtype=np.float32)
         mel = log_mel(
             used,
             n_fft=_N_FFT,
