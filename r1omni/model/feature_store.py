@@ -140,10 +140,32 @@ class FeatureStore:
         """The clips' features. Raises KeyError, naming clip and folders, for one without any."""
         return [self._find(clip_id) for clip_id in clip_ids]
 
-    def _find(self, clip_id: str) -> Features:
+    def largest(self, clip_ids: Sequence[str]) -> str:
+        """The clip with the most tokens, the first of equal ones. No features are read for it.
+
+        Raises as `load` does.
+        """
+        offsets: dict[Path, list[Tensor]] = {}
+
+        def n_tokens(clip_id: str) -> int:
+            path, row = self._place(clip_id)
+            if path not in offsets:
+                try:
+                    offsets[path] = list(read_shard(path).offsets.values())
+                except ValueError:
+                    verify(path, self._checksums[path], INDEX)  # its error says what to do
+                    raise
+            return sum(int(starts[row + 1] - starts[row]) for starts in offsets[path])
+
+        return max(clip_ids, key=n_tokens)
+
+    def _place(self, clip_id: str) -> tuple[Path, int]:
         if clip_id not in self._places:
             raise KeyError(f"clip {clip_id!r} has no features in {', '.join(self._folders)}")
-        path, row = self._places[clip_id]
+        return self._places[clip_id]
+
+    def _find(self, clip_id: str) -> Features:
+        path, row = self._place(clip_id)
         if path not in self._shards:
             verify(path, self._checksums[path], INDEX)
             self._shards[path] = read_shard(path)

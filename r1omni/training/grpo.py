@@ -104,7 +104,9 @@ def run_grpo(
         policy,
         machine,
         dtype=engine.dtype,
-        example=policy.ask(store.load([clips[0].clip_id]), [instruction("reasoned")]),
+        example=policy.ask(
+            store.load([store.largest([clip.clip_id for clip in clips])]), [instruction("reasoned")]
+        ),
         clips=grpo.clips_per_step,
         completion=grpo.group_size * grpo.max_new_tokens,
         has_reference=reference is not None and engine.adapter is None,

@@ -114,9 +114,9 @@ def announce_memory(
 ) -> None:
     """Print what the training `name` needs on each device, and what to change if that is too much.
 
-    `example`: one prompt; `clips`: of a step's global batch; `completion`: tokens of all of a
-    clip's completions, at most; `samples`: they are decoded first, those of a rank together. Every
-    rank calls it; the first prints the largest rank's.
+    `example`: the longest prompt; `clips`: of a step's global batch; `completion`: tokens of all
+    of a clip's completions, at most; `samples`: they are decoded first, those of a rank together.
+    Every rank calls it; the first prints the largest rank's.
     """
     with torch.no_grad():
         prompt = backbone.embed(example).embeds.shape[1]

@@ -92,6 +92,7 @@ def run_sft(
             machine=machine,
             log=log,
             recipe=recipe,
+            largest=store.largest([example.clip_id for example in examples]),
             dropout=modality_dropout(backbone, sft.modality_dropout, sft.seed),
             lessons=ReadingLessons(examples, sft.reading_lessons, sft.seed)
             if isinstance(sft, ColdStartParams)
@@ -123,13 +124,15 @@ def train_supervised(
     machine: MachineParams,
     log: Log,
     recipe: str,
+    largest: str | None = None,
     dropout: ModalityDropout = NOTHING_MISSING,
     lessons: ReadingLessons = NO_LESSONS,
     held_out_set: HeldOutSet | None = None,
 ) -> None:
     """Train in place on `examples`, continuing from the newest state of the same recipe.
 
-    `paths` are those of `open_state`.
+    `paths` are those of `open_state`. `largest`: the clip with the longest prompt, by which the
+    memory is announced; None: the first.
     """
     shares = balanced_shares([example.label for example in examples], sft.balance)
     steps = -(-len(examples) * sft.epochs // sft.batch_size)
@@ -148,7 +151,7 @@ def train_supervised(
         backbone,
         machine,
         dtype=engine.dtype,
-        example=backbone.ask(load([examples[0].clip_id]), [examples[0].instruction]),
+        example=backbone.ask(load([largest or examples[0].clip_id]), [examples[0].instruction]),
         clips=sft.batch_size,
         completion=_longest(backbone, examples) * (1 + lessons.per_clip),
     )

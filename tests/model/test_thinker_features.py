@@ -57,3 +57,18 @@ def test_features_are_what_the_clip_alone_gives(stores: tuple[Path, list[Feature
             assert all(torch.equal(ours[name], expected[name]) for name in expected)
         assert ("audio" in expected) == (i != 2)
         assert expected["seconds"].tolist() == pytest.approx([2 * (0.5 + i / 2) / 3])
+
+
+def test_the_largest_clip_is_the_one_with_the_most_tokens(
+    stores: tuple[Path, list[FeatureStore]],
+) -> None:
+    """By it a training announces its memory: the first clip's prompt may be far shorter."""
+    ids = [f"dfew/{i}" for i in range(len(SIZES))]
+    for store in stores[1]:
+        counts = [sum(map(len, features.values())) for features in store.load(ids)]
+        assert counts[0] < max(counts[:-1]) < max(counts)
+        assert store.largest(ids) == ids[counts.index(max(counts))]
+        assert store.largest(ids[:-1]) == ids[counts.index(max(counts[:-1]))]
+        assert store.largest(ids[:1]) == ids[0]
+        with pytest.raises(KeyError, match="'dfew/9' has no features in"):
+            store.largest(["dfew/9"])
