@@ -15,11 +15,10 @@ from r1omni.emotions import EMOTIONS
 from r1omni.media import TowerInputs
 from r1omni.model.conversion_report import ConversionReport
 from r1omni.model.qwen_omni.backbone import QwenOmniBackbone
-from r1omni.model.qwen_omni.checkpoint import load_thinker, read_media, read_processor_files
+from r1omni.model.qwen_omni.checkpoint import load_thinker, read_media
+from r1omni.model.qwen_omni.loading import join
 from r1omni.model.qwen_omni.tiny import build_qwen_omni
 from r1omni.model.qwen_omni.towers import as_patches, count_audio_tokens
-from r1omni.model.tokenizers import read_tokenizer
-from r1omni.model.weights import read_end_tokens
 from r1omni.model_config import QwenOmniMediaParams, QwenOmniParams
 
 SEEN: Final = 8  # means over a clip's tokens that the heads read, and of its sound
@@ -75,15 +74,7 @@ def read_thinker(
     Public checkpoints record neither frames nor seconds: `media` says how clips are read.
     """
     model, read = load_thinker(source, allow)
-    folder = read.directory
-    backbone = QwenOmniBackbone(
-        model,
-        read_tokenizer(folder),
-        replace(read_media(read), **media.model_dump()),
-        read_processor_files(folder),
-        read_end_tokens(folder),
-    )
-    return backbone, read.report
+    return join(model, read, replace(read_media(read), **media.model_dump())), read.report
 
 
 def equally_many(n: int, tokens: Tensor, counts: list[int]) -> Tensor:

@@ -11,7 +11,7 @@ from r1omni.lineage import Lineage, read_lineage
 from r1omni.machine.device import Device, own_device
 from r1omni.model.backbone import Backbone
 from r1omni.model.loading import load_backbone
-from r1omni.model.weights import find_directory, read_json
+from r1omni.model.weights import find_directory, read_mode
 from r1omni.prompts import AnswerMode
 
 
@@ -52,7 +52,7 @@ def load_checkpoint(
     checkpoint whose tensors are not the model's, for an original one without a `mode` (its
     config.json does not say how it was taught to answer), and for cuda where there is none.
     """
-    recorded = recorded_mode(directory)
+    recorded = read_mode(directory)
     if mode is None and recorded is None:
         raise ValueError(
             f"{directory / 'config.json'}: does not say how this checkpoint answers; pass --mode "
@@ -72,17 +72,10 @@ def load_checkpoint(
     return backbone
 
 
-def recorded_mode(directory: Path) -> AnswerMode | None:
-    """How a checkpoint records that it answers; None where it does not say."""
-    config = read_json(directory / "config.json")
-    mode: AnswerMode | None = config.get("answer_mode")
-    return mode
-
-
 def lineage_of(directory: Path) -> Lineage:
     """What is known about a checkpoint; nothing but its mode for one without our provenance."""
     known = read_lineage(directory) or Lineage(data={})
-    return replace(known, mode=recorded_mode(directory))
+    return replace(known, mode=read_mode(directory))
 
 
 def _print(line: str) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from r1omni.lineage import PROVENANCE, read_provenance
 from r1omni.model.backbone import Backbone
-from r1omni.model.weights import read_json, read_tensor_file
+from r1omni.model.weights import read_json, read_mode, read_tensor_file
 from r1omni.tracking.provenance import content_hash
 from r1omni.training_config import AdapterParams
 
@@ -26,6 +26,10 @@ _LAYERS: Final = {
     "attention": r"self_attn\.[qkvo]_proj",
     "mlp": r"mlp\.(gate|up|down)_proj",
 }
+_DECIDING: Final = (  # what in peft's config decides an output, as far as we set it or leave it
+    *("r", "lora_alpha", "target_modules", "use_rslora", "use_dora", "rank_pattern"),
+    *("alpha_pattern", "bias", "fan_in_fan_out", "modules_to_save"),
+)
 _NAME: Final = "default"  # the adapter's in peft, which its files leave out
 _PREFIX: Final = "base_model.model."  # which they put before a module's name
 
@@ -90,13 +94,15 @@ def find_base(checkpoint: Path, base: Path | None = None) -> Path:
     if not is_adapter(checkpoint):
         return checkpoint
     record: Any = (read_provenance(checkpoint) or {}).get("base")
-    try:
-        wanted, places = str(record["content_hash"]), [str(place) for place in record["places"]]
-    except (TypeError, KeyError) as error:
-        raise ValueError(
-            f"{checkpoint / PROVENANCE}: expected `base` of an adapter, got {record}"
-        ) from error
-    tried = [base] if base else [checkpoint / places[0], *map(Path, places[1:])]
+    match record:
+        case {"content_hash": str(wanted), "places": [str(first), *others]}:
+            places = [checkpoint / first, *map(Path, others)]
+        case _:
+            raise ValueError(
+                f"{checkpoint / PROVENANCE}: expected `base` of an adapter, as a training here "
+                f"writes it, got {record}; another program's adapter has to be merged there first"
+            )
+    tried = [base] if base else places
     found: list[str] = []
     for folder in tried:
         if not folder.is_dir():
@@ -108,7 +114,8 @@ def find_base(checkpoint: Path, base: Path | None = None) -> Path:
         found.append(f"{folder} has {digest}")
     raise ValueError(
         f"{checkpoint}: is an adapter of a base with the content hash {wanted}; "
-        f"{', '.join(found)}: predict, audit, merge, serve and demo take the right one as --base"
+        f"{', '.join(found)}: predict, audit, merge, serve and demo take the right one as --base, "
+        "all other commands a merged checkpoint"
     )
 
 
@@ -122,30 +129,34 @@ def load_adapter(backbone: Backbone, checkpoint: Path) -> None:
     except ValidationError as error:
         raise ValueError(f"{checkpoint / PROVENANCE}: adapter: {error}") from error
     config = read_json(checkpoint / ADAPTER_CONFIG)
-    if (config.get("r"), config.get("lora_alpha")) != (adapter.rank, adapter.alpha):
-        raise ValueError(
-            f"{checkpoint / ADAPTER_CONFIG}: r {config.get('r')} and lora_alpha "
-            f"{config.get('lora_alpha')}, but {PROVENANCE} has {adapter.recipe()}"
-        )
+    expected = _peft_config(backbone, adapter).to_dict()
+    for name in _DECIDING:
+        if config.get(name) != expected[name]:
+            raise ValueError(
+                f"{checkpoint / ADAPTER_CONFIG}: {name} is {config.get(name)}, but by {PROVENANCE} "
+                f"it was trained with {expected[name]}"
+            )
     tensors = read_tensor_file(checkpoint / ADAPTER)
     towers = {id(p) for tower in backbone.towers() for p in tower.parameters()}
     others = [p for p in backbone.module.parameters() if id(p) not in towers]
     put_on(backbone, adapter, seed=0)
     own = adapter_parameters(backbone)
+    if whole := [n for n, tensor in tensors.items() if not tensor.is_floating_point()]:
+        raise ValueError(f"{checkpoint / ADAPTER}: {whole[0]}: has whole numbers")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    expected = {name: tuple(parameter.shape) for name, parameter in own.items()}
-    if wrong := [n for n in {**expected, **shapes} if expected.get(n) != shapes.get(n)]:
+    fitting = {name: tuple(parameter.shape) for name, parameter in own.items()}
+    if wrong := [n for n in {**fitting, **shapes} if fitting.get(n) != shapes.get(n)]:
         raise ValueError(
             f"{checkpoint / ADAPTER}: {wrong[0]}: found {shapes.get(wrong[0])}, expected "
-            f"{expected.get(wrong[0])} ({len(wrong)} such tensors)"
+            f"{fitting.get(wrong[0])} ({len(wrong)} such tensors)"
         )
     dtype = tensors[next(iter(own))].dtype
     for parameter in others:
         parameter.data = parameter.data.to(dtype)
     for name, parameter in own.items():
         parameter.data = tensors[name]
-    mode = read_json(checkpoint / "config.json").get("answer_mode")
-    if mode in ("reasoned", "direct"):
+    mode = read_mode(checkpoint)
+    if mode is not None:
         backbone.answer_mode = mode
 
 

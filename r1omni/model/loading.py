@@ -1,11 +1,13 @@
 """A checkpoint's folder -> its backbone, whichever that is."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import torch
+from safetensors import SafetensorError
 
 from r1omni.lineage import read_provenance, write_provenance
 from r1omni.model.adapters import ADAPTER_CONFIG, find_base, is_adapter, load_adapter, merge
@@ -60,7 +62,8 @@ def _refuse_non_finite(backbone: Backbone, directory: Path) -> None:
 def merge_checkpoint(checkpoint: Path, out: Path, base: Path | None = None) -> None:
     """Write the whole model of an adapter's checkpoint to the new folder `out`.
 
-    Raises ValueError for a checkpoint without an adapter, FileExistsError for an `out` that exists.
+    Raises ValueError for a checkpoint without an adapter, FileExistsError for an `out` that exists,
+    OSError where it cannot be written; nothing is left of it then.
     """
     if not checkpoint.is_dir():
         raise ValueError(f"{checkpoint}: no such folder")
@@ -69,12 +72,31 @@ def merge_checkpoint(checkpoint: Path, out: Path, base: Path | None = None) -> N
     if out.exists():
         raise FileExistsError(f"{out}: exists already; nothing was written")
     below = find_base(checkpoint, base)
-    backbone = load_backbone(checkpoint, base=below)
-    merge(backbone)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    backbone.save(partial, below)
+    try:
+        with _named(out):
+            partial.mkdir(parents=True)  # before the work: the folder may be read-only
+        backbone = load_backbone(checkpoint, base=below)
+        merge(backbone)
+        with _named(out):
+            backbone.save(partial, below)
+            _note_merged(checkpoint, partial, backbone)
+            partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _named(out: Path) -> Iterator[None]:
+    """Name `out` in errors of writing; safetensors' own is neither an OSError nor a ValueError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{out}: cannot be written: {error}") from error
+
+
+def _note_merged(checkpoint: Path, out: Path, backbone: Backbone) -> None:
     record = dict(read_provenance(checkpoint) or {})
     merged = {
         "merged": {
@@ -83,5 +105,4 @@ def merge_checkpoint(checkpoint: Path, out: Path, base: Path | None = None) -> N
             "base": record.pop("base")["content_hash"],
         }
     }
-    write_provenance(partial, record | merged | {"parameters": backbone.sizes()})
-    partial.rename(out)
+    write_provenance(out, record | merged | {"parameters": backbone.sizes()})

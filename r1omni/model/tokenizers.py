@@ -36,11 +36,17 @@ _WORDS: Final = (
 
 
 def read_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
-    """The language model's tokenizer in a folder. Raises ValueError where there is none."""
-    if (directory / "tokenizer.json").is_file():
-        return PreTrainedTokenizerFast.from_pretrained(directory)
-    if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
-        return Qwen2Tokenizer.from_pretrained(directory)
+    """The language model's tokenizer in a folder.
+
+    Raises ValueError, naming the folder, where there is none, and for one that is damaged.
+    """
+    try:
+        if (directory / "tokenizer.json").is_file():
+            return PreTrainedTokenizerFast.from_pretrained(directory)
+        if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+            return Qwen2Tokenizer.from_pretrained(directory)
+    except Exception as error:  # the tokenizers library has no narrower one
+        raise ValueError(f"{directory}: its tokenizer cannot be read: {error!r}") from error
     raise ValueError(f"{directory}: expected tokenizer.json, or vocab.json and merges.txt")
 
 

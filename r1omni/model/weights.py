@@ -9,13 +9,15 @@ import re
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+from r1omni.prompts import AnswerMode
 
 SAFETENSORS = ("model.safetensors.index.json", "model.safetensors")
 PICKLED = ("pytorch_model.bin.index.json", "pytorch_model.bin")
@@ -60,6 +62,19 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{file}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def read_mode(directory: Path) -> AnswerMode | None:
+    """How a checkpoint's config.json records that it answers; None where it does not say.
+
+    Raises ValueError, naming the file, for another word than the modes.
+    """
+    mode: Any = read_json(directory / "config.json").get("answer_mode")
+    if mode not in (None, *get_args(AnswerMode)):
+        known = ", ".join(get_args(AnswerMode))
+        raise ValueError(f"{directory / 'config.json'}: answer_mode is {mode!r}; expected {known}")
+    known_mode: AnswerMode | None = mode
+    return known_mode
 
 
 def read_end_tokens(directory: Path) -> list[int]:

@@ -272,7 +272,7 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
 
 def test_settings_for_other_towers_are_refused(folder: Path) -> None:
     reconfigure(folder, lambda c: c | {"r1omni_media": c["r1omni_media"] | {"patch_size": 16}})
-    with pytest.raises(ValueError, match="the media settings are for other towers"):
+    with pytest.raises(ValueError, match=f"{folder}: the media settings are for other towers"):
         load_backbone(folder)
     reconfigure(folder, lambda c: c | {"r1omni_media": {"num_frames": "many"}})
     with pytest.raises(ValueError, match=r"config.json: r1omni_media"):

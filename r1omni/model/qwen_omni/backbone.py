@@ -22,14 +22,13 @@ from r1omni.model.decoder_layers import use_own_attention
 from r1omni.model.feature_store import Features
 from r1omni.model.head import LanguageModelHead
 from r1omni.model.qwen_omni import towers
-from r1omni.model.qwen_omni.checkpoint import MEDIA_KEY, read_tensors
+from r1omni.model.qwen_omni.checkpoint import MEDIA_KEY, TOWERS, read_tensors
 from r1omni.model.qwen_omni.prompt import AUDIO, VIDEO, PromptWriter
 from r1omni.model.shared_prefix import Embedded
 from r1omni.model.weights import read_json
 from r1omni.prompts import AnswerMode
 from r1omni.training_config import AdapterParams
 
-_TOWERS: Final = ("visual", "audio_tower")  # with merger and projector inside
 _LANGUAGE_MODEL: Final = ("model.language_model.", "lm_head.")
 _PLACES: Final = {"video": VIDEO, "audio": AUDIO}  # which token each feature takes the place of
 
@@ -204,7 +203,7 @@ class QwenOmniBackbone:
         """The thinker's own layout, whatever layout was read, and the parent's other files."""
         state = self.model.state_dict()
         if parent is not None:  # DeepSpeed casts the towers with what is trained
-            prefixes = tuple(f"model.{name}." for name in _TOWERS)
+            prefixes = tuple(f"model.{name}." for name in TOWERS)
             state |= read_tensors(parent, wanted=lambda name: name.startswith(prefixes)).tensors
         # transformers loads all in one precision: the one that loses nothing
         widest = reduce(torch.promote_types, {tensor.dtype for tensor in state.values()})
@@ -232,7 +231,7 @@ class QwenOmniBackbone:
             (folder / name).write_bytes(content)
 
     def towers(self) -> list[Any]:
-        return [getattr(self.model.model, name) for name in _TOWERS]
+        return [getattr(self.model.model, name) for name in TOWERS]
 
 
 _OF_NO_EFFECT: Final = ("transformers_version", "dtype", "_name_or_path", "architectures")

@@ -40,9 +40,15 @@ CONTROL: Final = (
 def token_ids(tokenizer: PreTrainedTokenizerFast, config: Any) -> dict[str, int]:
     """The id of each control token.
 
-    Raises ValueError for one that the tokenizer lacks, or that config.json gives another id.
+    Raises ValueError for one that the tokenizer lacks, or that config.json gives another id, and
+    for a tokenizer with more tokens than the model embeds.
     """
     known = tokenizer.get_vocab()
+    if max(known.values()) >= config.text_config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {max(known.values()) + 1} tokens, the model embeds "
+            f"{config.text_config.vocab_size}: it is another model's"
+        )
     if missing := [token for token in CONTROL if token not in known]:
         raise ValueError(f"the tokenizer has no {missing[0]!r}, which Qwen2.5-Omni's prompts need")
     for name, token in CONFIG_NAMES.items():
