@@ -25,7 +25,9 @@ _OPTIONS: Final = {"format_whitelist": KINDS, "protocol_whitelist": "file"}
 TOO_LARGE: Final = "takes more memory than a decoding process may have (machine.clip_memory_mb)"
 _SOURCE_LINE = re.compile(r"\[[\d:]+\] \S+:\d+: |^\[/.*\]")  # decord's time and source line
 _DECODING_ERRORS = (DECORDError, FFmpegError, RuntimeError, OSError, UnicodeError)
-_TEXTS: Final = (  # first bytes, in lower case, of files that are often saved as a clip
+_OTHERS: Final = (  # first bytes, in lower case, of files that are often taken for a clip
+    (b"\x89png", "a picture (PNG), neither video nor sound"),
+    (b"\xff\xd8\xff", "a picture (JPEG), neither video nor sound"),
     (b"#extm3u", "a playlist (M3U8), not media: it only names other files"),
     (b"ffconcat", "a playlist (ffconcat), not media: it only names other files"),
     (b"[playlist]", "a playlist (PLS), not media: it only names other files"),
@@ -123,7 +125,7 @@ def _non_media_kind(path: Path) -> str | None:
     if not head:
         return "empty"
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    for first, kind in _TEXTS:
+    for first, kind in _OTHERS:
         if start.startswith(first):
             return kind
     return "text, not media" if set(head) <= _PRINTABLE and _is_text(head) else None
