@@ -6,6 +6,7 @@ The manifest's time and memory are measured here at two sizes; the rest is arith
 that RESULTS.md and docs/how-to/real-data.md have.
 """
 
+import argparse
 import json
 import platform
 import resource
@@ -105,7 +106,9 @@ def _size(mb: float) -> str:
 
 
 if __name__ == "__main__":
-    argument = sys.argv[1] if len(sys.argv) > 1 else ""
+    parser = argparse.ArgumentParser(description="Print the table of docs/explanation/scale.md.")
+    parser.add_argument("argument", nargs="?", default="", help=argparse.SUPPRESS)  # its own runs'
+    argument: str = parser.parse_args().argument
     if argument.isdecimal():
         sys.stdout.write(json.dumps(_read(int(argument))))
     elif argument:
