@@ -72,6 +72,7 @@ def empty_store(shared_folder: Path) -> Path:
 
 LONGEST = (  # minutes: begun first, or one worker would be left with them
     "test_pipeline.py",
+    "test_types.py",
     "test_grpo_pipeline.py",
     "test_survival.py",
     "test_engine_ranks.py",
