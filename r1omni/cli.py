@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
+from safetensors import SafetensorError
 
 from r1omni.commands import commands
 from r1omni.machine.environment import numpy_as_everywhere
@@ -69,6 +70,11 @@ def main() -> None:
         if os.environ.get("R1OMNI_DEBUG"):
             raise
         sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+    except SafetensorError as error:  # none of these three, and a full disk raises it
+        if os.environ.get("R1OMNI_DEBUG"):
+            raise
+        sys.stderr.write(f"error: weights or states were not saved or read: {error}\n")
         sys.exit(1)
 
 
