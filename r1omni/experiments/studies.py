@@ -166,14 +166,6 @@ def _protection() -> Iterator[Variant]:
 _PROFILES: Final = {"humanomni": "", "qwen": "params/tiny_qwen.yaml"}
 _STUDIES: Final = (
     Study(
-        "seeds",
-        "How much do accuracy and gains vary with the training's seed and the shortcut's strength?",
-        tuple(Variant(f"shortcut-{s:g}", _shortcut(s)) for s in (0.0, 0.5, 0.9)),
-        seeded=TRAINED,
-        models=("base", *TRAINED),
-        tables=(ACCURACY, GAINS, CAUSES, CLAIMS),
-    ),
-    Study(
         "backbones",
         "Does GRPO gain over the cold start, and over label SFT, with another backbone, too?",
         tuple(_backbones()),

@@ -138,7 +138,7 @@ def test_a_row_is_named_and_set_by_variant_and_seed():
     assert trial.targets == ("score", "audit@cold_start", "audit@grpo")
     with pytest.raises(ValueError, match=r"'0\.15/3'; a row is VARIANT or VARIANT/SEED"):
         choose_trials(find_study("dropout"), [1, 2], ["0.15/3"])
-    with pytest.raises(ValueError, match="no study 'drop'; known: seeds, backbones"):
+    with pytest.raises(ValueError, match="no study 'drop'; known: backbones, control"):
         find_study("drop")
 
 
