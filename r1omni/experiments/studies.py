@@ -147,9 +147,11 @@ def _backbones() -> Iterator[Variant]:
 
 
 def _control() -> Iterator[Variant]:
-    for name, profile in _PROFILES.items():
-        for lr in ("2.5e-4", "5.0e-4", "1.0e-3"):
-            yield Variant(f"{name}-{lr}", (f"label_sft.lr={lr}",), profile=profile)
+    for strength, world in (("", ()), ("0.9-", _shortcut(0.9))):
+        for name, profile in _PROFILES.items():
+            for lr in ("1.0e-4", "2.5e-4", "5.0e-4", "1.0e-3"):
+                settings = (*world, f"label_sft.lr={lr}")
+                yield Variant(f"{name}-{strength}{lr}", settings, profile=profile)
 
 
 def _protection() -> Iterator[Variant]:
@@ -182,7 +184,10 @@ _STUDIES: Final = (
         seeded=("label_sft",),
         models=("label_sft",),
         tables=(HELD_OUT_END, SCORES),
-        notes=("The held-out clips decide. Half of the clips have the shortcut.",),
+        notes=(
+            "The held-out clips decide. Half of the clips have the shortcut, in the rows with 0.9 "
+            "nine of ten.",
+        ),
         audits=False,
     ),
     Study(
