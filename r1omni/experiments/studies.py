@@ -314,9 +314,10 @@ def render_studies() -> str:
     lines = []
     for study in STUDIES.values():
         lines += [study.name, f"  {study.question}", *(f"  {note}" for note in study.notes)]
+        width = max(len(variant.name) for variant in study.variants)
         for variant in study.variants:
             settings = " ".join(variant.shown) or "params.yaml as it is"
-            lines.append(f"    {variant.name:18} {settings}")
+            lines.append(f"    {variant.name:{width}} {settings}")
         lines += [f"    models: {', '.join(study.models)}", ""]
     lines += [
         LABORATORY,
