@@ -22,13 +22,16 @@ from toy import (
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from r1omni.corpora.clip import write_manifest
+from r1omni.model.backbone import Backbone, PromptBatch
 from r1omni.model.checksums import write_sums
 from r1omni.model.feature_store import INDEX, FeatureStore, join_rows, write_shard
 from r1omni.model.loading import load_backbone
+from r1omni.prompts import instruction
 from r1omni.training import grpo as grpo_stage
+from r1omni.training import sft as sft_stage
 
 SHAPES = (
-    (84, 112, 1.3, 0.37), (60, 90, 0.0, 1.31), (56, 56, 0.9, 0.5), (120, 80, 1.0, 1.2),
+    (56, 56, 0.9, 0.5), (60, 90, 0.0, 1.31), (84, 112, 1.3, 0.37), (120, 80, 1.0, 1.2),
     (60, 90, 0.0, 0.2), (84, 84, 1.1, 0.5), (56, 84, 0.7, 0.3),
 )  # fmt: skip
 TOWERS = ("model.visual.", "model.audio_tower.")
@@ -69,6 +72,44 @@ def test_ragged_features_come_back_from_disk_as_they_were(world: Path) -> None:
     sizes = [sum(x.nbytes for x in clip.values()) for clip in found]
     assert max(sizes) <= backbone.clip_bytes() == 2 * (2 * 48 + 100) * 64 + 28
     assert len(set(sizes)) > 2
+
+
+class Announced(Exception):
+    """Ends a training where it would print its memory."""
+
+
+@pytest.mark.parametrize("stage", ["cold_start", "grpo"])
+def test_memory_is_announced_by_the_longest_prompt(
+    stage: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = load_backbone(world / "parent")
+    store = FeatureStore([world / "features"])
+
+    def prompt_length(clip_id: str) -> int:
+        asked = backbone.ask(store.load([clip_id]), [instruction("reasoned")])
+        return int(backbone.embed(asked).embeds.shape[1])
+
+    lengths = [prompt_length(f"clip-{i}") for i in range(len(SHAPES))]
+    assert lengths[0] < max(lengths)  # or the first clip would do
+    announced = []
+
+    def announce(
+        _: str, policy: Backbone, *__: object, example: PromptBatch, **___: object
+    ) -> None:
+        announced.append(policy.embed(example).embeds.shape[1])
+        raise Announced
+
+    monkeypatch.setattr(grpo_stage, "load_rewards", lambda *_: BY_LENGTH)
+    monkeypatch.setattr(
+        sft_stage if stage == "cold_start" else grpo_stage, "announce_memory", announce
+    )
+    arguments = world, tmp_path / stage, machine_params()
+    with pytest.raises(Announced):
+        if stage == "cold_start":
+            train_sft(*arguments, sft_params(epochs=1), lambda *_: None)
+        else:
+            train_grpo(*arguments, grpo_params(steps=1, temperature=1.0), lambda *_: None)
+    assert announced == [max(lengths)]
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
