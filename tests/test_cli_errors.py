@@ -17,12 +17,12 @@ def saves_what_the_disk_does_not_take(tmp_path: Path) -> Callable[[], None]:
     """A command that saves 4 MB where a file may have 4 kB: as on a full disk, half is written."""
 
     def command() -> None:
-        _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, most))
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
         try:
             save_file({"weights": torch.zeros(1_000_000)}, tmp_path / "model.safetensors")
         finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return command
 
