@@ -21,7 +21,7 @@ repro: install ## Run the whole pipeline and print Table 1
 	@exec $(BIN)/r1omni repro $(TARGETS)
 
 test: style ## Lint, then run every test; mypy is one of them, so it does not hold up the others
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: style ## ruff, import-linter, mypy
 	$(BIN)/mypy
