@@ -15,7 +15,7 @@ from r1omni.evaluation.audit.statistics import Bootstrap
 from r1omni.evaluation.audit_results import AuditedClip
 from r1omni.evaluation.metrics import bootstrap_intervals, paired_gain, recalls, uar, war
 from r1omni.evaluation.predictions import Prediction
-from r1omni.evaluation.results import BestOf, GainOver, RationaleTruth, ReaderRates
+from r1omni.evaluation.results import BestOf, GainOver, Rates, RationaleTruth, ReaderRates
 from r1omni.evaluation.truth import Truth, rationale_truth
 from r1omni.evaluation_config import ScoreParams
 from r1omni.judges.reader import Reader
@@ -37,16 +37,46 @@ def reader_rates(
     read = [None if r.rationale is None else reader.answers([r.rationale], labels)[0] for r in rows]
     own = [row.prediction for row in rows]
     samples, confidence, seed = score.bootstrap_samples, score.confidence, score.seed
-    intervals = bootstrap_intervals(truth, read, samples=samples, confidence=confidence, seed=seed)
     gain = paired_gain(truth, own, read, samples=samples, confidence=confidence, seed=seed)
     return ReaderRates(
-        war=war(truth, read),
-        uar=uar(truth, read),
+        **rates(truth, read, score).model_dump(), gain_over_own=GainOver(**asdict(gain))
+    )
+
+
+def best_read(
+    audited: Sequence[AuditedClip], reader: Reader, labels: Sequence[str], score: ScoreParams
+) -> Rates | None:
+    """Rates of the reader's answers from the sampled rationales that the judges chose.
+
+    `audited`: the audited clips of one model and corpus. A clip of whose samples none was well
+    formed has no answer. None if no clip has such a rationale.
+    """
+    if all(clip.best_rationale is None for clip in audited):
+        return None
+    truth = [clip.label for clip in audited]
+    read = [
+        None if clip.best_rationale is None else reader.answers([clip.best_rationale], labels)[0]
+        for clip in audited
+    ]
+    return rates(truth, read, score)
+
+
+def rates(labels: Sequence[str], answers: Sequence[str | None], score: ScoreParams) -> Rates:
+    """WAR, UAR and recalls of answers, with bootstrap intervals over the clips."""
+    intervals = bootstrap_intervals(
+        labels,
+        answers,
+        samples=score.bootstrap_samples,
+        confidence=score.confidence,
+        seed=score.seed,
+    )
+    return Rates(
+        war=war(labels, answers),
+        uar=uar(labels, answers),
         war_ci=intervals.war,
         uar_ci=intervals.uar,
-        n=len(rows),
-        recall=recalls(truth, read),
-        gain_over_own=GainOver(**asdict(gain)),
+        n=len(labels),
+        recall=recalls(labels, answers),
     )
 
 

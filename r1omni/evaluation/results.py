@@ -150,6 +150,8 @@ class CorpusMetrics(Rates):
     `undecoded`: test clips that the stage `features` could not decode. The model did not see them,
     so they are left out of n, not counted as wrong; None if they were not counted. An answer that
     is not one known label is among the n, and wrong.
+    `best_read`: the reader's rates from the one of several sampled rationales that the judges
+    support most, over the n audited clips alone; None without samples.
     `words`: the answers as sets of words; None in older files.
     `data`, `shortcut` and `data_seed` describe the corpus; `trained_on`, `parameters`, `seed`,
     `code` and `params_hash` the model. They are unknown or absent if its checkpoint lacks them.
@@ -173,6 +175,7 @@ class CorpusMetrics(Rates):
     rationale_truth: RationaleTruth | None = None
     reader: ReaderRates | None = None
     best_of: BestOf | None = None
+    best_read: Rates | None = None
     follows_scene: SceneFollowing | None = None
     words: WordScores | None = None
     data: Data = "unknown"

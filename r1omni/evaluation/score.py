@@ -15,13 +15,9 @@ from r1omni.evaluation.audit_results import AuditedClip, read_audited_clips
 from r1omni.evaluation.metrics import (
     CALM_POLICIES,
     NONE,
-    bootstrap_intervals,
     confusion,
     paired_gain,
     rate,
-    recalls,
-    uar,
-    war,
     with_calm,
 )
 from r1omni.evaluation.predictions import (
@@ -30,7 +26,7 @@ from r1omni.evaluation.predictions import (
     read_metadata,
     read_predictions,
 )
-from r1omni.evaluation.reading import best_of_truth, measured_truth, reader_rates
+from r1omni.evaluation.reading import best_of_truth, best_read, measured_truth, rates, reader_rates
 from r1omni.evaluation.results import (
     PROTOCOL,
     ConfusionCounts,
@@ -149,6 +145,9 @@ def score_models(
                     **_lineage_fields(metadata[model], rows),
                     "words": _words(rows, wheels),
                     "best_of": best_of_truth(rows, audited.get(model, {}), truth, score),
+                    "best_read": _best_read(
+                        rows, audited.get(model, {}), judged, metadata[model].labels[corpus], score
+                    ),
                 }
             )
             for corpus, rows in corpora.items()
@@ -172,7 +171,7 @@ def _score_corpus(
     judged: Judged | None,
 ) -> CorpusMetrics:
     labels, answers = _columns(rows)
-    calm = {policy: _rates(*with_calm(policy, labels, answers), score) for policy in CALM_POLICIES}
+    calm = {policy: rates(*with_calm(policy, labels, answers), score) for policy in CALM_POLICIES}
     return CorpusMetrics(
         **calm["keep"].model_dump(),
         fold=rows[0].fold,
@@ -196,6 +195,19 @@ def _score_corpus(
         reader=reader_rates(rows, judged.reader, classes, score) if judged else None,
         follows_scene=scene_following(rows, truth, classes),
     )
+
+
+def _best_read(
+    rows: Rows,
+    audited: Mapping[str, AuditedClip],
+    judged: Judged | None,
+    classes: Sequence[str],
+    score: ScoreParams,
+) -> Rates | None:
+    if judged is None:
+        return None
+    clips = [audited[row.clip_id] for row in rows if row.clip_id in audited]
+    return best_read(clips, judged.reader, classes, score)
 
 
 def _lineage_fields(metadata: TableMetadata, rows: Rows) -> dict[str, object]:
@@ -231,24 +243,6 @@ def _words(rows: Rows, wheels: Mapping[str, GroupOf] | None) -> WordScores:
 
 def _columns(rows: Rows) -> tuple[list[str], list[str | None]]:
     return [row.label for row in rows], [row.prediction for row in rows]
-
-
-def _rates(labels: list[str], answers: list[str | None], score: ScoreParams) -> Rates:
-    intervals = bootstrap_intervals(
-        labels,
-        answers,
-        samples=score.bootstrap_samples,
-        confidence=score.confidence,
-        seed=score.seed,
-    )
-    return Rates(
-        war=war(labels, answers),
-        uar=uar(labels, answers),
-        war_ci=intervals.war,
-        uar_ci=intervals.uar,
-        n=len(labels),
-        recall=recalls(labels, answers),
-    )
 
 
 def _gains(answers: Answers, model: str, corpus: str, score: ScoreParams) -> dict[str, GainOver]:

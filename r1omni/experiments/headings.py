@@ -90,6 +90,8 @@ ANSWER_PATH: Final = Table(
         Heading("the reader", (f"{ALL}.reader.war",)),
         Heading("RAVDESS: the model", ("ravdess.war",)),
         Heading("the reader", ("ravdess.reader.war",)),
+        Heading("heard-only emotions: the model", ("heard_only.war",)),
+        Heading("the reader", ("reader.answers.heard_only.war",)),
         Heading("audited clips: the model", ("best_of.greedy.war",)),
         Heading("the model, by its rationale alone", ("rationale.alone.war",)),
         Heading("… says the same", ("rationale.alone.same",)),

@@ -259,12 +259,15 @@ _STUDIES: Final = (
         "Who should answer: the model, or a reader of what it says of the clip?",
         (
             Variant("default"),
+            Variant("shortcut-0", _shortcut(0.0)),
+            Variant("shortcut-0.9", _shortcut(0.9)),
             Variant("lessons", ("cold_start.reading_lessons.per_clip=4",)),
         ),
         tables=(ANSWER_PATH, CHOSEN, CAUSES, CLAIMS),
         notes=(
             "The same models, asked in several ways. `audit.samples` completions are sampled of "
-            "each audited clip. `lessons`: the cold start also learns which answer follows from a "
+            "each audited clip. The number is the shortcut's strength, 0.5 in the other rows. "
+            "`lessons`: the cold start also learns which answer follows from a "
             "given rationale, whatever clip is shown.",
         ),
     ),

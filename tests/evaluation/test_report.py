@@ -12,9 +12,15 @@ from r1omni.evaluation.report.groups import read_groups
 from r1omni.evaluation.report.labels import caption, headline
 from r1omni.evaluation.report.paper import ROWS
 from r1omni.evaluation.report.report import run_report
-from r1omni.evaluation.report.table1 import render_table1_markdown, render_table1_text, table1
+from r1omni.evaluation.report.table1 import (
+    MISSING,
+    protocol_lines,
+    render_table1_markdown,
+    render_table1_text,
+    table1,
+)
 from r1omni.evaluation.report.tables import gains_table
-from r1omni.evaluation.results import CorpusMetrics, GainOver, Metrics, read_metrics
+from r1omni.evaluation.results import CorpusMetrics, GainOver, Metrics, Rates, read_metrics
 from r1omni.evaluation.score import run_score
 from r1omni.lineage import size_text
 
@@ -81,6 +87,18 @@ def test_a_cell_holds_percents_and_half_widths():
     cell = table1({"grpo": {"dfew": by_hand(0.6583, 0.5627, 0.0192)}})[3].cells[0]
     assert cell.ours == "65.8 ± 1.9 / 56.3 ± 1.9"
     assert (cell.paper, cell.n, cell.format_rate) == ("65.83 / 56.27", "2341", "99.5 %")
+
+
+def test_the_reader_of_the_best_sample_has_a_row_with_its_own_n():
+    own = by_hand(0.6583, 0.5627, 0.0192)
+    read = Rates(war=0.75, uar=0.5, war_ci=(0.7, 0.8), uar_ci=(0.4, 0.6), n=120, recall={})
+    metrics = {"grpo": {"dfew": own.model_copy(update={"best_read": read})}}
+    row = table1(metrics)[4]
+    assert (row.name, row.model) == ("R1-Omni, best sample read", "grpo, best read")
+    assert [cell.ours for cell in row.cells] == ["75.0 ± 5.0 / 50.0 ± 10.0", MISSING, MISSING]
+    assert [cell.n for cell in row.cells] == ["120", MISSING, MISSING]
+    assert "of each corpus alone (n 120)" in " ".join(protocol_lines(metrics))
+    assert "grpo, best read" in render_table1_text(metrics)
 
 
 def test_what_was_not_measured_is_a_dash():
@@ -226,7 +244,7 @@ def test_the_page_holds_the_numbers_of_table_1(page: Page, metrics: Metrics):
         assert row.name in text
         for cell in row.cells:
             assert cell.ours in text
-            assert f"paper {cell.paper}" in text
+            assert f"paper {cell.paper}" in text or cell.paper == MISSING
 
 
 def test_every_model_text_is_escaped(reported: Path, page: Page):

@@ -43,7 +43,8 @@ class TableRow:
 def table1(metrics: Metrics) -> list[TableRow]:
     """The paper's four rows with our numbers; a dash means not measured.
 
-    Below each model that reasons stands the reader, who answers from that model's rationales alone.
+    Below each model that reasons stands the reader, who answers from that model's rationales alone,
+    and the reader of the sampled rationale that the judges choose.
     """
     found = []
     for row in ROWS:
@@ -53,6 +54,14 @@ def table1(metrics: Metrics) -> list[TableRow]:
         if any(read):
             cells = tuple(Cell(_rates_or_missing(r), MISSING, MISSING, MISSING) for r in read)
             found.append(TableRow(f"{row.name}, rationales read", f"{row.model} + reader", cells))
+        best = [None if m is None else m.best_read for m, _ in measured]
+        if any(best):
+            cells = tuple(
+                Cell(_rates_or_missing(r), MISSING, MISSING if r is None else str(r.n), MISSING)
+                for r in best
+            )
+            name = f"{row.name}, best sample read"
+            found.append(TableRow(name, f"{row.model}, best read", cells))
     return found
 
 
@@ -88,6 +97,7 @@ def protocol_lines(metrics: Metrics) -> list[str]:
         f"label is wrong. {calm_sentence(metrics)}".strip(),
         f"Test sets: {'; '.join(tests) or 'none measured'}.",
         *_reader_lines(metrics),
+        *_best_lines(metrics),
         *_undecoded_lines(metrics),
         *corpus_lines(metrics),
         f"Paper: {SOURCE}, on the real corpora, 0.5B. Its own WAR is uncertain by "
@@ -159,6 +169,7 @@ def render_table1_text(metrics: Metrics) -> str:
     about = [
         *textwrap.wrap(short_caption(metrics), WIDTH),
         *_undecoded_lines(metrics),
+        *(line for note in _best_lines(metrics) for line in textwrap.wrap(note, WIDTH)),
         f"rows marked paper: {PAPER_DATA}",
     ]
     heads = [_padded(head, widths), _padded(marks, widths)]
@@ -189,6 +200,18 @@ def _reader_lines(metrics: Metrics) -> list[str]:
     return [
         "Reader: it sees no clip. It answers from the claims of the model's rationale alone, among "
         "the corpus's labels, by a regression fitted on the cold start's texts."
+    ]
+
+
+def _best_lines(metrics: Metrics) -> list[str]:
+    """What the rows of the best samples are, if there are any."""
+    read = [m.best_read for corpora in metrics.values() for m in corpora.values() if m.best_read]
+    if not read:
+        return []
+    counts = "/".join(map(str, sorted({rates.n for rates in read})))
+    return [
+        "Best read: the reader answers from the one of several sampled rationales that the judges "
+        f"support most, on the audited clips of each corpus alone (n {counts})."
     ]
 
 

@@ -15,7 +15,7 @@ from r1omni.evaluation.audit_results import (
     write_audit,
 )
 from r1omni.evaluation.audit_table import audit_table
-from r1omni.evaluation.reading import best_of_truth, measured_truth, reader_rates
+from r1omni.evaluation.reading import best_of_truth, best_read, measured_truth, reader_rates
 from r1omni.evaluation.truth import Truth
 from r1omni.judges.reader import Reader
 from r1omni.judges.selection import best_by_judges, read_all, support_of
@@ -84,6 +84,22 @@ def test_the_readers_rates_and_its_gain_over_the_model():
     assert found.war == pytest.approx(2 / 3)  # without a rationale there is no answer
     assert found.gain_over_own.war == pytest.approx(1 / 3)
     assert reader_rates([make_row("happy", mode="direct")], READER, ("happy",), SCORE) is None
+
+
+def test_the_reader_of_the_best_samples_answers_for_the_audited_clips_alone():
+    def audited(i: int, label: str, best: str | None) -> AuditedClip:
+        return AuditedClip(f"dfew/{i}", "dfew", label, "sad", best_rationale=best)
+
+    clips = [
+        audited(0, "happy", "The brows are raised."),  # read as happy
+        audited(1, "happy", "The voice is soft."),  # read as sad
+        audited(2, "sad", "The voice is soft."),
+        audited(3, "sad", None),  # no sample was well formed: no answer
+    ]
+    found = best_read(clips, READER, ("happy", "sad"), SCORE)
+    assert (found.war, found.n) == (0.5, 4)
+    assert found.recall == {"happy": 0.5, "sad": 0.5}
+    assert best_read(clips[3:], READER, ("happy", "sad"), SCORE) is None
 
 
 def test_truth_of_greedy_and_chosen_rationales_on_the_same_clips():
