@@ -153,8 +153,9 @@ class CorpusMetrics(Rates):
     `best_read`: the reader's rates from the one of several sampled rationales that the judges
     support most, over the n audited clips alone; None without samples.
     `words`: the answers as sets of words; None in older files.
-    `data`, `shortcut` and `data_seed` describe the corpus; `trained_on`, `parameters`, `seed`,
-    `code` and `params_hash` the model. They are unknown or absent if its checkpoint lacks them.
+    `data`, `shortcut` and `data_seed` describe the corpus; `backbone`, `trained_on`, `parameters`,
+    `seed`, `code` and `params_hash` the model. They are unknown or absent if its checkpoint lacks
+    them.
     `recorded_mode` is set only if the model was asked in another mode than it records.
     """
 
@@ -181,6 +182,7 @@ class CorpusMetrics(Rates):
     data: Data = "unknown"
     shortcut: float | None = None
     data_seed: int | None = None
+    backbone: str | None = None
     trained_on: Data = "unknown"
     parameters: int | None = None
     seed: int | None = None

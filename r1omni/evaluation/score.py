@@ -65,17 +65,19 @@ def run_score(
     audit: Path | None = None,
     *,
     score: ScoreParams,
+    backbone: str | None = None,
 ) -> None:
     """Write metrics.json to `out`, DVC's metrics to `summary`, confusion tables into `plots`.
 
     `truth`: the synthetic corpora's side files; real corpora have none. `judges`: the folder of the
-    stage `judges`; without it there is no reader. `audit`: that of the stage `audit`. Raises
-    ValueError for predictions that do not belong together (see `read_answers`).
+    stage `judges`; without it there is no reader. `audit`: that of the stage `audit`. `backbone`:
+    the models' `model.backbone` in params.yaml. Raises ValueError for predictions that do not
+    belong together (see `read_answers`).
     """
     answers, metadata = read_answers(predictions), read_all_metadata(predictions)
     judged = None if judges is None else read_judged(judges)
     audited = {} if audit is None else {name: _audited(audit, name) for name in answers}
-    metrics = score_models(answers, metadata, read_truth(truth), score, judged, audited)
+    metrics = score_models(answers, metadata, read_truth(truth), score, judged, audited, backbone)
     for model, corpora in answers.items():
         for corpus, rows in corpora.items():
             text = _confusion_csv(rows, metadata[model].labels[corpus])
@@ -128,6 +130,7 @@ def score_models(
     score: ScoreParams,
     judged: Judged | None = None,
     audited: Mapping[str, Mapping[str, AuditedClip]] = MappingProxyType({}),
+    backbone: str | None = None,
 ) -> Metrics:
     """The metrics of every model on every corpus. Raises ValueError for wheels as read_wheels."""
     wheels = None if score.wheels is None else read_wheels(score.wheels)
@@ -143,6 +146,7 @@ def score_models(
             ).model_copy(
                 update={
                     **_lineage_fields(metadata[model], rows),
+                    "backbone": backbone,
                     "words": _words(rows, wheels),
                     "best_of": best_of_truth(rows, audited.get(model, {}), truth, score),
                     "best_read": _best_read(

@@ -122,6 +122,7 @@ def score(
     """Judge predictions: WAR, UAR, recall, confusion, intervals, calm policies."""
     from r1omni.evaluation.score import run_score
 
+    read = read_params(params)
     run_score(
         predictions,
         _within(truth, "*.parquet"),
@@ -130,7 +131,8 @@ def score(
         summary,
         _if_there(judges, "no reader"),
         _if_there(audit, "no chosen rationales"),
-        score=read_params(params).score,
+        score=read.score,
+        backbone=read.model.backbone,
     )
 
 

@@ -58,7 +58,8 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def reported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reports")
-    run_score(run.predictions, run.truth, out / "metrics.json", out / "plots", score=SCORE)
+    metrics = out / "metrics.json"
+    run_score(run.predictions, run.truth, metrics, out / "plots", score=SCORE, backbone="humanomni")
     run_report(out / "metrics.json", run.predictions, run.training, run.sheets, out, report=REPORT)
     return out
 
@@ -165,7 +166,7 @@ def test_the_reports_first_screen_says_what_it_is(page: Page):
     title = "R1-Omni's recipe on synthetic corpora (rendered faces), a 1.0 M model"
     assert text.count(title) == 2  # of the window and of the page
     lead = text[text.rindex(title) : text.index("Emotion recognition from")]
-    assert "Synthetic corpora (rendered faces), 1.0 M parameters, seed 1." in lead
+    assert "Synthetic corpora (rendered faces), HumanOmni, 1.0 M parameters, seed 1." in lead
     assert "They say nothing about real people" in lead
 
 

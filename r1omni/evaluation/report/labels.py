@@ -12,6 +12,11 @@ PAPER_DATA: Final[str] = "real corpora, 0.5B"
 PAPER: Final[str] = f"paper, {PAPER_DATA}"
 
 
+# By `model.backbone` in params.yaml.
+_BACKBONES: Final[Mapping[str, str]] = {
+    "humanomni": "HumanOmni",
+    "qwen2_5_omni": "Qwen2.5-Omni's thinker",
+}
 _KINDS: Final[Mapping[Data, str]] = {
     "synthetic": "synthetic (rendered faces)",
     "real": "real",
@@ -47,11 +52,13 @@ def headline(metrics: Metrics) -> Headline:
 
 
 def caption(metrics: Metrics) -> str:
-    """One line: "synthetic corpora (rendered faces), 1.0 M parameters, seed 1"."""
+    """One line: "synthetic corpora (rendered faces), HumanOmni, 1.0 M parameters, seed 1"."""
     tested, trained = _tested(metrics), _trained(metrics)
     parts = [_corpora(metrics)]
     if trained not in (tested, "unknown"):
         parts.append(f"trained on {DATA_TEXT[trained]}")
+    backbones = sorted({m.backbone for m in _entries(metrics) if m.backbone is not None})
+    parts += [_BACKBONES.get(name, name) for name in backbones]
     if sizes := _sizes(metrics):
         parts.append(f"{sizes} parameters")
     if seeds := sorted({m.seed for m in _entries(metrics) if m.seed is not None}):
