@@ -155,7 +155,7 @@ def test_every_artefact_says_synthetic_and_the_models_size(project):
 
     provenance = json.loads((project / "data/checkpoints/grpo/provenance.json").read_text())
     total = provenance["parameters"]["total"]
-    said = f"synthetic corpora (rendered faces), {size_text(total)} parameters, seed 1"
+    said = f"synthetic corpora (rendered faces), HumanOmni, {size_text(total)} parameters, seed 1"
     report = (project / "data/reports/report.html").read_text()
     assert "on synthetic corpora (rendered faces), a" in report[: report.index("</title>")]
     assert said in report[report.index("<h1>") : report.index("<main>")].replace("Syn", "syn")

@@ -31,7 +31,7 @@ STAGES = {
     "measures": ("r1omni/judges/measuring.py", {"corpora", "grpo", "ingest", "media"}),
     "judges": ("r1omni/judges/stage.py", {"grpo", "judges"}),
     "audit": ("r1omni/evaluation/audit/audit.py", {"audit", "predict", "score"}),
-    "score": ("r1omni/evaluation/score.py", {"score"}),
+    "score": ("r1omni/evaluation/score.py", {"model", "score"}),
     "report": ("r1omni/evaluation/report/report.py", {"corpora", "ingest", "media", "report"}),
     "cards": ("r1omni/cards/cards.py", {"corpora"}),
     "register": ("r1omni/tracking/registry.py", {"tracking"}),

@@ -149,7 +149,7 @@ def with_data(metrics: Metrics, **kinds: str) -> Metrics:
 
 def test_every_table_says_synthetic_and_the_models_size(reported: Path, metrics: Metrics):
     markdown = (reported / "table1.md").read_text(encoding="utf-8")
-    said = "synthetic corpora (rendered faces), 1.0 M parameters, seed 1"
+    said = "synthetic corpora (rendered faces), HumanOmni, 1.0 M parameters, seed 1"
     assert markdown.startswith(f"**Table 1: {said}**\n")
     assert "DFEW (synthetic)" in markdown and "paper, real corpora, 0.5B" in markdown
     assert "RAVDESS (shortcut 0, seed 1)" in markdown
