@@ -8,6 +8,7 @@ nothing else. Prints a table: what was measured, the number, and what is accepte
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,7 @@ from r1omni.judges.reader import Reader, fit_reader
 from r1omni.judges.verdicts import read_verdicts
 from r1omni.model.feature_store import FeatureStore
 from r1omni.params_file import read_params
+from r1omni.rewards import grounding_reward
 
 Floats = NDArray[np.float64]
 PAPER_TEXTS: Final = 232  # EMER's share of the paper's cold start
@@ -237,6 +239,30 @@ def answer_rows(
     yield f"    heard only: the reader, {model}", float(right[heard].mean()), ">= .60"
 
 
+def cost_row(project: Project, verdicts: Mapping[str, Verdict]) -> Row:
+    """What the grounding reward of one step's completions costs, in CPU ms.
+
+    Completions are those that GRPO kept, verdicts are of any clips: neither changes the work.
+    """
+    completions = pd.read_parquet(project.root / "data/training/grpo/rollouts.parquet").completion
+    grpo, known = project.params.grpo, list(verdicts.values())
+    step = grpo.clips_per_step * grpo.group_size
+    grounding_reward(
+        completions[0], known[0], known[0], sides=["face", "voice"], absent=None, min_claims=4,
+        term="precision",
+    )  # fmt: skip  # compiles the grammar's patterns
+    began = time.process_time()
+    for i, completion in enumerate(completions):
+        verdict = known[i % len(known)]
+        grounding_reward(
+            completion, verdict, verdict, sides=["face", "voice"], absent=None, min_claims=4,
+            term="precision",
+        )  # fmt: skip
+    spent = time.process_time() - began
+    what = f"grounding reward of a step's {step} completions, CPU ms"
+    return what, 1000.0 * spent / len(completions) * step, ""
+
+
 def _is_only_heard(label: str) -> bool:
     shown = prototype(label)
     return not any(shown[name] for name in FACE) and any(shown[name] for name in VOICE)
@@ -252,6 +278,7 @@ def rows_of(project: Project) -> Iterator[Row]:
     yield from gain_rows(project, voice)
     yield from gate_rows(project)
     yield from reader_rows(project)
+    yield cost_row(project, verdicts)
 
 
 def main() -> None:
