@@ -21,6 +21,7 @@ from r1omni.claims import ATTRIBUTES, Side, Verdict, claims
 from r1omni.corpora.clip import read_manifest
 from r1omni.corpora.sets import Member, read_set
 from r1omni.corpora.synthetic.attributes import FACE, VOICE, prototype
+from r1omni.emotion_families import names_emotion
 from r1omni.evaluation.truth import Truth, read_truth
 from r1omni.evaluation_config import JudgesParams
 from r1omni.judges.acoustics import MEASURES, measures
@@ -213,7 +214,8 @@ def reader_rows(project: Project) -> Iterator[Row]:
     fit = project.judges
     for words in (False, True):
         reader = fit_reader(project.texts, project.labels, words=words, folds=fit.folds,
-                            penalty=fit.penalty, seed=fit.seed)  # fmt: skip
+                            penalty=fit.penalty, seed=fit.seed,
+                            masked=names_emotion)  # fmt: skip
         read = "claims and words" if words else "claims"
         yield f"reader of {read}: {fit.folds}-fold accuracy", reader.accuracy, ">= .88"
         for model, margin in (("cold_start", "+ .04"), ("grpo", "- .03")):
@@ -227,8 +229,8 @@ def answer_rows(
     table = project.predictions(model)
     labels = {member.corpus: member.labels for member in project.tested}
     answers = [
-        reader.answers([rationale], labels[corpus])[0]
-        for rationale, corpus in zip(table.rationale.fillna(""), table.corpus, strict=True)
+        None if pd.isna(rationale) else reader.answers([rationale], labels[corpus])[0]
+        for rationale, corpus in zip(table.rationale, table.corpus, strict=True)
     ]
     own = (table.prediction == table.label).fillna(False).to_numpy(bool)
     right = np.array(answers) == table.label.to_numpy()

@@ -55,7 +55,7 @@ def grounding_reward(
 
     `verdict`: the judges' probabilities for this clip; `dealt`: their means over the clips with its
     label. A side that was `absent` is worth 1 if nothing is claimed of it, else 0. Otherwise, with
-    p the probability of a claim, n claims of judged attributes and m = max(n, min_claims):
+    p the probability of a claim, n claimed attributes that are judged and m = max(n, min_claims):
 
     precision    sum p / m
     recall       2 P R / (P + R): P is precision, R the share of the judges' probability of
@@ -63,22 +63,24 @@ def grounding_reward(
     specificity  sum max(0, (p - d) / (1 - d)) / m: what a claim says of this clip beyond what it
                  would of any clip with its label (d)
 
-    A completion that is not well formed is worth 0.
+    An attribute that is claimed at two levels is among the n and earns nothing. A completion that
+    is not well formed is worth 0.
     """
     parsed = parse(completion)
     if parsed is None:
         return 0.0
-    claimed = levels(parsed.rationale)
+    made, claimed = claims(parsed.rationale), levels(parsed.rationale)
+    spoken_of = {claim.attribute for claim in made if not claim.negated}
     worth = []
     for side in sides:
         if side == absent:
-            worth.append(float(not any(c.side == side for c in claims(parsed.rationale))))
+            worth.append(float(not any(claim.side == side for claim in made)))
             continue
         judged = [name for name in ATTRIBUTES[side] if name in verdict]
         if not judged:
             continue
         said = {name: claimed[name] + 1 for name in judged if name in claimed}
-        m = max(len(said), min_claims)
+        m = max(len(spoken_of.intersection(judged)), min_claims)
         precision = sum(verdict[name][level] for name, level in said.items()) / m
         if term == "precision":
             worth.append(precision)

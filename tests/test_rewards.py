@@ -150,6 +150,12 @@ def test_grounding_by_hand():
     assert grounded(min_claims=1, term="specificity") == pytest.approx(0.5 / 2)
 
 
+def test_an_attribute_at_two_levels_counts_and_earns_nothing():
+    both = "<think>The voice is loud and slow, and fast.</think><answer>angry</answer>"
+    assert grounded(both, min_claims=1) == pytest.approx((0.8 + 0.0) / 2)
+    assert grounded(both, min_claims=1, term="specificity") == pytest.approx((0.5 + 0.0) / 2)
+
+
 def test_grounding_is_the_mean_of_the_sides_and_needs_the_form():
     # no claim of the face: 0; the voice as above
     assert grounded(sides=["face", "voice"]) == pytest.approx((0.0 + 1.0 / 3) / 2)

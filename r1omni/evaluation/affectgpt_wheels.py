@@ -13,8 +13,9 @@ from typing import Final
 
 import numpy as np
 
+from r1omni.emotion_families import GroupOf, fold
 from r1omni.evaluation.results import SetScores
-from r1omni.evaluation.wheels import GroupOf, Words, fold, set_scores
+from r1omni.evaluation.wheels import Words, set_scores
 
 FORMS: Final[str] = "format_mapping"  # word -> base forms
 SYNONYMS: Final[str] = "raw_mapping"  # base form -> synonyms
@@ -52,7 +53,7 @@ def affectgpt_scores(
 def _group_of(forms: Links | None, synonyms: Links | None, wheel: Links) -> GroupOf:
     def group_of(word: str) -> str | None:
         bases = (word,) if forms is None else forms.get(word, ())
-        ends = [end for base in bases for end in _ends(synonyms, base)]
+        ends = [fold(end) for base in bases for end in _ends(synonyms, fold(base))]
         return next((wheel[end][0] for end in sorted(ends) if end in wheel), None)
 
     return group_of

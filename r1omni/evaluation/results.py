@@ -44,6 +44,7 @@ class ConfusionCounts(Result):
 class RationaleTruth(Result):
     """The share of true statements about face and voice in the rationales; None if there are 0.
 
+    `n_face` and `n_voice` count the statements; None in older files. `n_statements` is their sum.
     `specificity`: 0 for statements that would be as true of other clips of the same answer, 1 if
     all are true. `recall`: of the levels off the middle the share that is stated. `judge_auc`: the
     chance that the judges prefer a true statement to a false one.
@@ -52,6 +53,8 @@ class RationaleTruth(Result):
     face: float | None
     voice: float | None
     n_statements: int
+    n_face: int | None = None
+    n_voice: int | None = None
     face_specificity: float | None = None
     voice_specificity: float | None = None
     face_recall: float | None = None

@@ -10,6 +10,7 @@ from typing import Final
 
 import pandas as pd
 
+from r1omni.emotion_families import GroupOf
 from r1omni.evaluation.affectgpt_wheels import affectgpt_scores, read_wheels
 from r1omni.evaluation.audit_results import AuditedClip, read_audited_clips
 from r1omni.evaluation.metrics import (
@@ -40,7 +41,7 @@ from r1omni.evaluation.results import (
     write_text,
 )
 from r1omni.evaluation.truth import Truth, read_truth, scene_following
-from r1omni.evaluation.wheels import GroupOf, split_labels, word_scores
+from r1omni.evaluation.wheels import split_labels, word_scores
 from r1omni.evaluation_config import ScoreParams
 from r1omni.judges.loading import Judged, read_judged
 

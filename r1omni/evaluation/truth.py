@@ -56,7 +56,13 @@ def rationale_truth(
             side = "face" if attribute in FACE else "voice"
             agree[side].append(truth[row.clip_id].levels[attribute] == level)
     face, voice = agree["face"], agree["voice"]
-    return RationaleTruth(face=_share(face), voice=_share(voice), n_statements=len(face + voice))
+    return RationaleTruth(
+        face=_share(face),
+        voice=_share(voice),
+        n_statements=len(face + voice),
+        n_face=len(face),
+        n_voice=len(voice),
+    )
 
 
 def scene_following(

@@ -187,11 +187,17 @@ def _pooled_recall(corpora: Iterable[CorpusMetrics]) -> Measured | None:
 
 
 def _truth(prefix: str, truths: Iterable[RationaleTruth]) -> dict[str, Measured | None]:
-    """Shares of true claims and their like over all corpora, weighted by the number of claims."""
+    """Shares of true claims and their like over all corpora, weighted by the side's claims."""
     found, known = {}, list(truths)
     for side in SIDES:
         for kind, suffix in (("", ""), ("_specificity", ".specificity"), ("_recall", ".recall")):
             found[f"{prefix}.{side}{suffix}"] = _mean(
-                (getattr(truth, f"{side}{kind}"), truth.n_statements) for truth in known
+                (getattr(truth, f"{side}{kind}"), _claims(truth, side)) for truth in known
             )
     return found
+
+
+def _claims(truth: RationaleTruth, side: str) -> int:
+    """How many claims of the side there are; in older files all that is known is of both sides."""
+    n: int | None = getattr(truth, f"n_{side}")
+    return truth.n_statements if n is None else n

@@ -176,8 +176,11 @@ def run_laboratory(root: Path, *, audit: AuditParams, score: ScoreParams) -> Lab
     by_corpus = {c: [r for r in clips if r.corpus == c] for c in sorted({r.corpus for r in clips})}
     worlds = {c: _world(found, labels[c], judged) for c, found in by_corpus.items()}
 
-    def read(rationales: Sequence[str], corpora: Sequence[str]) -> list[str]:
-        return [worlds[c].read(text) for text, c in zip(rationales, corpora, strict=True)]
+    def read(rationales: Sequence[str | None], corpora: Sequence[str]) -> list[str | None]:
+        return [
+            None if text is None else worlds[c].read(text)
+            for text, c in zip(rationales, corpora, strict=True)
+        ]
 
     numbers, n = {}, 0
     for cause in CAUSES:

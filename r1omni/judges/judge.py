@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from r1omni.claims import ATTRIBUTES, Side, Verdict, levels
+from r1omni.claims import ATTRIBUTES, Side, Verdict, claims, levels
 from r1omni.evaluation_config import JudgesParams
 
 Floats = NDArray[np.float64]
@@ -86,13 +86,20 @@ def fit_judge(
     side: Side,
     components: int | None,
     judges: JudgesParams,
+    corpora: Sequence[str] = (),
 ) -> ClaimJudge:
     """The judge of one side, calibrated on N clips (N, F), their rationales and labels.
 
     `components`: how many principal components take the features' place; None: no projection.
+    `corpora`: of each clip; one with MIN_CORPUS clips or more is standardised by itself.
     """
     mean, scale = _standard(rows)
     x = (rows - mean) / scale
+    for name in sorted(set(corpora)):
+        own = np.array([corpus == name for corpus in corpora])
+        if own.sum() >= MIN_CORPUS:
+            its_mean, its_scale = _standard(rows[own])
+            x[own] = (rows[own] - its_mean) / its_scale
     axes = None
     if components is not None:
         _, sizes, axes = np.linalg.svd(x, full_matrices=False)
@@ -100,9 +107,8 @@ def fit_judge(
         kept = max(0, min(components, len(rows) - 1, kept))
         axes = _signed(axes[:kept]).T / (sizes[:kept] / np.sqrt(len(rows)))  # unit variance
         x = x @ axes
-    claimed = [levels(text) for text in texts]
     probes = {
-        name: _fit_probe(x, _targets(claimed, name, side, judges), labels, judges)
+        name: _fit_probe(x, _targets(texts, name, side, judges), labels, judges)
         for name in ATTRIBUTES[side]
     }
     return ClaimJudge(side, probes, mean, scale, axes)
@@ -169,14 +175,22 @@ def read_judge(folder: Path, side: Side) -> ClaimJudge:
 
 
 def _targets(
-    claimed: Sequence[Mapping[str, int]], name: str, side: Side, judges: JudgesParams
+    texts: Sequence[str], name: str, side: Side, judges: JudgesParams
 ) -> NDArray[np.float64]:
-    """The level that each text claims of the attribute, NaN where it does not say: (N,)."""
-    found = np.full(len(claimed), np.nan)
-    for i, said in enumerate(claimed):
+    """The level that each text claims of the attribute, NaN where it does not say: (N,).
+
+    A text that denies a level, or claims two, does not say.
+    """
+    found = np.full(len(texts), np.nan)
+    for i, text in enumerate(texts):
+        said, spoken = levels(text), {claim.attribute for claim in claims(text)}
         if name in said:
             found[i] = said[name]
-        elif judges.unmentioned == "middle" and any(other in said for other in ATTRIBUTES[side]):
+        elif (
+            judges.unmentioned == "middle"
+            and name not in spoken
+            and any(other in said for other in ATTRIBUTES[side])
+        ):
             found[i] = 0
     return found
 

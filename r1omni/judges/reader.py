@@ -2,13 +2,13 @@
 
 A multinomial logistic regression over claims, fitted on the cold start's rationales. It sees no
 clip, so it answers from what is described, and its logits are sums: what each claim adds is a
-number. It can read other words, too; those that name an emotion are masked then.
+number. It can read other words, too, but those that name an emotion.
 """
 
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -86,8 +86,11 @@ def fit_reader(
     folds: int,
     penalty: float,
     seed: int,
+    masked: Callable[[str], bool] = VARIANTS.__contains__,
 ) -> Reader:
     """The reader of these texts. Raises ValueError for fewer than two labels, or without claims.
+
+    `masked`: the words outside claims that it does not read, because they name an emotion.
 
     `penalty`: L2, per text, as in sum of log losses / n + penalty / 2 * |weights|^2. A label with
     fewer texts than folds still counts; it is then missing from some folds' training.
@@ -97,7 +100,7 @@ def fit_reader(
     known = tuple(sorted(set(labels)))
     if len(known) < 2:
         raise ValueError(f"the reader needs rationales of two labels or more, found {list(known)}")
-    features = _vocabulary(texts, words)
+    features = _vocabulary(texts, words, masked)
     if not features:
         raise ValueError(f"the reader needs claims: none stands in {MIN_TEXTS} rationales")
     x, y = _presence(texts, features, words), np.array([known.index(label) for label in labels])
@@ -176,21 +179,21 @@ def _feature(claim: Claim) -> str:
 
 
 def _words(rationale: str) -> set[str]:
-    """The words outside claims, without those that name an emotion."""
+    """The words outside claims."""
     text = list(rationale)
     for claim in claims(rationale):
         text[claim.start : claim.end] = " " * (claim.end - claim.start)
-    return {word for word in _WORD.findall("".join(text).casefold()) if word not in VARIANTS}
+    return set(_WORD.findall("".join(text).casefold()))
 
 
-def _features(rationale: str, words: bool) -> set[str]:
-    return {_feature(claim) for claim in claims(rationale)} | (
-        _words(rationale) if words else set()
-    )
+def _claimed(rationale: str) -> set[str]:
+    return {_feature(claim) for claim in claims(rationale)}
 
 
-def _vocabulary(texts: Sequence[str], words: bool) -> dict[str, int]:
-    counts = Counter(name for text in texts for name in _features(text, words))
+def _vocabulary(texts: Sequence[str], words: bool, masked: Callable[[str], bool]) -> dict[str, int]:
+    counts = Counter(name for text in texts for name in _claimed(text))
+    if words:
+        counts.update(word for text in texts for word in _words(text) if not masked(word))
     known = sorted(name for name, count in counts.items() if count >= MIN_TEXTS)
     return {name: i for i, name in enumerate(known)}
 
@@ -199,5 +202,6 @@ def _presence(texts: Sequence[str], features: Mapping[str, int], words: bool) ->
     """1 where a text has a feature: (n, F)."""
     x = np.zeros((len(texts), len(features)))
     for i, text in enumerate(texts):
-        x[i, [features[name] for name in _features(text, words) if name in features]] = 1
+        said = _claimed(text) | (_words(text) if words else set())
+        x[i, [features[name] for name in said if name in features]] = 1
     return x

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from r1omni.claims import Verdict
 from r1omni.corpora.clip import Clip, Split, read_manifest
 from r1omni.corpora.sets import Member, features_of
+from r1omni.emotion_families import names_emotion
 from r1omni.evaluation_config import JudgesParams
 from r1omni.judges.acoustics import MEASURES
 from r1omni.judges.evidence import Evidence, write_evidence
@@ -57,6 +58,7 @@ def run_judges(
         folds=judges.folds,
         penalty=judges.penalty,
         seed=judges.seed,
+        masked=names_emotion,
     )
     voice = _fit_voice(clips, calibration, measures, judges)
     face = _fit_face(clips, calibration, judges)
@@ -99,7 +101,10 @@ def _fit_voice(
             rows.append(table.loc[[c.clip_id for c in own], list(MEASURES)].to_numpy(float))
             heard += own
     x = np.concatenate(rows) if rows else np.zeros((0, len(MEASURES)))
-    return fit_judge(x, *_texts(heard), side="voice", components=None, judges=judges)
+    corpora = [clip.corpus for clip in heard]
+    return fit_judge(
+        x, *_texts(heard), side="voice", components=None, judges=judges, corpora=corpora
+    )
 
 
 def _fit_face(clips: Sequence[Clip], members: Sequence[Member], judges: JudgesParams) -> ClaimJudge:

@@ -26,6 +26,7 @@ def test_the_share_of_true_statements_is_counted_for_face_and_voice():
     found = rationale_truth([make_row(render(said, "happy"))], {"dfew/1": HAPPY})
     assert found is not None
     assert (found.face, found.voice, found.n_statements) == (2 / 3, 1 / 2, 5)
+    assert (found.n_face, found.n_voice) == (3, 2)
 
 
 def test_a_malformed_completion_states_nothing():

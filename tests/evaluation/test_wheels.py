@@ -8,20 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up_run import SCORE, Run
 
+from r1omni.emotion_families import GROUPINGS, TABLE, families, read_families
 from r1omni.emotions import EMOTIONS, VARIANTS
 from r1omni.evaluation.affectgpt_wheels import affectgpt_scores, read_wheels
 from r1omni.evaluation.report.tables import words_table
 from r1omni.evaluation.results import read_metrics, write_metrics
 from r1omni.evaluation.score import run_score
-from r1omni.evaluation.wheels import (
-    GROUPINGS,
-    TABLE,
-    families,
-    read_families,
-    set_scores,
-    split_labels,
-    word_scores,
-)
+from r1omni.evaluation.wheels import set_scores, split_labels, word_scores
 
 GO_EMOTIONS = (
     "admiration", "amusement", "anger", "annoyance", "approval", "caring", "confusion",
@@ -192,6 +185,12 @@ def test_brought_wheels_follow_affectgpts_rules(tmp_path: Path):
     assert affectgpt_scores(truth, right, wheels["wheel1"]).f == pytest.approx(2 / 3)
     assert affectgpt_scores(truth, buried, wheels["wheel1"]).f == pytest.approx(2 / 3)
     assert set_scores(truth, buried, wheels["wheel1"]).f == pytest.approx(2 / 8)
+
+
+def test_the_words_that_a_wheels_tables_lead_to_are_folded_too(tmp_path: Path):
+    (tmp_path / "format_mapping.csv").write_text("word,target\nhappy,Joy\n")
+    (tmp_path / "wheel1.csv").write_text("word,target\nJoy,positive\n")
+    assert read_wheels(tmp_path)["wheel1"]("happy") == "positive"
 
 
 def test_pickled_wheels_are_refused(tmp_path: Path):

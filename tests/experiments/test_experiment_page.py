@@ -57,6 +57,14 @@ def test_numbers_of_all_corpora_are_over_all_clips():
     # a: 2 of 6 clips, b: 4 of 4
     assert found["all.uar"] == pytest.approx((2 / 6 + 1) / 2)
     assert found["truth.face"] == (0.5 * 30 + 1.0 * 10) / 40
+    uneven = {
+        "dfew": corpora["dfew"].model_copy(update={"rationale_truth": RationaleTruth(
+            face=1.0, voice=1.0, n_statements=900, n_face=899, n_voice=1)}),
+        "mafw": corpora["mafw"].model_copy(update={"rationale_truth": RationaleTruth(
+            face=0.0, voice=0.0, n_statements=1000, n_face=900, n_voice=100)}),
+    }  # fmt: skip
+    voice = read_numbers(uneven, None)["truth.voice"]
+    assert (voice.value, voice.n) == (1 / 101, 101)
     for key in ("truth.voice", "all.reader.war", "follows_scene", "shapley.audio_share"):
         assert key not in found
 

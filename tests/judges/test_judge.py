@@ -10,6 +10,7 @@ from r1omni.evaluation_config import JudgesParams
 from r1omni.judges.judge import (
     LEVELS,
     MIN_PAIRS,
+    _targets,
     fit_judge,
     read_judge,
     within_labels,
@@ -110,6 +111,28 @@ def test_a_corpus_that_was_recorded_louder_gets_the_same_verdicts():
         assert one["loudness"] == pytest.approx(other["loudness"])
     moved = judge.verdicts(shifted, own_scale=False)
     assert all(np.argmax(verdict["loudness"]) == 2 for verdict in moved)
+
+
+def test_a_second_corpus_of_the_calibration_that_was_recorded_louder_changes_nothing():
+    rows, texts, labels, _ = made_up()
+    second = np.arange(N) >= N // 2
+    louder = rows + np.where(second, 20.0, 0.0)[:, None] * np.array([1.0, 0, 0, 0, 0])
+    corpora = ["two" if later else "one" for later in second]
+
+    def reliability(rows, corpora):
+        judge = fit_judge(rows, texts, labels, side="voice", components=None, judges=JUDGES,
+                          corpora=corpora)  # fmt: skip
+        return judge.probes["loudness"].reliability
+
+    assert reliability(louder, corpora) == pytest.approx(reliability(rows, corpora))
+    assert reliability(louder, corpora) > 0.95
+    assert reliability(louder, ()) < 0.8
+
+
+def test_a_text_that_claims_two_levels_or_denies_one_does_not_say():
+    texts = ["A loud and soft voice.", "A voice that is not loud, and fast.", "A fast voice."]
+    assert np.isnan(_targets(texts, "loudness", "voice", JUDGES)).tolist() == [True, True, False]
+    assert _targets(texts, "loudness", "voice", JUDGES)[2] == 0
 
 
 def test_one_clip_alone_is_standardised_by_the_calibration():

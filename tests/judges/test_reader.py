@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from r1omni.emotion_families import names_emotion
 from r1omni.judges.reader import fit_reader, read_reader, write_reader
 
 ANGRY, SAD = "Lowered brows; a loud and fast voice.", "Raised brows; a soft and slow voice."
@@ -49,6 +50,16 @@ def test_words_that_name_an_emotion_are_masked():
     assert "plainly" in reader.features
     assert not {"angry", "sad"} & set(reader.features)
     assert reader.logits(["Angry!"])[0] == pytest.approx(reader.bias)
+
+
+def test_words_of_the_emotions_table_are_masked_if_it_is_asked():
+    told = {"angry": "furious", "sad": "gloomily"}
+    texts = [f"{text} Plainly {told[who]}." for text, who in zip(TEXTS, LABELS, strict=True)]
+    reader = fit_reader(texts, LABELS, words=True, folds=5, penalty=0.01, seed=1,
+                        masked=names_emotion)  # fmt: skip
+    assert "plainly" in reader.features
+    assert not {"furious", "gloomily"} & set(reader.features)
+    assert {"furious", "gloomily"} <= set(fitted(words=True, texts=texts).features)
 
 
 def test_a_reversed_text_reverses_the_answer():

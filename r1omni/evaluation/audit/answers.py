@@ -11,7 +11,8 @@ from r1omni.evaluation.audit.statistics import Bootstrap
 from r1omni.evaluation.audit_results import Measured
 
 Found = dict[str, Measured | None]
-Read = Callable[[Sequence[str], Sequence[str]], Sequence[str]]  # rationales, corpora -> answers
+# Rationales, corpora -> answers; None where there is no rationale.
+Read = Callable[[Sequence[str | None], Sequence[str]], Sequence[str | None]]
 
 
 def absence(examined: Sequence[Examined], bootstrap: Bootstrap) -> Found:
@@ -91,7 +92,8 @@ def heard_and_seen(answered: Sequence[tuple[str, bool]], bootstrap: Bootstrap) -
 def forced_rationales(examined: Sequence[Examined], read: Read, bootstrap: Bootstrap) -> Found:
     """How often the answer follows a rationale that is not the model's own to this clip.
 
-    The yardstick is the reader, who knows nothing but the text.
+    The yardstick is the reader, who knows nothing but the text. A swap counts where the foreign
+    rationale's answer is a label of the corpus, and another than the clip's: it can be followed.
     """
     reversible = [e for e in examined if "reversed" in e.forced]
     changed = [_moved(e, "reversed") for e in reversible]
@@ -105,7 +107,7 @@ def forced_rationales(examined: Sequence[Examined], read: Read, bootstrap: Boots
         "rationale.reliance": _at_most_one(bootstrap.ratio(changed, by_reader)),
     }
     for kind, key in (("swap", "swap"), ("same_form", "swap_form")):
-        swapped = [e for e in examined if kind in e.forced]
+        swapped = [e for e in examined if kind in e.forced and _can_follow(e, kind)]
         found[f"rationale.{key}_unchanged"] = bootstrap.ratio(
             [not _moved(e, kind) for e in swapped]
         )
@@ -145,10 +147,19 @@ def _moved(e: Examined, kind: str) -> bool:
     return int(np.argmax(e.forced[kind])) != int(np.argmax(e.own))
 
 
+def _can_follow(e: Examined, kind: str) -> bool:
+    theirs = _foreign_answer(e, kind)
+    return theirs in e.labels and theirs != _likeliest(e, e.own)
+
+
 def _follows(e: Examined, kind: str) -> bool:
+    return forced_answer(e, kind) == _foreign_answer(e, kind)
+
+
+def _foreign_answer(e: Examined, kind: str) -> str:
     foreign = e.subject.swap if kind == "swap" else e.subject.same_form
     assert foreign is not None
-    return forced_answer(e, kind) == foreign.prediction
+    return foreign.prediction
 
 
 def _at_most_one(measured: Measured | None) -> Measured | None:

@@ -148,10 +148,10 @@ class _Measure:
             found |= best_of(examined, self.verdicts, self.reader, self.bootstrap)
         return {key: value for key, value in sorted(found.items()) if value is not None}
 
-    def read(self, rationales: Sequence[str], corpora: Sequence[str]) -> list[str]:
-        """The reader's answer to each rationale, among the labels of its corpus."""
+    def read(self, rationales: Sequence[str | None], corpora: Sequence[str]) -> list[str | None]:
+        """The reader's answer to each rationale, among its corpus's labels; None without one."""
         return [
-            self.reader.answers([text], self.labels[corpus])[0]
+            None if text is None else self.reader.answers([text], self.labels[corpus])[0]
             for text, corpus in zip(rationales, corpora, strict=True)
         ]
 
@@ -160,13 +160,13 @@ class _Measure:
 
         `same` is the rationales' plausibility, which says nothing of faithfulness.
         """
-        texts = self.read([row.rationale or "" for row in rows], [row.corpus for row in rows])
+        texts = self.read([row.rationale for row in rows], [row.corpus for row in rows])
         labels = np.array([row.label for row in rows])
         right = [text == label for text, label in zip(texts, labels, strict=True)]
         answered = [
             (text, row.prediction)
             for text, row in zip(texts, rows, strict=True)
-            if row.prediction is not None
+            if row.prediction is not None and text is not None
         ]
         by_sense = self._by_sense(rows, right)
         return {
@@ -190,9 +190,7 @@ class _Measure:
 def _table(examined: Examinations, measure: _Measure) -> Iterable[AuditedClip]:
     for found in examined.values():
         phi = contributions(found).donated
-        read = measure.read(
-            [e.subject.rationale or "" for e in found], [e.subject.corpus for e in found]
-        )
+        read = measure.read([e.subject.rationale for e in found], [e.subject.corpus for e in found])
         for i, (e, reader) in enumerate(zip(found, read, strict=True)):
             subject, turned = e.subject, "reversed" in e.forced
             best = best_by_judges(e.samples, measure.verdicts.get(subject.clip_id, {}))
@@ -210,16 +208,16 @@ def _table(examined: Examinations, measure: _Measure) -> Iterable[AuditedClip]:
                 dark_prediction=e.dark.prediction,
                 reversed_rationale=subject.reversed_rationale if turned else None,
                 reversed_prediction=answers.forced_answer(e, "reversed") if turned else None,
-                reader_prediction=None if subject.rationale is None else reader,
+                reader_prediction=reader,
                 best_rationale=None if best is None else best.rationale,
                 best_prediction=None if best is None else best.prediction,
                 claims=tuple(_claims(e, reader, measure)),
             )
 
 
-def _claims(e: Examined, label: str, measure: _Measure) -> Iterable[AuditedClaim]:
+def _claims(e: Examined, label: str | None, measure: _Measure) -> Iterable[AuditedClaim]:
     rationale = e.subject.rationale
-    if rationale is None:
+    if rationale is None or label is None:
         return
     verdict = measure.verdicts.get(e.subject.clip_id, {})
     weights = measure.reader.claim_weights(rationale, label)

@@ -26,14 +26,15 @@ def certainty(
     """
     found: dict[str, Measured | None] = {}
     for side in SIDES:
-        certain, probable = [], []
-        for e in examined:
+        certain, probable, of_clip = [], [], []
+        for i, e in enumerate(examined):
             verdict = verdicts.get(e.subject.clip_id, {})
             for claim, value in zip(claims(e.subject.rationale or ""), e.certainty, strict=True):
                 judged = support(verdict, claim.attribute, claim.level, claim.negated)
                 if claim.side == side and judged is not None:
                     certain.append(value)
                     probable.append(judged)
+                    of_clip.append(i)
         p = np.array(probable)
         decided = (p >= SUPPORTED) | (p < CONTRADICTED)
         told_apart = auc(np.array(certain)[decided], p[decided] >= SUPPORTED)
@@ -41,8 +42,12 @@ def certainty(
             continue
         found[f"certainty.{side}.auc"] = Measured(value=told_apart, n=int(decided.sum()))
         kept = np.argsort(-np.array(certain), kind="stable")[: max(1, round(KEPT * len(p)))]
-        found[f"certainty.{side}.supported_at_70"] = bootstrap.ratio(p[kept] >= SUPPORTED)
-        found[f"certainty.{side}.supported_at_100"] = bootstrap.ratio(p >= SUPPORTED)
+        for share, at in (("70", kept), ("100", np.arange(len(p)))):
+            clips = np.array(of_clip)[at]
+            found[f"certainty.{side}.supported_at_{share}"] = bootstrap.ratio(
+                np.bincount(clips, p[at] >= SUPPORTED, len(examined)),
+                np.bincount(clips, minlength=len(examined)),
+            )
     return found
 
 

@@ -12,6 +12,7 @@ from r1omni.evaluation.audit.shapley import shapley
 
 Floats = NDArray[np.float64]
 FLOOR: Final = -12.0  # of v(S): what a model takes for impossible must not outweigh all else
+ROUNDING: Final = 1e-12  # a smaller |phi| is the logarithms' rounding, not a contribution
 MEDIA: Final = frozenset({VIDEO, AUDIO})
 PLAYERS: Final = MEDIA | {RATIONALE}
 NONE: Final[Coalition] = frozenset()
@@ -57,7 +58,8 @@ def answer_of(examined: Examined) -> int:
 
 def share(values: Mapping[str, Floats], player: str) -> tuple[Floats, Floats]:
     """|phi| of a player, and of all players together, by clip: their sums' ratio is its share."""
-    return np.abs(values[player]), np.sum([np.abs(v) for v in values.values()], axis=0)
+    sizes = {name: np.where(np.abs(v) < ROUNDING, 0.0, np.abs(v)) for name, v in values.items()}
+    return sizes[player], np.sum(list(sizes.values()), axis=0)
 
 
 def _donated(e: Examined, own: Mapping[str, Floats]) -> dict[Coalition, Floats]:

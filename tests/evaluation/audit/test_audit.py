@@ -1,6 +1,7 @@
 """The audit on answerers whose truth is known by construction: it must find exactly that."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from r1omni.evaluation.audit import answers, grounding
 from r1omni.evaluation.audit.answerer import Media
 from r1omni.evaluation.audit.certainty import auc, certainty
 from r1omni.evaluation.audit.choosing import choose, form_of
-from r1omni.evaluation.audit.contributions import contributions
-from r1omni.evaluation.audit.examine import Subject, examine
+from r1omni.evaluation.audit.contributions import contributions, share
+from r1omni.evaluation.audit.examine import Foreign, Subject, examine
 from r1omni.evaluation.audit.grounding import Said
 from r1omni.evaluation.audit.shapley import donors, shapley
 from r1omni.evaluation.audit.statistics import Bootstrap
@@ -81,6 +82,17 @@ def test_the_one_modality_that_decides_has_the_whole_share(uses, share):
     assert found["shapley.audio_share"].value == pytest.approx(share, abs=1e-12)
     assert found["shapley.blank.audio_share"].value == pytest.approx(share, abs=1e-12)
     assert found["rationale.shapley_share"].value == pytest.approx(0.0, abs=1e-12)
+
+
+def test_who_answers_the_same_to_everything_has_no_shares():
+    found = answers.shapley_values(examined_by(NOTHING), BOOTSTRAP)
+    assert found["shapley.audio_share"] is None  # no contribution to share, not one half
+
+
+def test_contributions_of_rounding_alone_are_none():
+    tiny = {"video": np.array([1e-16, 0.5]), "audio": np.array([-1e-16, 0.25])}
+    own, whole = share(tiny, "audio")
+    assert (own.tolist(), whole.tolist()) == ([0.0, 0.25], [0.0, 0.75])
 
 
 def test_values_sum_to_what_all_players_gain_over_none():
@@ -286,3 +298,39 @@ def test_certainty_reads_each_claims_own_words():
     examined = examined_by(AUDIO)
     assert examined[0].certainty == (0.5, 0.5)
     assert certainty(examined, VERDICTS, BOOTSTRAP) == {}  # all claims are true: nothing to tell
+
+
+def test_supported_claims_are_counted_by_clip():
+    text = "Raised brows and wide eyes."
+    verdicts = {  # brows are raised in all, eyes are wide in half of the clips
+        f"c{i}": {"brows": (0.0, 0.0, 1.0), "eyes": (float(i % 2), 0.0, 1.0 - i % 2)}
+        for i in range(4)
+    }
+    examined = [
+        SimpleNamespace(subject=SimpleNamespace(clip_id=name, rationale=text), certainty=(0.9, 0.5))
+        for name in verdicts
+    ]
+    found = certainty(examined, verdicts, BOOTSTRAP)
+    every, kept = (found[f"certainty.face.supported_at_{share}"] for share in ("100", "70"))
+    assert (every.value, every.n) == (6 / 8, 4)  # claims, and the clips that are resampled
+    assert (kept.value, kept.n) == (5 / 6, 4)  # 4 brows, then the first two eyes
+
+
+def test_a_swap_counts_where_the_foreign_answer_can_be_followed():
+    happy, angry = np.log([0.1, 0.8, 0.1]), np.log([0.8, 0.1, 0.1])  # of LABELS
+
+    def forced(foreign: str, behind_it) -> SimpleNamespace:
+        subject = SimpleNamespace(corpus="c", swap=Foreign("The voice is loud.", foreign))
+        return SimpleNamespace(
+            subject=subject, labels=LABELS, own=happy, forced={"swap": behind_it}
+        )
+
+    examined = [
+        forced("joyful", happy),  # no label: cannot be followed
+        forced("happy", happy),  # what the model takes for likeliest already
+        forced("angry", angry),  # followed
+        forced("sad", happy),  # not followed, unchanged
+    ]
+    found = answers.forced_rationales(examined, read, BOOTSTRAP)
+    for key in ("rationale.swap_follows", "rationale.swap_unchanged"):
+        assert (found[key].value, found[key].n) == (0.5, 2)

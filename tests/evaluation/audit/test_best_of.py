@@ -1,5 +1,7 @@
 """Choosing among samples, the table of audits, and what score makes of the reader."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from known_labels import LABELS
@@ -7,7 +9,9 @@ from made_up_run import SCORE, make_row
 
 from r1omni.completions import render
 from r1omni.corpora.synthetic.attributes import ATTRIBUTES
+from r1omni.evaluation.audit.audit import _Measure
 from r1omni.evaluation.audit.best_of import vote
+from r1omni.evaluation.audit.statistics import Bootstrap
 from r1omni.evaluation.audit_results import (
     AuditedClip,
     AuditResults,
@@ -100,6 +104,16 @@ def test_the_reader_of_the_best_samples_answers_for_the_audited_clips_alone():
     assert (found.war, found.n) == (0.5, 4)
     assert found.recall == {"happy": 0.5, "sad": 0.5}
     assert best_read(clips[3:], READER, ("happy", "sad"), SCORE) is None
+
+
+def test_without_a_rationale_the_reader_of_the_audit_has_no_answer():
+    judged = SimpleNamespace(verdicts={}, reader=READER, reliability={})
+    measure = _Measure(judged, {"dfew": ("happy", "sad")}, Bootstrap(10, 0.95, 1), ())
+    texts = [None, "The brows are raised.", "Nothing."]
+    assert measure.read(texts, ["dfew"] * 3) == [None, "happy", "happy"]  # the bias is happy's
+    found = measure._reader(rows())
+    assert found["reader.answers.war"].value == pytest.approx(2 / 3)
+    assert (found["reader.same"].value, found["reader.same"].n) == (0.5, 2)
 
 
 def test_truth_of_greedy_and_chosen_rationales_on_the_same_clips():
