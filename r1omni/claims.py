@@ -77,9 +77,22 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 _NOUNS: Final = {name: _compiled(pattern) for name, pattern in NOUNS.items()}
 _ANY_NOUN: Final = _compiled("|".join(NOUNS.values()))
 _AT_REST: Final = {side: _compiled(pattern) for side, pattern in AT_REST.items()}
+
+
+def _stem(pattern: str) -> str:
+    """The letters that every match of a word's pattern begins with."""
+    letters = re.match("[a-z]*", pattern)
+    assert letters is not None
+    return letters[0][:-1] if pattern[letters.end() :][:1] in ("?", "*") else letters[0]
+
+
 # Longer matches first: "wide open" is one word, and holds neither "wide" nor "open".
-_WORDS: Final = tuple((word, _compiled(word.pattern)) for words in WORDS.values() for word in words)
-_ANY_WORD: Final = _compiled("|".join(word.pattern for word, _ in _WORDS))
+_WORDS: Final = tuple(
+    (word, _stem(word.pattern), _compiled(word.pattern))
+    for words in WORDS.values()
+    for word in words
+)
+_ANY_WORD: Final = _compiled("|".join(word.pattern for word, _, _ in _WORDS))
 
 
 class _Found(NamedTuple):
@@ -198,7 +211,11 @@ def _segments(folded: str) -> Iterator[Segment]:
 
 def _find(rationale: str) -> list[_Found]:
     # One character for each, so that positions hold: some letters grow when they are folded.
-    lowered = "".join(c.lower() if len(c.lower()) == 1 else c for c in rationale)
+    lowered = (
+        rationale.lower()
+        if rationale.isascii()
+        else "".join(c.lower() if len(c.lower()) == 1 else c for c in rationale)
+    )
     folded = _QUOTED.sub(lambda match: '"' * len(match.group()), lowered)
     found: list[_Found] = []
     for segment in _segments(folded):
@@ -246,7 +263,12 @@ def _found_in(clause: str) -> Iterator[_Found]:
 def _longest_first(clause: str) -> list[tuple[re.Match[str], Word]]:
     if not _ANY_WORD.search(clause):
         return []
-    matches = [(m, word) for word, pattern in _WORDS for m in pattern.finditer(clause)]
+    matches = [
+        (match, word)
+        for word, stem, pattern in _WORDS
+        if stem in clause  # ten times quicker than to search for the pattern
+        for match in pattern.finditer(clause)
+    ]
     return sorted(matches, key=lambda found: (found[0].start() - found[0].end(), found[1].alone))
 
 

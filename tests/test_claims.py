@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r1omni.claims import claims, levels, opening, reversed_claims, segments, without
+from r1omni.claim_words import WORDS
+from r1omni.claims import (
+    _WORDS,
+    _longest_first,
+    claims,
+    levels,
+    opening,
+    reversed_claims,
+    segments,
+    without,
+)
 from r1omni.corpora.synthetic.attributes import ATTRIBUTES
 from r1omni.corpora.synthetic.texts import caption, rationale, statements
 
@@ -93,3 +103,14 @@ def test_openings_name_the_form():
     assert opening("I see raised brows; I hear a low voice.") == "i see"
     assert opening("The brows are raised; the voice is low.") == "the"
     assert opening("Raised brows; a low voice.") == ""
+
+
+SAID = sorted({word.opposite for words in WORDS.values() for word in words})
+
+
+@given(st.lists(st.sampled_from(SAID), max_size=12))
+def test_the_search_by_stems_finds_what_every_pattern_finds(words):
+    clause = " and ".join(words)
+    slow = [(m.span(), word) for word, _, pattern in _WORDS for m in pattern.finditer(clause)]
+    fast = [(match.span(), word) for match, word in _longest_first(clause)]
+    assert sorted(fast, key=str) == sorted(slow, key=str)
