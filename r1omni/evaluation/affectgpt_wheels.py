@@ -7,6 +7,7 @@ both sides, so wrong words cost nothing: read wheels.py for the score that we re
 
 import csv
 import json
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,8 @@ from r1omni.evaluation.wheels import Words, set_scores
 FORMS: Final[str] = "format_mapping"  # word -> base forms
 SYNONYMS: Final[str] = "raw_mapping"  # base form -> synonyms
 
+_BESIDE: Final = frozenset({"", ".md", ".txt"})  # of files that are no tables: a licence, a readme
+
 Links = Mapping[str, tuple[str, ...]]
 
 
@@ -30,9 +33,17 @@ def read_wheels(folder: Path) -> dict[str, GroupOf]:
     with {word: target or [targets]}, or NAME.npz with the arrays word and target. The tables
     `format_mapping` and `raw_mapping` lead from a word to the words of the wheels; without them a
     word leads to itself. Every other table is a wheel. Raises ValueError, naming the file, for
-    anything else, and for an archive that holds pickled objects, which are never loaded.
+    anything else but hidden files, texts (.txt, .md) and files without an ending, and for an
+    archive that holds pickled objects, which are never loaded.
     """
-    paths = sorted(p for p in folder.glob("*") if p.suffix in _READERS)
+    found = sorted(p for p in folder.glob("*") if p.is_file() and not p.name.startswith("."))
+    paths = [path for path in found if path.suffix in _READERS]
+    for path in found:
+        if path not in paths and path.suffix not in _BESIDE:
+            raise ValueError(
+                f"{path}: no table that is read; bring it as NAME.csv, NAME.json or NAME.npz, or "
+                "take it out of the folder. Pickles can run code and are never loaded"
+            )
     tables = {path.stem: _read(path) for path in paths}
     if len(tables) != len(paths):
         raise ValueError(f"{folder}: two files of one name: {', '.join(p.name for p in paths)}")
@@ -67,6 +78,8 @@ def _read(path: Path) -> Links:
     links: dict[str, tuple[str, ...]] = {}
     try:
         for word, target in _READERS[path.suffix](path):
+            if not target:
+                raise ValueError(f"{path}: {word!r} has no target")
             links[fold(word)] = (*links.get(fold(word), ()), target)
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: expected words and their targets: {error!r}") from error
@@ -91,11 +104,15 @@ def _read_npz(path: Path) -> Iterator[tuple[str, str]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             words, targets = arrays["word"], arrays["target"]
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path}: holds pickled objects or is no npz archive; pickles can run code and are "
             "never loaded: bring the tables as CSV or JSON"
         ) from error
+    if words.shape != targets.shape or words.ndim != 1:
+        raise ValueError(
+            f"{path}: {words.shape} words and {targets.shape} targets; expected one target a word"
+        )
     yield from zip(map(str, words), map(str, targets), strict=True)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_run import SCORE, Run
 
@@ -119,6 +119,7 @@ def test_trivial_models_by_hand():
 LABELS = st.lists(st.sampled_from([*EMOTIONS, "elated", "glorp", "not sad"]), max_size=5)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(LABELS, LABELS), max_size=6), st.randoms())
 def test_scores_lie_between_0_and_1_and_do_not_depend_on_the_order(clips, random):
     for grouping in GROUPINGS:
@@ -207,12 +208,31 @@ def test_pickled_wheels_are_refused(tmp_path: Path):
         ("w.csv", "a,b\nx,y\n", r"w\.csv: expected words"),
         ("w.npz", "no archive", r"w\.npz: holds pickled"),
         ("w.json", "{}", r"w\.json: no words"),
+        ("w.npz", "PK\x03\x04 no archive", r"w\.npz: holds pickled"),
+        ("w.csv", "word,target\nhappy,\n", r"w\.csv: 'happy' has no target"),
         ("w.txt", "a b", "no wheel"),
     ],
 )
 def test_a_folder_that_holds_no_wheels_is_refused(tmp_path: Path, name: str, text: str, said: str):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=said):
+        read_wheels(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["format_mapping.pkl", "raw_mapping.npy", "w.xlsx"])
+def test_a_table_that_cannot_be_read_is_not_passed_over(tmp_path: Path, name: str):
+    """Without its mappings a wheel would give other scores, and nobody would know."""
+    (tmp_path / "wheel.csv").write_text("word,target\nhappy,joy\n")
+    (tmp_path / "README.md").write_text("whose wheels these are")
+    assert read_wheels(tmp_path)["wheel"]("happy") == "joy"
+    (tmp_path / name).write_bytes(b"\x80\x04.")
+    with pytest.raises(ValueError, match=rf"{name}: no table that is read"):
+        read_wheels(tmp_path)
+
+
+def test_an_archive_of_uneven_lists_is_named(tmp_path: Path):
+    np.savez(tmp_path / "w.npz", word=["happy", "sad"], target=["joy"])
+    with pytest.raises(ValueError, match=r"w\.npz: \(2,\) words and \(1,\) targets"):
         read_wheels(tmp_path)
 
 
