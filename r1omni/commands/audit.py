@@ -157,7 +157,7 @@ def _show(e: "Explanation") -> None:
             table.add_column(name, justify="right" if name.endswith(" p") else "left", no_wrap=True)
         for c in e.claims:
             table.add_row(
-                printable(c.words),
+                printable(f"not {c.words}" if c.negated else c.words),
                 c.attribute,
                 c.verdict,
                 "-" if c.probability is None else f"{c.probability:.2f}",

@@ -160,6 +160,20 @@ def test_claims_are_cut_out_of_the_text():
     assert [p.verdict for p in pieces("Loud", [replace(claims[1], p=0.2)])] == ["undecided"]
 
 
+def test_a_denied_claim_is_said_to_be_denied():
+    """The probability is of what is claimed: that the voice is not loud."""
+    clip = AuditedClip(
+        "c1", "dfew", "sad", prediction="sad", rationale="Her voice is not loud, it is slow.",
+        claims=(AuditedClaim("voice", "loudness", 1, 17, 21, p=0.9, certainty=0.5),
+                AuditedClaim("voice", "rate", -1, 29, 33, p=0.9, certainty=0.5)),
+    )  # fmt: skip
+    (card,) = claim_cards([made("grpo", clip)], 1)
+    assert [row.words for row in card.claims] == ["not loud", "slow"]
+    assert [piece.about.split(";")[0] for piece in card.pieces if piece.about] == [
+        "loudness: denied, supported, judge 0.90", "rate: supported, judge 0.90",
+    ]  # fmt: skip
+
+
 def test_a_card_has_the_weights_and_the_share_of_the_sound():
     clip = AuditedClip(
         "dfew/1", "dfew", "fear", "fear", "Loud, fast", 0.5, -1.5, muted_rationale="Nothing",

@@ -9,6 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from r1omni.claims import ATTRIBUTES, Verdict
+from r1omni.claims import claims as read_claims
 from r1omni.emotions import in_order
 from r1omni.evaluation.audit_results import AuditedClaim, AuditedClip
 from r1omni.evaluation.report.audited import Audited
@@ -124,13 +125,15 @@ def pieces(rationale: str, claims: Sequence[AuditedClaim]) -> tuple[Piece, ...]:
     """The rationale cut at its claims; of two claims that overlap only the first is marked."""
     found: list[Piece] = []
     end = 0
+    negations = _negations(rationale)
     for claim in sorted(claims, key=lambda claim: (claim.start, claim.end)):
         if claim.start < end:
             continue
         if claim.start > end:
             found.append(Piece(rationale[end : claim.start]))
         words, verdict = rationale[claim.start : claim.end], verdict_of(claim)
-        found.append(Piece(words, verdict, _certainty(claim), _about(claim, verdict), claim.side))
+        about = _about(claim, verdict, negations.get(claim.start, ""))
+        found.append(Piece(words, verdict, _certainty(claim), about, claim.side))
         end = claim.end
     if end < len(rationale):
         found.append(Piece(rationale[end:]))
@@ -183,9 +186,10 @@ def _level(p: tuple[float, float, float]) -> str:
 
 def _rows(rationale: str, claims: Sequence[AuditedClaim]) -> tuple[ClaimRow, ...]:
     largest = max((abs(claim.weight or 0.0) for claim in claims), default=0.0) or 1.0
+    negations = _negations(rationale)
     return tuple(
         ClaimRow(
-            words=rationale[claim.start : claim.end],
+            words=negations.get(claim.start, "") + rationale[claim.start : claim.end],
             attribute=claim.attribute,
             verdict=verdict_of(claim),
             p=_number(claim.p),
@@ -198,6 +202,11 @@ def _rows(rationale: str, claims: Sequence[AuditedClaim]) -> tuple[ClaimRow, ...
     )
 
 
+def _negations(rationale: str) -> dict[int, str]:
+    """Where a claim denies its words: the "not " without which its probability would mislead."""
+    return {claim.start: "not " for claim in read_claims(rationale) if claim.negated}
+
+
 def _certainty(claim: AuditedClaim) -> str:
     if claim.certainty is None:
         return "unknown"
@@ -206,9 +215,12 @@ def _certainty(claim: AuditedClaim) -> str:
     return "unsure" if claim.certainty < UNSURE else "fairly"
 
 
-def _about(claim: AuditedClaim, verdict: str) -> str:
+def _about(claim: AuditedClaim, verdict: str, negation: str) -> str:
     judge = "no judge can say" if claim.p is None else f"{verdict}, judge {claim.p:.2f}"
-    return f"{claim.attribute}: {judge}; the model's own certainty {_number(claim.certainty)}"
+    denied = "denied, " if negation else ""
+    return (
+        f"{claim.attribute}: {denied}{judge}; the model's own certainty {_number(claim.certainty)}"
+    )
 
 
 def _number(value: float | None) -> str:
