@@ -20,7 +20,7 @@ from r1omni.evaluation.audit.examine import AUDIO, VIDEO, Examined, Subject, exa
 from r1omni.evaluation.audit.grounding import CONTRADICTED, SUPPORTED
 from r1omni.inference.files import ReadFile, Refusal
 from r1omni.inference.hearing import read_and_hear
-from r1omni.inference.judged import Judges, verdict_on
+from r1omni.inference.judged import UNKNOWN_LABELS, Judges, verdict_on
 from r1omni.inference.reading import read_files
 from r1omni.judges.verdicts import support
 from r1omni.judging import Judgement, judge
@@ -33,8 +33,10 @@ CLIP: Final = "clip"
 DARK_AND_SILENT: Final = "darkness and silence"
 LEFT_OUT: Final = "no picture, or no sound, in the prompt"
 OTHER_LABEL: Final = (
-    "{} is none of the labels that were asked for: with claims reversed only those can be answered"
+    "{} is none of the labels that were asked for: shares and the answer with claims reversed are "
+    "of those labels, of which {} is the likeliest"
 )
+NO_LABEL: Final = "the answer is no known emotion: the shares are of the likeliest label, {}"
 NO_JUDGES: Final = "no judges: run `r1omni repro judges` in the project, or pass --judges FOLDER"
 
 
@@ -144,8 +146,13 @@ def _explain(
         # a note on judging is of no use where there is nothing to judge
         verdict, notes = ({}, []) if own.rationale is None else verdict_on(file, features, judges)
     answer, probability = _read(own, judges, labels)
+    if answer is not None and answer not in labels:
+        notes = [*notes, UNKNOWN_LABELS]
+    likeliest = labels[int(np.argmax(found.own))]
     if own.prediction is not None and own.prediction not in labels:
-        notes = [*notes, OTHER_LABEL.format(own.prediction)]
+        notes = [*notes, OTHER_LABEL.format(own.prediction, likeliest)]
+    elif own.prediction is None and (own.well_formed or answerer.mode == "direct"):
+        notes = [*notes, NO_LABEL.format(likeliest)]
     turned = found.forced.get("reversed")
     return Explanation(
         str(file.path),

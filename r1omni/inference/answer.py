@@ -14,7 +14,7 @@ from rich.progress import Progress
 from r1omni.inference.files import ReadFile, Refusal, read_file
 from r1omni.inference.finding import find_files
 from r1omni.inference.greedy import Answered, answer_batch
-from r1omni.inference.judged import Judges, verdict_on
+from r1omni.inference.judged import UNKNOWN_LABELS, Judges, verdict_on
 from r1omni.inference.probabilities import label_probabilities
 from r1omni.inference.reading import Read, read_files
 from r1omni.inference.sampled import sample_answers
@@ -254,6 +254,8 @@ def _sampled(
         note = f"answered by the model: none of {by.samples} completions has a rationale"
         return replace(own, notes=(*own.notes, note))
     verdict, notes = verdict_on(file, features, by.judges)
+    if not verdict:
+        notes.append("no claim can be judged: of the completions the first is shown")
     best = best_by_judges(samples, verdict)
     shown = next(i for i, sample in enumerate(samples) if sample is best)
     unread = sum(sample.rationale is None for sample in samples)
@@ -272,6 +274,7 @@ def _read(answer: Answer, chances: Floats, reader: Reader, labels: Sequence[str]
     total = sum(asked.values())
     return replace(
         answer,
+        notes=answer.notes if total else (*answer.notes, UNKNOWN_LABELS),
         probabilities={label: p / total for label, p in asked.items()} if total else asked,
         read=reader.labels[max(among, key=lambda i: chances[i])],
     )

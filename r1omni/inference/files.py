@@ -26,9 +26,11 @@ from r1omni.media import (
 NO_AUDIO: Final = "no audio: the model heard silence"
 DIGITAL_SILENCE: Final = "the sound is digital silence"
 NO_VIDEO: Final = "no video: the model saw black frames"
+ONE_COLOUR: Final = "every sampled frame has one colour: there is nothing to see"
 SOUND_ALONE: Final = "no video: the model was asked about the sound alone"
 PICTURE_ALONE: Final = "no audio: the model was asked about the picture alone"
 TOO_SHORT: Final = "too little sound: the model was asked about the picture alone"
+VISIBLE: Final = 0.05  # of normalised pixels: differences that compression leaves in darkness
 NOTHING: Final = "has no picture, and too little sound: this model would be asked about nothing"
 
 
@@ -77,12 +79,21 @@ def read_file(path: Path, preparation: Preparation, max_pixels: int | None = Non
         clip = read_clip(path, preparation, max_pixels)
         if (clip.inputs.pixels == clip.inputs.pixels[:1]).all():
             notes.append("all sampled frames are the same picture")
+        if _one_colour(clip.inputs.pixels):
+            notes.append(ONE_COLOUR)
     else:
         clip = read_sound_alone(path, preparation)
         if not (clip.inputs.pixels.size or clip.inputs.mel.size):
             raise UnreadableMedia(f"{path}: {NOTHING}")
         notes.append(NO_VIDEO if len(clip.inputs.pixels) else SOUND_ALONE)
     return ReadFile(path, clip.inputs, (*notes, *_sound_notes(clip, preparation)))
+
+
+def _one_colour(pixels: Floats) -> bool:
+    """Whether no frame (F, 3, H, W) shows anything. Its edges may be padding of another colour."""
+    top, left = pixels.shape[2] // 4, pixels.shape[3] // 4
+    middle = pixels[:, :, top : pixels.shape[2] - top, left : pixels.shape[3] - left]
+    return bool((middle.max(axis=(2, 3)) - middle.min(axis=(2, 3)) < VISIBLE).all())
 
 
 def _sound_notes(clip: ReadClip, preparation: Preparation) -> Iterator[str]:

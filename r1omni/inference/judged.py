@@ -6,10 +6,10 @@ from typing import Final
 
 import numpy as np
 
-from r1omni.claims import Verdict
-from r1omni.inference.files import NO_VIDEO, SOUND_ALONE, ReadFile
+from r1omni.claims import ATTRIBUTES, Verdict
+from r1omni.inference.files import NO_VIDEO, ONE_COLOUR, SOUND_ALONE, ReadFile
 from r1omni.judges.acoustics import MEASURES, RATE, measures
-from r1omni.judges.judge import ClaimJudge, read_judge
+from r1omni.judges.judge import LEVELS, ClaimJudge, read_judge
 from r1omni.judges.pictures import picture_row
 from r1omni.judges.reader import Reader, read_reader
 from r1omni.model.feature_store import Features
@@ -18,6 +18,11 @@ SPOKEN_SECONDS: Final = 0.3  # of a voice, at least: one or two syllables; of le
 TOO_SHORT: Final = (
     f"less than {SPOKEN_SECONDS} s of a voice: nothing that is said of it can be judged"
 )
+UNRELIABLE: Final = "no judge of the {} passed its reliability test: nothing of it can be judged"
+UNKNOWN_LABELS: Final = (
+    "the reader knows none of the labels that were asked for: it answers another"
+)
+NO_PICTURE: Final = frozenset({NO_VIDEO, SOUND_ALONE, ONE_COLOUR})  # notes on a file
 LEVEL_TOO_LOUD: Final = (
     "one clip says nothing of its microphone: another one's level is not corrected, so a claim of "
     "loudness may be judged wrongly"
@@ -36,8 +41,37 @@ def read_judges(folder: Path) -> Judges | None:
     """The judges in a folder, None where it does not exist. Raises ValueError naming a bad file."""
     if not folder.is_dir():
         return None
-    sides = read_judge(folder, "face"), read_judge(folder, "voice")
-    return Judges(sides, read_reader(folder / "reader.json"))
+    face = _checked(read_judge(folder, "face"), folder)
+    voice = _checked(read_judge(folder, "voice"), folder)
+    if len(voice.mean) != len(MEASURES):
+        raise ValueError(
+            f"{folder}/voice.safetensors: calibrated on {len(voice.mean)} measures of the sound, "
+            f"this version has {len(MEASURES)}: run `r1omni repro judges` in the project"
+        )
+    return Judges((face, voice), read_reader(folder / "reader.json"))
+
+
+def _checked(judge: ClaimJudge, folder: Path) -> ClaimJudge:
+    """The judge, if its numbers are finite and fit together. Raises ValueError naming the file."""
+    where = f"{folder}/{judge.side}.safetensors"
+    if unknown := sorted(set(judge.probes) - set(ATTRIBUTES[judge.side])):
+        raise ValueError(
+            f"{folder}/{judge.side}.json: {', '.join(unknown)}: no attribute of a {judge.side}; "
+            f"known: {', '.join(ATTRIBUTES[judge.side])}"
+        )
+    axes = np.zeros((len(judge.mean), 0)) if judge.components is None else judge.components
+    kept = len(judge.mean) if judge.components is None else axes.shape[-1]
+    shapes = [(judge.scale, judge.mean.shape), (axes, (len(judge.mean), axes.shape[-1]))]
+    for probe in judge.probes.values():
+        shapes += [(probe.weights, (kept, len(LEVELS))), (probe.bias, (len(LEVELS),))]
+    for tensor, expected in [(judge.mean, (len(judge.mean),)), *shapes]:
+        if tensor.shape != expected:
+            raise ValueError(f"{where}: a tensor of the shape {tensor.shape}, expected {expected}")
+        if not np.isfinite(tensor).all():
+            raise ValueError(f"{where}: a number is not finite: run `r1omni repro judges`")
+    if not (judge.scale > 0).all():
+        raise ValueError(f"{where}: a scale is not above 0: run `r1omni repro judges`")
+    return judge
 
 
 def need_judges(folder: Path) -> Judges:
@@ -56,6 +90,9 @@ def verdict_on(file: ReadFile, features: Features, judges: Judges) -> tuple[Verd
     found: dict[str, tuple[float, float, float]] = {}
     notes = []
     for side in judges.sides:
+        if not side.judged:
+            notes.append(UNRELIABLE.format(side.side))
+            continue
         if side.side == "voice":
             if file.waveform is None or not file.waveform.any():
                 notes.append("no sound: nothing that is said of a voice can be judged")
@@ -65,9 +102,10 @@ def verdict_on(file: ReadFile, features: Features, judges: Judges) -> tuple[Verd
                 notes.append(TOO_SHORT)
                 continue
             row = np.array([known[name] for name in MEASURES])
-            notes.append(LEVEL_TOO_LOUD)
+            if "loudness" in side.judged:
+                notes.append(LEVEL_TOO_LOUD)
         else:
-            if NO_VIDEO in file.notes or SOUND_ALONE in file.notes:
+            if NO_PICTURE & set(file.notes):
                 notes.append("no picture: nothing that is said of a face can be judged")
                 continue
             row = picture_row(features)

@@ -1,8 +1,10 @@
 """One clip explained: a model that says what the test wants, judges whose verdicts are known."""
 
 import json
+import re
 from dataclasses import replace
 
+import av
 import numpy as np
 import pytest
 from clip_files import LIMITS, write_clip
@@ -13,8 +15,16 @@ from r1omni.completions import render
 from r1omni.evaluation import explaining
 from r1omni.evaluation.audit.backbone_answerer import BackboneAnswerer
 from r1omni.evaluation.explaining import NO_JUDGES, explain_files
-from r1omni.inference.files import Refusal, read_file
-from r1omni.inference.judged import LEVEL_TOO_LOUD, TOO_SHORT, Judges, verdict_on
+from r1omni.inference.files import ONE_COLOUR, Refusal, read_file
+from r1omni.inference.judged import (
+    LEVEL_TOO_LOUD,
+    TOO_SHORT,
+    UNKNOWN_LABELS,
+    UNRELIABLE,
+    Judges,
+    read_judges,
+    verdict_on,
+)
 from r1omni.judges.acoustics import MEASURES
 from r1omni.judges.judge import ClaimJudge, Probe, write_judge
 from r1omni.judges.pictures import picture_row
@@ -90,6 +100,25 @@ def test_a_silent_clip_has_no_verdict_of_a_voice_and_sound_has_no_share(
     assert refused == Refusal("x", "is no file")
 
 
+@pytest.mark.parametrize(("grey", "is_judged"), [(0, False), (40, True)])
+def test_of_black_frames_no_claim_of_a_face_is_judged(
+    tiny, tmp_path, judges, says, grey, is_judged
+):
+    """Frames of 64 x 32: darkness stands between two stripes of padding."""
+    shade = np.full((32, 64, 3), 0, dtype=np.uint8)
+    shade[12:20, 24:40] = grey
+    with av.open(str(tmp_path / "dark.mp4"), "w") as container:
+        picture = container.add_stream("libx264", rate=8)
+        picture.width, picture.height, picture.pix_fmt = 64, 32, "yuv420p"
+        for _ in range(8):
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(shade, format="rgb24")))
+        container.mux(picture.encode())
+    (found,) = explained([tmp_path / "dark.mp4"], tiny, judges)
+    assert found.claims[0].verdict == ("contradicted" if is_judged else "not judged")
+    said = {ONE_COLOUR, "no picture: nothing that is said of a face can be judged"}
+    assert said & set(found.notes) == (set() if is_judged else said)
+
+
 @pytest.mark.parametrize(("seconds", "is_judged"), [(0.1, False), (1.0, True)])
 def test_a_voice_of_a_few_hundredths_of_a_second_is_not_judged(
     tiny, clip, judges, monkeypatch, seconds, is_judged
@@ -117,13 +146,14 @@ def test_the_command_prints_no_control_character_and_one_line_of_json(
     for side in judges.sides:
         write_judge(side, tmp_path / "judges")
     write_reader(judges.reader, tmp_path / "judges" / "reader.json")
-    evil = render(f"\x1b[2J{RATIONALE}", "sad")
+    evil = render(f"\x1b[2J{RATIONALE[:-1]}, not high.", "sad")
     monkeypatch.setattr(BackboneAnswerer, "complete", lambda _, media: [evil] * len(media))
     monkeypatch.chdir(tmp_path)
     model = ["--model", "model", "--judges", "judges", "--mode", "reasoned"]
     done = CliRunner().invoke(app, ["audit", str(clip), *model])
     assert done.exit_code == 0, done.exception
     assert "\x1b" not in done.stdout and "contradicted" in done.stdout
+    assert re.search(r"^ +not high +pitch ", done.stdout, re.MULTILINE)
     done = CliRunner().invoke(app, ["audit", str(clip), "nowhere.mp4", *model, "--json"])
     assert done.exit_code == 1
     first, second = map(json.loads, done.stdout.splitlines())
@@ -165,3 +195,56 @@ def test_a_direct_answer_has_no_note_on_judging(tiny, clip, judges, says, monkey
     monkeypatch.setattr(BackboneAnswerer, "complete", lambda _, media: ["sad"] * len(media))
     (found,) = explained([clip], tiny, judges)
     assert found.prediction == "sad" and LEVEL_TOO_LOUD not in found.notes
+
+
+def test_an_answer_that_is_no_emotion_is_noted_beside_its_shares(tiny, clip, judges, monkeypatch):
+    monkeypatch.setattr(tiny, "answer_mode", "reasoned", raising=False)
+    said = render(RATIONALE, "glorp")
+    monkeypatch.setattr(BackboneAnswerer, "complete", lambda _, media: [said] * len(media))
+    (found,) = explained([clip], tiny, judges)
+    assert found.prediction is None and found.shares is not None
+    note = "the answer is no known emotion: the shares are of the likeliest label, "
+    assert [n.removeprefix(note) in LABELS for n in found.notes if n.startswith(note)] == [True]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"mean": np.zeros(9)},
+            r"voice.safetensors: a tensor of the shape \(22,\), expected \(9,\)",
+        ),
+        ({"scale": np.zeros(22)}, "voice.safetensors: a scale is not above 0"),
+        ({"components": np.ones((22, 5))}, r"\(22, 3\), expected \(5, 3\)"),
+        ({"mean": np.full(22, np.nan)}, "voice.safetensors: a number is not finite"),
+        ({"side": "face"}, "face.json: loudness: no attribute of a face; known: brows, eyes"),
+    ],
+)
+def test_damaged_judges_are_refused_with_their_file(judges, tmp_path, change, said):
+    face, voice = judges.sides
+    write_judge(face, tmp_path)
+    write_judge(replace(voice, **change), tmp_path)
+    write_reader(judges.reader, tmp_path / "reader.json")
+    with pytest.raises(ValueError, match=said):
+        read_judges(tmp_path)
+
+
+def test_what_no_judge_passed_for_and_what_the_reader_does_not_know_is_said(
+    tiny, clip, judges, says
+):
+    face, voice = judges.sides
+    probes = {name: replace(probe, judged=False) for name, probe in voice.probes.items()}
+    unsure = replace(judges, sides=(face, replace(voice, probes=probes)))
+    how = {"labels": ("happy", "fear"), "max_new_tokens": 4, "limits": LIMITS}
+    (found,) = explain_files([clip], tiny, unsure, **how)
+    assert [c.verdict for c in found.claims] == ["contradicted", "not judged", "not judged"]
+    assert UNRELIABLE.format("voice") in found.notes and LEVEL_TOO_LOUD not in found.notes
+    assert found.reader in LABELS and UNKNOWN_LABELS in found.notes
+
+
+def test_judges_of_other_measures_of_the_sound_are_refused(judges, tmp_path):
+    for judge in (judges.sides[0], judge_of("voice", 21, {"loudness": (0.1, 0.2, 0.7)})):
+        write_judge(judge, tmp_path)
+    write_reader(judges.reader, tmp_path / "reader.json")
+    with pytest.raises(ValueError, match="calibrated on 21 measures of the sound, this version"):
+        read_judges(tmp_path)

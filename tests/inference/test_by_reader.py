@@ -19,7 +19,7 @@ from r1omni.inference.answer import Answer, ByReader, answer_batches
 from r1omni.inference.files import read_file
 from r1omni.inference.greedy import Answered, answer_batch
 from r1omni.inference.hearing import read_and_hear
-from r1omni.inference.judged import Judges
+from r1omni.inference.judged import UNKNOWN_LABELS, Judges
 from r1omni.inference.options import DEFAULTS
 from r1omni.inference.sampled import sample_answers
 from r1omni.inference.served import reader_of
@@ -111,6 +111,22 @@ def test_without_any_rationale_the_model_answers_and_that_is_said(
     found = answered(clip, tiny, ByReader(judges, 2, 0.7))
     assert (found.read, found.samples) == (None, 1)
     assert "answered by the model: none of 2 completions has a rationale" in found.notes
+
+
+def test_without_any_judge_the_first_completion_is_shown_and_that_is_said(
+    tiny: Any, clip: Path, judges: Judges, says: Any
+) -> None:
+    says(LOUD, BROWS)
+    found = answered(clip, tiny, ByReader(replace(judges, sides=()), 2, 0.7))
+    assert found.completion == LOUD
+    assert "no claim can be judged: of the completions the first is shown" in found.notes
+
+
+def test_a_reader_of_other_labels_says_so(tiny: Any, clip: Path, judges: Judges, says: Any) -> None:
+    says(BROWS, BROWS)
+    by = ByReader(replace(judges, reader=replace(judges.reader, labels=("calm", "angry"))), 2, 0.7)
+    found = answered(clip, tiny, by)
+    assert (found.prediction, UNKNOWN_LABELS in found.notes) == ("calm", True)
 
 
 def test_samples_are_the_clips_own_and_a_cold_model_is_greedy(tiny: Any) -> None:
