@@ -59,7 +59,9 @@ _MARKERS: Final[tuple[tuple[SegmentKind, re.Pattern[str]], ...]] = (
 )  # fmt: skip
 _SENTENCE: Final = re.compile(r"[^.!?。]+[.!?。]*")
 _CLAUSE: Final = re.compile(r"[^;:]+")
-_QUOTED: Final = re.compile(r"\"[^\"]*\"|“[^”]*”|(?<!\w)'[^']*'(?!\w)")
+_QUOTED: Final = re.compile(
+    r"\"[^\"]*\"|“[^”]*”|(?<!\w)'(?:[^']|'(?=\w))*'(?!\w)|‘(?:[^’]|’(?=\w))*’|«[^»]*»|「[^」]*」"  # noqa: RUF001
+)
 _TOKEN: Final = re.compile(r"[a-z]+(?:['’-][a-z]+)*|,")  # noqa: RUF001
 _NEGATOR: Final = re.compile(r"no|not|never|without|neither|nor|hardly|barely|\w+n['’]t")  # noqa: RUF001
 _NEGATION_REACH: Final = 4  # words from a negator to the word that it denies
@@ -106,8 +108,9 @@ class _Found(NamedTuple):
 def claims(rationale: str) -> tuple[Claim, ...]:
     """Every claim of the rationale, in its order.
 
-    Quoted speech and sentences about the subtitles' text claim nothing. A word that can belong to
-    several attributes belongs to the nearest noun of its clause.
+    Quoted speech and sentences about the subtitles' text claim nothing, and what is heard ("in the
+    audio, he is laughing") claims nothing of a face. A word that can belong to several attributes
+    belongs to the nearest noun of its clause.
     """
     return tuple(found.claim for found in _find(rationale))
 
@@ -129,7 +132,7 @@ def segments(rationale: str) -> tuple[Segment, ...]:
 
     A sentence without a marker continues the one before; before the first marker it is plain.
     """
-    return tuple(_segments(rationale.casefold()))
+    return tuple(_segments(_masked(rationale)))
 
 
 def reversed_claims(rationale: str, which: Callable[[Claim], bool] = lambda claim: True) -> str:
@@ -178,7 +181,7 @@ def opening(rationale: str) -> str:
 
 
 def _speaks_of(text: str, side: Side) -> bool:
-    folded = text.casefold()
+    folded = _masked(text)
     nouns = any(_NOUNS[name].search(folded) for name in ATTRIBUTES[side])
     return bool(
         nouns
@@ -210,13 +213,7 @@ def _segments(folded: str) -> Iterator[Segment]:
 
 
 def _find(rationale: str) -> list[_Found]:
-    # One character for each, so that positions hold: some letters grow when they are folded.
-    lowered = (
-        rationale.lower()
-        if rationale.isascii()
-        else "".join(c.lower() if len(c.lower()) == 1 else c for c in rationale)
-    )
-    folded = _QUOTED.sub(lambda match: '"' * len(match.group()), lowered)
+    folded = _masked(rationale)
     found: list[_Found] = []
     for segment in _segments(folded):
         if segment.kind != "text":
@@ -224,8 +221,20 @@ def _find(rationale: str) -> list[_Found]:
                 _Found(word, claim._replace(start=claim.start + at, end=claim.end + at))
                 for at in [segment.start]
                 for word, claim in _in_clause(folded[at : segment.end])
+                if not (segment.kind == "audio" and claim.side == "face")
             ]
     return sorted(found, key=lambda f: (f.claim.start, f.claim.attribute))
+
+
+def _masked(rationale: str) -> str:
+    """The text in lower case, quoted speech as quotation marks, every character in its place."""
+    # One character for each, so that positions hold: some letters grow when they are folded.
+    lowered = (
+        rationale.lower()
+        if rationale.isascii()
+        else "".join(c.lower() if len(c.lower()) == 1 else c for c in rationale)
+    )
+    return _QUOTED.sub(lambda match: '"' * len(match.group()), lowered)
 
 
 @lru_cache(maxsize=2**14)  # models repeat themselves clause by clause
@@ -299,7 +308,7 @@ def _negated(clause: str, start: int) -> bool:
     """Whether one of the few words before denies the word at `start`. A comma ends its reach."""
     tokens = _TOKEN.findall(clause[:start])[-_NEGATION_REACH:]
     for i in range(len(tokens) - 1, -1, -1):
-        if tokens[i] == ",":
+        if tokens[i] in (",", "but"):
             return False
         if _NEGATOR.fullmatch(tokens[i]):
             return tokens[i + 1 : i + 2] != ["only"]

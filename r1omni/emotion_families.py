@@ -21,7 +21,10 @@ GroupOf = Callable[[str], str | None]  # a word -> its group, None for an unknow
 
 _COLUMNS: Final = ("family", *GROUPINGS, "words")
 _EDGES: Final = " \t\r\n.:!?\"'`*_()[]{}<>"
-_NEGATIONS: Final = frozenset({"not", "no", "non", "never", "neither", "without", "lack", "hardly"})
+_NEGATIONS: Final = frozenset(
+    {"not", "no", "non", "never", "cannot", "neither", "without", "lack", "hardly"}
+)
+_NOT: Final = ("n't", "n’t")  # noqa: RUF001
 _LONGEST: Final = 3  # words of a phrase that may name one family
 # An inflected ending and what stands in its place in the base form; the first that is known counts.
 _SUFFIXES: Final[tuple[tuple[str, str], ...]] = (
@@ -51,7 +54,7 @@ class Families:
         if (found := self._word(word)) is not None:
             return found
         parts = re.split(r"[\s-]+", word)
-        if len(parts) > _LONGEST or any(p in _NEGATIONS or p.endswith("n't") for p in parts):
+        if len(parts) > _LONGEST or any(p in _NEGATIONS or p.endswith(_NOT) for p in parts):
             return None
         named = {family for part in parts if (family := self._word(part)) is not None}
         return named.pop() if len(named) == 1 else None

@@ -54,7 +54,7 @@ def grounding_reward(
     """How much of the rationale the claim judges bear out: the mean over `sides`, in [0, 1].
 
     `verdict`: the judges' probabilities for this clip; `dealt`: their means over the clips with its
-    label. A side that was `absent` is worth 1 if nothing is claimed of it, else 0. Otherwise, with
+    label. A side that was `absent` is worth 1 if nothing is affirmed of it, else 0. Otherwise, with
     p the probability of a claim, n claimed attributes that are judged and m = max(n, min_claims):
 
     precision    sum p / m
@@ -74,7 +74,8 @@ def grounding_reward(
     worth = []
     for side in sides:
         if side == absent:
-            worth.append(float(not any(claim.side == side for claim in made)))
+            affirmed = any(claim.side == side and not claim.negated for claim in made)
+            worth.append(float(not affirmed))
             continue
         judged = [name for name in ATTRIBUTES[side] if name in verdict]
         if not judged:

@@ -114,3 +114,23 @@ def test_the_search_by_stems_finds_what_every_pattern_finds(words):
     slow = [(m.span(), word) for word, _, pattern in _WORDS for m in pattern.finditer(clause)]
     fast = [(match.span(), word) for match, word in _longest_first(clause)]
     assert sorted(fast, key=str) == sorted(slow, key=str)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("He says 'I don't want to shout in a loud voice', calmly.", []),
+        ("She says ‘a loud voice’ and «a soft voice» and 「a fast voice」.", []),  # noqa: RUF001
+        ("The voice is not high-pitched but deep.", [("pitch", 1, True), ("pitch", -1, False)]),
+        ("The brows are not raised but lowered.", [("brows", 1, True), ("brows", -1, False)]),
+        ("In the audio, he is laughing in a loud voice.", [("loudness", 1, False)]),
+        ("In the video, he is laughing.", [("mouth", 1, False)]),
+    ],
+)
+def test_quotes_contrasts_and_what_is_only_heard(text, found):
+    assert [(c.attribute, c.level, c.negated) for c in claims(text)] == found
+
+
+def test_segments_are_cut_at_their_places_where_letters_grow_when_folded():
+    text = "In the Straße ﬁlm: her brows are raised; her voice is loud; her eyes are wide."
+    assert without(text, "face") == "In the Straße ﬁlm: I see nothing; her voice is loud."

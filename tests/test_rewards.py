@@ -166,6 +166,7 @@ def test_a_side_that_is_absent_pays_for_silence_alone():
     assert grounded(absent="voice") == 0.0
     quiet = "<think>The brows are lowered; I hear nothing.</think><answer>angry</answer>"
     assert grounded(quiet, absent="voice") == 1.0
+    assert grounded(quiet.replace("nothing", "no loud voice"), absent="voice") == 1.0  # denied
     assert grounded(quiet, absent="voice", sides=["face", "voice"], min_claims=1) == pytest.approx(
         (0.6 + 1.0) / 2
     )

@@ -49,6 +49,7 @@ def test_the_table_agrees_with_the_labels_and_covers_goemotions():
         ("Happy.", "joy"), ("worriedness", "anxiety"), ("furiously", "anger"), ("happier", "joy"),
         ("a bit sad", "sadness"), ("self-conscious", "shame"), ("very frustrated", "irritation"),
         ("not happy", None), ("isn't sad", None), ("without joy", None), ("non-hostile", None),
+        ("isn’t sad", None), ("cannot be sad", None),  # noqa: RUF001
         ("sad anger", None), ("a very happy man", None), ("glorp", None), ("", None),
     ],
 )  # fmt: skip

@@ -91,14 +91,21 @@ def specificity(
 
 
 def absent_claims(examined: Sequence[Examined], bootstrap: Bootstrap) -> Found:
-    """Shares of well-formed rationales that describe a voice in silence, a face in the dark."""
+    """Shares of well-formed rationales that describe a voice in silence, a face in the dark.
+
+    To deny something ("no trembling") describes nothing.
+    """
     pairs: tuple[tuple[str, Side, list[Judgement]], ...] = (
         ("absence.voice_claims_in_silence", "voice", [e.muted for e in examined]),
         ("absence.face_claims_in_dark", "face", [e.dark for e in examined]),
     )
     return {
         key: bootstrap.ratio(
-            [any(c.side == side for c in claims(j.rationale)) for j in judged if j.rationale]
+            [
+                any(c.side == side and not c.negated for c in claims(j.rationale))
+                for j in judged
+                if j.rationale
+            ]
         )
         for key, side, judged in pairs
     }
