@@ -57,6 +57,7 @@ _MARKERS: Final[tuple[tuple[SegmentKind, re.Pattern[str]], ...]] = (
     ("summary", re.compile(r"\b(?:based on|therefore|in summary|overall|combin(?:ing|ed)|taken to"
                            r"gether)\b")),
 )  # fmt: skip
+_HEARD: Final = dict(_MARKERS)["audio"]
 _SENTENCE: Final = re.compile(r"[^.!?。]+[.!?。]*")
 _CLAUSE: Final = re.compile(r"[^;:]+")
 _QUOTED: Final = re.compile(
@@ -221,7 +222,7 @@ def _find(rationale: str) -> list[_Found]:
                 _Found(word, claim._replace(start=claim.start + at, end=claim.end + at))
                 for at in [segment.start]
                 for word, claim in _in_clause(folded[at : segment.end])
-                if not (segment.kind == "audio" and claim.side == "face")
+                if not (claim.side == "face" and _HEARD.search(folded[at : segment.end]))
             ]
     return sorted(found, key=lambda f: (f.claim.start, f.claim.attribute))
 

@@ -125,6 +125,10 @@ def test_the_search_by_stems_finds_what_every_pattern_finds(words):
         ("The brows are not raised but lowered.", [("brows", 1, True), ("brows", -1, False)]),
         ("In the audio, he is laughing in a loud voice.", [("loudness", 1, False)]),
         ("In the video, he is laughing.", [("mouth", 1, False)]),
+        (
+            "In the audio, the voice is loud. He is laughing.",
+            [("loudness", 1, False), ("mouth", 1, False)],
+        ),
     ],
 )
 def test_quotes_contrasts_and_what_is_only_heard(text, found):
