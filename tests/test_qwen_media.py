@@ -204,6 +204,7 @@ def test_a_note_says_that_a_videos_sound_was_too_short(tmp_path: Path) -> None:
         audio = container.add_stream("pcm_s16le", rate=16000, layout="mono")
         for shade in range(4):
             picture = np.full((64, 64, 3), 40 * shade, dtype=np.uint8)
+            picture[:, :32] = 255
             container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         sound = av.AudioFrame.from_ndarray(np.ones((1, 160), np.int16), format="s16", layout="mono")
         sound.sample_rate = 16000
