@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -249,17 +250,18 @@ def cost_row(project: Project, verdicts: Mapping[str, Verdict]) -> Row:
     completions = pd.read_parquet(project.root / "data/training/grpo/rollouts.parquet").completion
     grpo, known = project.params.grpo, list(verdicts.values())
     step = grpo.clips_per_step * grpo.group_size
-    grounding_reward(
-        completions[0], known[0], known[0], sides=["face", "voice"], absent=None, min_claims=4,
-        term="precision",
-    )  # fmt: skip  # compiles the grammar's patterns
+    how = grpo.grounding
+    reward = partial(
+        grounding_reward,
+        sides=["face", "voice"],
+        absent=None,
+        min_claims=how.min_claims,
+        term=how.term,
+    )
     began = time.process_time()
     for i, completion in enumerate(completions):
         verdict = known[i % len(known)]
-        grounding_reward(
-            completion, verdict, verdict, sides=["face", "voice"], absent=None, min_claims=4,
-            term="precision",
-        )  # fmt: skip
+        reward(completion, verdict, verdict)
     spent = time.process_time() - began
     what = f"grounding reward of a step's {step} completions, CPU ms"
     return what, 1000.0 * spent / len(completions) * step, ""
