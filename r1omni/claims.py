@@ -64,7 +64,10 @@ _QUOTED: Final = re.compile(
     r"\"[^\"]*\"|“[^”]*”|(?<!\w)'(?:[^']|'(?=\w))*'(?!\w)|‘(?:[^’]|’(?=\w))*’|«[^»]*»|「[^」]*」"  # noqa: RUF001
 )
 _TOKEN: Final = re.compile(r"[a-z]+(?:['’-][a-z]+)*|,")  # noqa: RUF001
-_NEGATOR: Final = re.compile(r"no|not|never|without|neither|nor|hardly|barely|\w+n['’]t")  # noqa: RUF001
+_NEGATOR: Final = re.compile(
+    r"no|not|never|without|neither|nor|hardly|barely|rarely|seldom|scarcely|lack(?:s|ing)?"
+    r"|\w+n['’]t"  # noqa: RUF001
+)
 _NEGATION_REACH: Final = 4  # words from a negator to the word that it denies
 _LISTED: Final = (
     3  # attributes of a voice that make a list of it, without a noun: "flat, soft, slow"
@@ -276,7 +279,7 @@ def _longest_first(clause: str) -> list[tuple[re.Match[str], Word]]:
     matches = [
         (match, word)
         for word, stem, pattern in _WORDS
-        if stem in clause  # ten times quicker than to search for the pattern
+        if stem in clause  # much quicker than to search for the pattern
         for match in pattern.finditer(clause)
     ]
     return sorted(matches, key=lambda found: (found[0].start() - found[0].end(), found[1].alone))

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from r1omni import prompts
 from r1omni.base_model.connector import train_connector
-from r1omni.base_model.tiny import build_tiny, read_public
+from r1omni.base_model.tiny import TinyBase, build_tiny, read_public
 from r1omni.base_model.towers import GenericClip, read_generic, train_towers
 from r1omni.config import MachineParams
 from r1omni.corpora.clip import read_manifest
@@ -79,25 +79,7 @@ def run_base(
     tiny = build_tiny(captions, spoken, model=model, media=media)
     backbone = tiny.backbone
     decoded = _decode(source, clips, backbone.preparation, machine.workers, limits)
-    pairs = [(decoded[clip.clip_id], clip.targets) for clip in clips]
-    _kept(
-        {name: tower.module for name, tower in tiny.towers.items()},
-        paths.state / "towers.safetensors",
-        lambda: train_towers(
-            tiny.towers, pairs, base=base, log=_curves(paths.state / "towers.jsonl")
-        ),
-    )
-    backbone.freeze()
-    load = _tower_outputs(backbone, decoded)
-    if tiny.connectors:
-        _kept(
-            {name: connector.module for name, connector in tiny.connectors.items()},
-            paths.state / "connector.safetensors",
-            lambda: train_connector(
-                tiny.connectors, clips, load, base=base,
-                log=_curves(paths.state / "connector.jsonl"),
-            ),
-        )  # fmt: skip
+    load = _train_parts(tiny, clips, decoded, paths.state, base)
     towers = {name: deepcopy(tower.module) for name, tower in tiny.towers.items()}
     train_supervised(
         backbone,
@@ -122,6 +104,33 @@ def run_base(
         data={source.name: origin_of_root(source)},
         further=[model, media, engine],
     )
+
+
+def _train_parts(
+    tiny: TinyBase,
+    clips: Sequence[GenericClip],
+    decoded: dict[str, TowerInputs],
+    state: Path,
+    base: BaseParams,
+) -> Callable[[Sequence[str]], list[Features]]:
+    """Train towers, then connectors, and freeze the backbone; returns the towers' outputs."""
+    pairs = [(decoded[clip.clip_id], clip.targets) for clip in clips]
+    _kept(
+        {name: tower.module for name, tower in tiny.towers.items()},
+        state / "towers.safetensors",
+        lambda: train_towers(tiny.towers, pairs, base=base, log=_curves(state / "towers.jsonl")),
+    )
+    tiny.backbone.freeze()
+    load = _tower_outputs(tiny.backbone, decoded)
+    if tiny.connectors:
+        _kept(
+            {name: connector.module for name, connector in tiny.connectors.items()},
+            state / "connector.safetensors",
+            lambda: train_connector(
+                tiny.connectors, clips, load, base=base, log=_curves(state / "connector.jsonl")
+            ),
+        )
+    return load
 
 
 def _convert(

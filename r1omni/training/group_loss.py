@@ -3,7 +3,7 @@
 Shapes: `P` prompts, `G` completions each, `T` tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from r1omni.training.losses import PAPERS_RULES, LossRules, grpo_loss
 from r1omni.training.reference import Reference
 from r1omni.training.rollouts import Rollouts
 
+LossOf = Callable[[slice], tuple[Tensor, Mapping[str, Tensor]]]  # of some groups, and metrics
 _NAMES = (
     "train/loss",
     "train/kl",
@@ -77,21 +78,13 @@ def group_loss(
     if len(counted) < len(rollouts.advantages):
         rollouts = rollouts.select(counted.tolist())
     share = _weight(rollouts, rules) / weight if weight else 0.0
-    ids, mask = rollouts.completions.token_ids, rollouts.completions.mask
+    mask = rollouts.completions.mask
     seconds: dict[str, float] = {}
     with timed(seconds, "time/reference"):
         ref_logprobs = _reference_logprobs(reference, rollouts, temperature)
     with timed(seconds, "time/policy"):
-        prefix = rollouts.prefix
-        if prefix is None:
-            prefix = prefill_asked(policy, rollouts.prompts, checkpointing=checkpointing)
-        logprobs, entropy = score_completions(
-            policy.language_model,
-            prefix,
-            ids,
-            mask,
-            temperature=temperature,
-            checkpointing=checkpointing,
+        logprobs, entropy = _policy_logprobs(
+            policy, rollouts, temperature, checkpointing=checkpointing
         )
 
     def loss_of(groups: slice) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -104,14 +97,8 @@ def group_loss(
         return grpo_loss(new, ref, advantages, kept, kl_coef=kl_coef, old_logprobs=old, rules=rules)
 
     loss, metrics = loss_of(slice(None))
+    sound = bool(metrics["train/loss"].isfinite())
     apart = (logprobs.detach() - rollouts.completions.logprobs).abs() * mask
-    broken: list[int] = []
-    if not bool(metrics["train/loss"].isfinite()):
-        broken = [
-            group
-            for i, group in enumerate(counted.tolist())
-            if not bool(loss_of(slice(i, i + 1))[0].isfinite())
-        ]
     return Compared(
         share * loss,
         {
@@ -122,8 +109,31 @@ def group_loss(
             **seconds,
         },
         MeanWeights(mask.shape[0] * mask.shape[1], int(mask.sum())),
-        broken,
+        [] if sound else _broken(loss_of, counted.tolist()),
         weight,
+    )
+
+
+def _broken(loss_of: LossOf, groups: Sequence[int]) -> list[int]:
+    """Which of the groups have a loss of their own that is not finite."""
+    finite = (bool(loss_of(slice(i, i + 1))[0].isfinite()) for i in range(len(groups)))
+    return [group for group, sound in zip(groups, finite, strict=True) if not sound]
+
+
+def _policy_logprobs(
+    policy: Backbone, rollouts: Rollouts, temperature: float, *, checkpointing: bool
+) -> tuple[Tensor, Tensor]:
+    """The policy's log probability and entropy of each token (P, G, T), with their graph."""
+    prefix = rollouts.prefix
+    if prefix is None:
+        prefix = prefill_asked(policy, rollouts.prompts, checkpointing=checkpointing)
+    return score_completions(
+        policy.language_model,
+        prefix,
+        rollouts.completions.token_ids,
+        rollouts.completions.mask,
+        temperature=temperature,
+        checkpointing=checkpointing,
     )
 
 

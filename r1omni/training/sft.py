@@ -5,6 +5,7 @@ form; MAFW-DFEW-SFT, the paper's control, sees the same clips as GRPO with label
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,11 +14,10 @@ from r1omni import prompts
 from r1omni.config import MachineParams
 from r1omni.corpora.clip import read_manifest
 from r1omni.corpora.origin import read_origins
-from r1omni.machine.curves import Curves, Log
-from r1omni.machine.interruption import Stopped, defer_sigterm
-from r1omni.machine.progress import steps_bar, timed
-from r1omni.machine.ranks import any_rank, join_ranks
-from r1omni.machine.state_folders import TrainingPaths, open_state, prune_states
+from r1omni.machine.curves import Log
+from r1omni.machine.progress import timed
+from r1omni.machine.ranks import join_ranks
+from r1omni.machine.state_folders import TrainingPaths, open_state
 from r1omni.model.backbone import Backbone, prefill_prompts
 from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import INDEX, Features, FeatureStore
@@ -26,13 +26,9 @@ from r1omni.model.shared_prefix import Prefix
 from r1omni.training.batches import balanced_shares, batch_at
 from r1omni.training.checkpoints import load_parent, one_fold, save_checkpoint
 from r1omni.training.engine import Engine
-from r1omni.training.examples import (
-    Example,
-    chosen,
-    examples_from,
-    without_missing,
-)
+from r1omni.training.examples import Example, chosen, examples_from, without_missing
 from r1omni.training.held_out import HeldOutSet, set_aside
+from r1omni.training.loop import run_steps
 from r1omni.training.losses import sft_loss
 from r1omni.training.memory import announce_memory
 from r1omni.training.modality_dropout import NOTHING_MISSING, ModalityDropout, modality_dropout
@@ -155,42 +151,33 @@ def train_supervised(
         clips=sft.batch_size,
         completion=_longest(backbone, examples) * (1 + lessons.per_clip),
     )
-    first = trainer.resume(paths.state, recipe) + 1
-    curves = Curves(paths.state / "curves.jsonl", log)
-    curves.rewind(first - 1)
-    with steps_bar() as progress, defer_sigterm() as stopping:
-        name = paths.training.name
-        task = progress.add_task(f"{name} ({len(examples)} examples)", total=steps)
-        for step in range(first, steps + 1):
-            batch = batch_at(examples, step, sft.batch_size, sft.seed, shares)
-            seconds: dict[str, float] = {}
-            with timed(seconds, "time/step"):
-                for places in trainer.shares(len(batch)):
-                    part = [batch[place] for place in places]
-                    sides = dropout.missing(step, places, [e.has_audio for e in part])
-                    part = list(map(without_missing, part, sides))
-                    loss, tokens, broken = _batch_loss(
-                        backbone,
-                        load,
-                        part,
-                        dropout,
-                        read=[lessons.at(step, place) for place in places],
-                        answer_weight=lessons.answer_weight,
-                        checkpointing=machine.gradient_checkpointing,
-                    )
-                    trainer.backward(loss, tokens, [example.clip_id for example in part], broken)
-                metrics = trainer.update()
-            evaluated: dict[str, float] = {}
-            if held_out_set is not None:
-                evaluated = held_out_set.evaluate_if_due(step, steps, backbone)
-            curves.log(step, {**metrics, **seconds, **evaluated})
-            stop = any_rank(stopping())
-            if step < steps and (stop or step % machine.save_every == 0):
-                trainer.save(paths.state, recipe)
-                prune_states(paths.state)
-            if step < steps and stop:
-                raise Stopped(step)
-            progress.update(task, completed=step, description=f"{name} · {_headline(metrics)}")
+    loss_of = partial(
+        _batch_loss,
+        backbone,
+        load,
+        dropout=dropout,
+        answer_weight=lessons.answer_weight,
+        checkpointing=machine.gradient_checkpointing,
+    )
+
+    def take(step: int) -> dict[str, float]:
+        batch = batch_at(examples, step, sft.batch_size, sft.seed, shares)
+        seconds: dict[str, float] = {}
+        with timed(seconds, "time/step"):
+            for places in trainer.shares(len(batch)):
+                part = [batch[place] for place in places]
+                sides = dropout.missing(step, places, [e.has_audio for e in part])
+                part = list(map(without_missing, part, sides))
+                read = [lessons.at(step, place) for place in places]
+                loss, tokens, broken = loss_of(part, read=read)
+                trainer.backward(loss, tokens, [example.clip_id for example in part], broken)
+            metrics = trainer.update()
+        evaluated = held_out_set.evaluate_if_due(step, steps, backbone) if held_out_set else {}
+        return {**metrics, **seconds, **evaluated}
+
+    run_steps(
+        take, steps, trainer, paths, recipe=recipe, machine=machine, log=log, headline=_headline
+    )
 
 
 def _headline(metrics: Mapping[str, float]) -> str:
