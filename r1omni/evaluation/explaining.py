@@ -116,6 +116,7 @@ def explain_files(
     """An explanation or a refusal for each file, in order."""
     paths = [file for file in files if isinstance(file, Path)]
     absent = DARK_AND_SILENT if blank_features(backbone) else LEFT_OUT
+    judges = judges and judges.beside(backbone)
     with closing(read_files(paths, backbone.preparation, limits, read_and_hear)) as read:
         for file in files:
             outcome = file if isinstance(file, Refusal) else next(read)

@@ -41,6 +41,10 @@ class ByReader:
     samples: int = 1
     temperature: float = 1.0
 
+    def beside(self, backbone: Backbone) -> "ByReader":
+        """It, with judges that know whether they were calibrated on this model's towers."""
+        return replace(self, judges=self.judges.beside(backbone))
+
     @property
     def read(self) -> Read:
         """How a file is read: with its waveform where the judges are to hear it."""
@@ -158,6 +162,7 @@ def answer_batches(
     task = progress.add_task("predict", total=len(files))
     paths = [file for file in files if isinstance(file, Path)]
     how = read_file if by is None else by.read
+    by = by and by.beside(backbone)
     with closing(read_files(paths, backbone.preparation, limits, how)) as read:
         outcomes = (next(read) if isinstance(file, Path) else file for file in files)
         progress.start()

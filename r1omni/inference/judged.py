@@ -1,6 +1,6 @@
 """What the judges make of one file: verdicts on what may be claimed of its face and voice."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +12,7 @@ from r1omni.judges.acoustics import MEASURES, RATE, measures
 from r1omni.judges.judge import LEVELS, ClaimJudge, read_judge
 from r1omni.judges.pictures import picture_row
 from r1omni.judges.reader import Reader, read_reader
+from r1omni.model.backbone import Backbone
 from r1omni.model.feature_store import Features
 
 SPOKEN_SECONDS: Final = 0.3  # of a voice, at least: one or two syllables; of less nothing is judged
@@ -27,14 +28,25 @@ LEVEL_TOO_LOUD: Final = (
     "one clip says nothing of its microphone: another one's level is not corrected, so a claim of "
     "loudness may be judged wrongly"
 )
+OTHER_TOWERS: Final = (
+    "the face's judge was calibrated on the outputs of other towers than this model's, or of "
+    "another version of their code: its verdicts may be wrong"
+)
 
 
 @dataclass(frozen=True)
 class Judges:
-    """The judges of both sides and the reader."""
+    """The judges of both sides and the reader. `notes`: what to know of every verdict."""
 
     sides: tuple[ClaimJudge, ...]
     reader: Reader
+    notes: tuple[str, ...] = ()
+
+    def beside(self, backbone: Backbone) -> "Judges":
+        """They, with a note if the face's judge was calibrated on other towers' outputs."""
+        known = {side.towers for side in self.sides} - {None}
+        other = known and known != {backbone.tower_fingerprint()}
+        return replace(self, notes=(OTHER_TOWERS,) if other else ())
 
 
 def read_judges(folder: Path) -> Judges | None:
@@ -88,7 +100,7 @@ def need_judges(folder: Path) -> Judges:
 def verdict_on(file: ReadFile, features: Features, judges: Judges) -> tuple[Verdict, list[str]]:
     """What the judges make of a file that `read_and_hear` read, and what to know of that."""
     found: dict[str, tuple[float, float, float]] = {}
-    notes = []
+    notes = list(judges.notes)
     for side in judges.sides:
         if not side.judged:
             notes.append(UNRELIABLE.format(side.side))

@@ -90,7 +90,7 @@ class ServedModel:
     ) -> None:
         from r1omni.inference.service import Service
 
-        self._service = Service(backbone, options, by)
+        self._service = Service(backbone, options, by and by.beside(backbone))
         self._serve = options.serve
         self._root = root
 

@@ -14,8 +14,8 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from r1omni.claims import ATTRIBUTES, Side, Verdict, claims, levels
 from r1omni.evaluation_config import JudgesParams
@@ -44,13 +44,15 @@ class Probe:
 @dataclass(frozen=True)
 class ClaimJudge:
     """The probes of one side. Features are centred and scaled by `mean` and `scale` (F,), then
-    projected by `components` (F, K) where there are such."""
+    projected by `components` (F, K) where there are such. `towers`: the fingerprint of those whose
+    outputs a judge of the face was calibrated on (Backbone.tower_fingerprint)."""
 
     side: Side
     probes: Mapping[str, Probe]
     mean: Floats
     scale: Floats
     components: Floats | None
+    towers: str | None = None
 
     @property
     def judged(self) -> tuple[str, ...]:
@@ -143,7 +145,11 @@ def write_judge(judge: ClaimJudge, folder: Path) -> None:
     for name, probe in judge.probes.items():
         tensors |= {f"{name}.weights": probe.weights, f"{name}.bias": probe.bias}
     weights = folder / f".{judge.side}.safetensors.partial"
-    save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, weights)
+    save_file(
+        {name: np.ascontiguousarray(t) for name, t in tensors.items()},
+        weights,
+        None if judge.towers is None else {"towers": judge.towers},
+    )
     weights.replace(folder / f"{judge.side}.safetensors")
     text = folder / f".{judge.side}.json.partial"
     text.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
@@ -154,7 +160,10 @@ def read_judge(folder: Path, side: Side) -> ClaimJudge:
     """The judge in a folder. Raises ValueError naming the file for anything else."""
     try:
         about = json.loads((folder / f"{side}.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / f"{side}.safetensors")
+        with safe_open(folder / f"{side}.safetensors", "np") as file:
+            names = file.keys()  # it is no mapping: it cannot be iterated over
+            tensors = {name: file.get_tensor(name) for name in names}
+            towers = (file.metadata() or {}).get("towers")
         probes = {
             str(name): Probe(
                 tensors[f"{name}.weights"],
@@ -166,7 +175,7 @@ def read_judge(folder: Path, side: Side) -> ClaimJudge:
             for name, known in about.items()
         }
         return ClaimJudge(
-            side, probes, tensors["mean"], tensors["scale"], tensors.get("components")
+            side, probes, tensors["mean"], tensors["scale"], tensors.get("components"), towers
         )
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(

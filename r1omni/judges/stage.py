@@ -6,6 +6,7 @@ side file and no test label: a verdict is made of what a clip shows and sounds l
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -112,8 +113,10 @@ def _fit_face(clips: Sequence[Clip], members: Sequence[Member], judges: JudgesPa
     seen = without_rejects(clips, folders)
     if not seen:
         raise ValueError(f"{folders[0]}: no clip with a rationale was decoded; judges need such")
-    rows = np.concatenate(list(_pictures(FeatureStore(folders), seen)))
-    return fit_judge(rows, *_texts(seen), side="face", components=judges.components, judges=judges)
+    store = FeatureStore(folders)
+    rows = np.concatenate(list(_pictures(store, seen)))
+    face = fit_judge(rows, *_texts(seen), side="face", components=judges.components, judges=judges)
+    return replace(face, towers=store.towers)
 
 
 def _texts(clips: Sequence[Clip]) -> tuple[list[str], list[str]]:

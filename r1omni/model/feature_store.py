@@ -129,6 +129,7 @@ class FeatureStore:
             raise ValueError(
                 f"features of different towers do not mix: {made}; run the stage again"
             )
+        self.towers = next(iter(towers), None)  # Backbone.tower_fingerprint of those that made them
 
     def __contains__(self, clip_id: object) -> bool:
         return clip_id in self._places

@@ -19,7 +19,7 @@ from r1omni.inference.answer import Answer, ByReader, answer_batches
 from r1omni.inference.files import read_file
 from r1omni.inference.greedy import Answered, answer_batch
 from r1omni.inference.hearing import read_and_hear
-from r1omni.inference.judged import UNKNOWN_LABELS, Judges
+from r1omni.inference.judged import OTHER_TOWERS, UNKNOWN_LABELS, Judges
 from r1omni.inference.options import DEFAULTS
 from r1omni.inference.sampled import sample_answers
 from r1omni.inference.served import reader_of
@@ -80,7 +80,9 @@ def test_the_readers_mean_answers_and_the_sample_that_the_judges_support_is_show
     tiny: Any, clip: Path, judges: Judges, says: Any
 ) -> None:
     says(BROWS, LOUD, "no form at all")
-    found = answered(clip, tiny, ByReader(judges, 3, 0.7))
+    face = replace(judges.sides[0], towers=tiny.tower_fingerprint())
+    found = answered(clip, tiny, ByReader(replace(judges, sides=(face, judges.sides[1])), 3, 0.7))
+    assert OTHER_TOWERS not in found.notes
     # raised brows: p(happy) 3/4; a loud voice says nothing to this reader: 1/2; their mean
     assert found.prediction == "happy"
     assert found.probabilities == pytest.approx({"happy": 0.625, "sad": 0.375, "fear": 0.0})
@@ -99,7 +101,10 @@ def test_in_silence_no_claim_of_a_voice_is_supported(
 ) -> None:
     says(LOUD, BROWS)
     silent = write_clip(tmp_path / "silent.mp4", audio=None)
+    face = replace(judges.sides[0], towers="another model's")
+    judges = replace(judges, sides=(face, judges.sides[1]))
     found = answered(silent, tiny, ByReader(judges, 2, 0.7))
+    assert OTHER_TOWERS in found.notes
     assert found.completion == BROWS  # .1 / 3 of the face alone, against 0
     assert any(note.startswith("no sound: nothing") for note in found.notes)
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -143,12 +144,13 @@ def test_one_clip_alone_is_standardised_by_the_calibration():
 def test_a_written_judge_is_the_same_judge_and_twice_the_same_bytes(tmp_path):
     rows, texts, labels, _ = made_up()
     judge = fit_judge(rows, texts, labels, side="voice", components=3, judges=JUDGES)
+    judge = replace(judge, towers="these")
     for name in ("one", "two"):
         write_judge(judge, tmp_path / name)
     for file in ("voice.json", "voice.safetensors"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     read = read_judge(tmp_path / "one", "voice")
-    assert read.judged == judge.judged
+    assert (read.judged, read.towers) == (judge.judged, "these")
     assert read.verdicts(rows, own_scale=False) == judge.verdicts(rows, own_scale=False)
     assert len(list((tmp_path / "one").iterdir())) == 2  # no partial file is left
 
