@@ -88,9 +88,10 @@ def run_audit(
         for i in range(0, len(subjects), batch_size)
     ]
     examined: dict[str, list[Examined]] = {corpus: [] for corpus in by_corpus}
+    found_blocks = examine_blocks(job, blocks, processes)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"audit {checkpoint.name}", total=sum(map(len, chosen.values())))
-        for block in examine_blocks(job, blocks, processes):
+        for block in found_blocks:
             examined[block[0].subject.corpus] += block
             progress.advance(task, len(block))
     synthetic = {c for c in by_corpus if metadata.origin(c).data == "synthetic"}

@@ -1,17 +1,20 @@
 """Blocks of clips examined by several processes, each with the model in memory."""
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
 from r1omni.evaluation.audit.answerer import Answerer
 from r1omni.evaluation.audit.examine import Examined, Subject, examine
 from r1omni.machine.device import Device
+from r1omni.machine.fork_client import SOCKET
 from r1omni.machine.lifeline import die_with_parent
 
 _MODULE = "r1omni.evaluation.audit.backbone_answerer"
@@ -41,27 +44,47 @@ class Block:
 def examine_blocks(job: Job, blocks: Sequence[Block], processes: int) -> Iterator[list[Examined]]:
     """The blocks' clips, in order. A block's numbers do not depend on the number of processes.
 
-    Raises ValueError if a process is killed.
+    Several processes start at the call, before a progress bar's thread: they may be forked. The
+    iterator raises ValueError if one of them is killed.
     """
     n = min(processes, len(blocks))
     if n <= 1:
-        answerer = _load(job)
-        for block in blocks:
-            yield examine(answerer, block.subjects, block.labels, job.samples)
-        return
-    context = get_context("forkserver")
-    context.set_forkserver_preload([_MODULE])  # imports torch once, for all workers
+        return _examined_here(job, blocks)
+    context = _context()
     numbers: Any = context.Queue()
     for number in range(n):
         numbers.put(number)
+    pool = ProcessPoolExecutor(n, context, _start_worker, (job, numbers))
+    return _collected(pool, pool.map(_examine_in_worker, blocks), job)
+
+
+def _examined_here(job: Job, blocks: Sequence[Block]) -> Iterator[list[Examined]]:
+    answerer = _load(job)
+    for block in blocks:
+        yield examine(answerer, block.subjects, block.labels, job.samples)
+
+
+def _collected(
+    pool: ProcessPoolExecutor, found: Iterator[list[Examined]], job: Job
+) -> Iterator[list[Examined]]:
     try:
-        with ProcessPoolExecutor(n, context, _start_worker, (job, numbers)) as pool:
-            yield from pool.map(_examine_in_worker, blocks)
+        with pool:
+            yield from found
     except BrokenProcessPool as error:
         raise ValueError(
             f"{job.checkpoint}: a process of the audit was killed (out of memory?); fewer "
             "machine.processes or a smaller machine.predict_batch_size need less memory"
         ) from error
+
+
+def _context() -> BaseContext:
+    """How workers start: forked from this process if the pipeline's fork server has forked it, and
+    torch with it; else from a process that imports torch once for all of them."""
+    if SOCKET in os.environ and "torch" in sys.modules:
+        return get_context("fork")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([_MODULE])
+    return context
 
 
 def _load(job: Job) -> Answerer:
