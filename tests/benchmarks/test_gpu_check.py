@@ -1,6 +1,6 @@
 """gpu-check without a GPU: the same code on the CPU, the released shapes on `meta`, and by hand."""
 
-import subprocess
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from forking import run_module
 from torch.profiler import DeviceType
 
-from benchmarks.gpu_check import Part, count_results, failures, run
+from benchmarks.gpu_check import Part, count_results, failures, main, run
 from benchmarks.gpu_compare import Distance, Learned, distance, judged
 from benchmarks.gpu_page import render
 from benchmarks.gpu_steps import (
@@ -27,15 +28,12 @@ from r1omni.model.sampling import Decoded
 REPO = Path(__file__).parents[2]
 
 
-def gpu_check(*options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks.gpu_check", *options]
-    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
-
-
 def test_the_whole_check_runs_on_a_cpu_into_another_file(tmp_path):
-    page = tmp_path / "page.md"
-    done = gpu_check("--device", "cpu", "--shapes", "tiny", "--out", str(page))
-    assert done.returncode == 0, done.stdout + done.stderr
+    page, said = tmp_path / "page.md", tmp_path / "said"
+    command = [sys.executable, "-m", "benchmarks.gpu_check", "--device", "cpu", "--shapes", "tiny"]
+    process = run_module([*command, "--out", str(page)], REPO, said, os.environ)
+    process.join()
+    assert process.exitcode == 0, said.read_text()
     text = page.read_text()
     assert text.startswith("# gpu-check on a CPU\n")
     assert "no number is a GPU's" in text
@@ -46,20 +44,34 @@ def test_the_whole_check_runs_on_a_cpu_into_another_file(tmp_path):
     assert "| **measured peak** above the start |" in text
 
 
+@pytest.fixture
+def gpu_check(monkeypatch, capsys):
+    """Its exit code, standard output and standard error, in this process."""
+
+    def check(*options: str) -> tuple[object, str, str]:
+        monkeypatch.chdir(REPO)
+        monkeypatch.setattr(sys, "argv", ["gpu_check.py", *options])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return (ended.value.code, *capsys.readouterr())
+
+    return check
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so_in_one_line_and_writes_nothing(tmp_path):
+def test_without_a_gpu_it_says_so_in_one_line_and_writes_nothing(gpu_check, tmp_path):
     page = tmp_path / "page.md"
-    done = gpu_check("--out", str(page))
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
+    code, output, errors = gpu_check("--out", str(page))
+    assert (code, output) == (2, "")
+    (line,) = errors.splitlines()
     assert line.startswith("no CUDA device that torch ")
     assert not page.exists()
 
 
-def test_a_cpu_does_not_write_the_gpus_page():
-    done = gpu_check("--device", "cpu", "--out", "benchmarks/GPU.md")
-    assert done.returncode == 2
-    assert "--device cpu needs --out" in done.stderr
+def test_a_cpu_does_not_write_the_gpus_page(gpu_check):
+    code, _, errors = gpu_check("--device", "cpu", "--out", "benchmarks/GPU.md")
+    assert code == 2
+    assert "--device cpu needs --out" in errors
 
 
 def test_the_released_shapes_on_meta_by_hand():

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from r1omni.machine.fork_client import SOCKET, fork_server
+from r1omni.machine.fork_client import SOCKET
 
 CLI = """
 import gc, json, os, random, signal, sys, time
@@ -69,13 +69,16 @@ def describe():
 """
 # The server sets these before it imports the libraries, or they do: all stages have the same.
 SET_EARLIER = ("DS_ACCELERATOR", "HF_HUB_DISABLE_TELEMETRY", "TORCHINDUCTOR_CACHE_DIR")
+# A pipeline: it has a server, and runs a stage when it is told to.
 SERVE = """
-import os, sys, subprocess
+import json, os, sys, subprocess
 from pathlib import Path
 from r1omni.machine.fork_client import fork_server
 with fork_server(os.environ, 1) as environment:
-    Path("socket").write_text(environment["R1OMNI_FORK_SERVER"])
-    subprocess.run([sys.executable, "-m", "r1omni", "base", "wait"], env=environment)
+    Path("served.part").write_text(json.dumps(environment))
+    Path("served.part").rename("served.json")
+    if sys.stdin.readline():
+        subprocess.run([sys.executable, "-m", "r1omni", "base", "wait"], env=environment)
 """
 
 
@@ -94,25 +97,32 @@ def project(repo, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def environment(project):
-    """The environment of stages, with a server that has imported everything."""
-    fresh = {
+def pipeline(project):
+    """A pipeline, whose server imports the libraries when it is first asked."""
+    given = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "DO_NOT_TRACK": "true",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    fresh.pop("PYTHONPATH", None)
-    for name in ("PYTHONUNBUFFERED", "NPY_DISABLE_CPU_FEATURES"):
-        fresh.pop(name, None)
-    fresh.pop(SOCKET, None)
-    before = Path.cwd()
-    os.chdir(project)
-    try:
-        with fork_server(fresh, 1) as given:
-            yield given
-    finally:
-        os.chdir(before)
+    for name in ("PYTHONPATH", "PYTHONUNBUFFERED", "NPY_DISABLE_CPU_FEATURES", SOCKET):
+        given.pop(name, None)
+    command = [sys.executable, "-c", SERVE]
+    process = subprocess.Popen(command, cwd=project, env=given, stdin=subprocess.PIPE)
+    yield process
+    process.stdin.close()
+    process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def environment(project, pipeline):
+    """The environment of the pipeline's stages."""
+    note, deadline = project / "served.json", time.monotonic() + 60
+    while not note.exists():
+        assert pipeline.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return json.loads(note.read_text())
 
 
 def run(folder, environment, *arguments, **options):
@@ -269,12 +279,14 @@ def test_a_rank_has_its_own_session_and_a_stage_its_clients_group(project, envir
                 assert os.getpgid(stage) == os.getpgid(client.pid)
 
 
-def test_nothing_is_left_of_a_killed_pipeline(project, environment):
-    pipeline = subprocess.Popen([sys.executable, "-c", SERVE], cwd=project, env=fresh(environment))
+def test_nothing_is_left_of_a_killed_pipeline(project, environment, pipeline):
+    """The last test: it kills the pipeline of all."""
+    pipeline.stdin.write(b"\n")
+    pipeline.stdin.flush()
     with waiting(project, pipeline) as stage:
         below = psutil.Process(pipeline.pid).children(recursive=True)
         assert stage in [process.pid for process in below]
         pipeline.kill()
         assert all(is_gone(process.pid) for process in below)
-    folder = Path((project / "socket").read_text()).parent
+    folder = Path(environment[SOCKET]).parent
     assert not folder.exists()

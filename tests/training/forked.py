@@ -10,13 +10,12 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import toy
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from forking import start_forked
 
 from r1omni.config import TrackingParams
 from r1omni.machine.state_folders import remove_finished_states
@@ -24,22 +23,14 @@ from r1omni.tracking.runs import open_run
 
 # For training on a CUDA device: DeepSpeed is not yet imported there, for the CPU.
 _fresh = multiprocessing.get_context("spawn")
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["preloaded"])
 
-get_checkpoint_conversion_mapping("")  # makes transformers compile its thousand patterns, once
 toy.toy_params()  # read once, before anything is forked: an edit of params.yaml changes no child
 
 
-def _start_server() -> None:
-    """Start the server, if it is not running; it must find the modules of this folder."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), before or ""])
-    forkserver.ensure_running()
-    if before is None:
-        del os.environ["PYTHONPATH"]
-    else:
-        os.environ["PYTHONPATH"] = before
+def _start_fresh(target: Callable[..., None], *args: Any) -> BaseProcess:
+    process: BaseProcess = _fresh.Process(target=target, args=args)
+    process.start()
+    return process
 
 
 class Ranks:
@@ -47,18 +38,14 @@ class Ranks:
 
     def __init__(self, folder: Path, size: int, target: Callable[..., None], *args: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        _start_server()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         on_cuda = any("cuda" in (arg.values() if isinstance(arg, dict) else [arg]) for arg in args)
-        start: Any = (_fresh if on_cuda else _context).Process
+        start = _start_fresh if on_cuda else start_forked
         self.processes: list[BaseProcess] = [
-            start(target=_run, args=(rank, size, port, folder, target, args))
-            for rank in range(size)
+            start(_run, rank, size, port, folder, target, args) for rank in range(size)
         ]
-        for process in self.processes:
-            process.start()
 
     def wait(self, seconds: float = 600.0) -> list[int | None]:
         """Their exit codes; those that hang are killed and have None."""

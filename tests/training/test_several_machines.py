@@ -1,10 +1,10 @@
 """torchrun on two machines: one stage, one curve, one life."""
 
 import os
-import signal
-import subprocess
 import sys
 import time
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
@@ -12,6 +12,7 @@ import pytest
 import toy
 import yaml
 from forked import Ranks, train
+from forking import run_module
 from two_machines import missing, two_machines
 
 from r1omni.machine.curves import read_curves
@@ -41,7 +42,7 @@ def project(folder: Path, repo: Path) -> Path:
     return folder
 
 
-def begin(machines, folder: Path, world: Path) -> list["subprocess.Popen[bytes]"]:
+def begin(machines, folder: Path, world: Path) -> list[BaseProcess]:
     """The stage's command behind torchrun on both machines, as the how-to says."""
     stage = ["-m", "r1omni.cli", "grpo", str(world / "parent"), "out/checkpoint"]
     stage += ["--set", str(toy.write_set(world, folder / "set.json"))]
@@ -53,9 +54,8 @@ def begin(machines, folder: Path, world: Path) -> list["subprocess.Popen[bytes]"
         torchrun += ["--master-addr", machines.first, "--master-port", "29511"]
         environment = {**os.environ, "DVC_ROOT": str(folder), "GLOO_SOCKET_IFNAME": f"v{end}"}
         environment.pop("RANK", None)
-        with (folder / "said").open("ab") as said:
-            streams = {"stdout": said, "stderr": said, "cwd": folder, "env": environment}
-            both.append(machines.run(end, [*torchrun, *stage], **streams))
+        command, said = [*torchrun, *stage], folder / "said"
+        both.append(run_module(command, folder, said, environment, partial(machines.enter, end)))
     return both
 
 
@@ -68,9 +68,7 @@ def after_steps(both, folder: Path, n: int) -> None:
     """Wait until n steps are in the curves."""
     until = time.monotonic() + 600
     while steps_in(folder) < n:
-        assert all(process.poll() is None for process in both), (folder / "said").read_text()[
-            -3000:
-        ]
+        assert all(process.is_alive() for process in both), (folder / "said").read_text()[-3000:]
         assert time.monotonic() < until, (folder / "said").read_text()[-3000:]
         time.sleep(0.01)
 
@@ -87,9 +85,10 @@ def test_two_machines_stop_continue_and_die_together_and_learn_what_one_process_
     folder = project(tmp_path / "project", repo)
     both = begin(machines, folder, world)
     after_steps(both, folder, 2)
-    both[1].send_signal(signal.SIGTERM)  # on one machine: both save the same step
+    both[1].terminate()  # on one machine: both save the same step
     for process in both:
-        process.wait(timeout=300)
+        process.join(300)
+        assert not process.is_alive()
     (saved,) = (folder / ".state" / "checkpoint").glob("*/step-*")
     stopped_at = steps_in(folder)
     assert saved.name == f"step-{stopped_at:06d}", (folder / "said").read_text()[-3000:]
@@ -101,7 +100,8 @@ def test_two_machines_stop_continue_and_die_together_and_learn_what_one_process_
     both[0].kill()  # torchrun itself: its rank dies with it, the other one notices
     assert psutil.wait_procs(ranks, timeout=300)[1] == []
     for process in both:
-        process.wait(timeout=300)
+        process.join(300)
+        assert not process.is_alive()
 
     (curves,) = (folder / ".state" / "checkpoint").glob("*/curves.jsonl")
     found = read_curves(curves)
