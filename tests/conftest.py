@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # no test may write to the user's own store
 
 REPO = Path(__file__).resolve().parents[1]
-gc.set_threshold(50_000, 20, 20)  # imports alone make a million objects
+gc.set_threshold(50_000, 20, 20)
+gc.disable()  # until all is imported, which makes a million objects that stay
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -94,3 +96,18 @@ def pytest_collection_modifyitems(items):
     """The longest files first, so that all workers end at about the same time."""
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
+    # A worker's files need many decoding processes. Those of forking.py have another server.
+    if "PYTEST_XDIST_WORKER" in os.environ and "forking" in sys.modules:
+        from r1omni.media.pool import PRELOAD, start_forkserver
+
+        start_forkserver((*PRELOAD, "r1omni.inference.hearing"))  # else each imports it: 0.7 CPU s
+
+
+def pytest_sessionfinish():
+    """At their end pytest and Python look for garbage; nothing is looked at."""
+    gc.freeze()

@@ -108,7 +108,7 @@ def test_patches_are_near_the_video_processors(shape: tuple[int, int, int]) -> N
 @pytest.mark.parametrize("n", [321, 399, 480, 481, 4000, 16000, 47_999, 100_001])
 def test_the_mel_is_the_feature_extractors_to_the_bit(n: int) -> None:
     wave = 0.3 * np.random.default_rng(n).standard_normal(n).astype(np.float32)
-    extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=300)
+    extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=10)  # theirs pads to 300 s
     theirs = extractor(
         wave, sampling_rate=16000, return_attention_mask=True, padding="max_length",
         return_tensors="np",

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,13 @@ STAGES = {
 }
 
 
+@cache
+def dvc_stages(repo: Path) -> dict:
+    return yaml.safe_load((repo / "dvc.yaml").read_text())["stages"]
+
+
 def dvc_stage(repo: Path, name: str) -> dict:
-    stage = yaml.safe_load((repo / "dvc.yaml").read_text())["stages"][name]
+    stage = dvc_stages(repo)[name]
     return stage.get("do", stage)
 
 
@@ -49,25 +55,32 @@ def imported_files(repo: Path, start: str) -> set[str]:
     queue = [start]
     while queue:
         file = queue.pop()
-        if file in found:
-            continue
-        found.add(file)
-        for node in ast.walk(ast.parse((repo / file).read_text())):
-            names = []
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            for name in names:
-                path = name.replace(".", "/")
-                for candidate in (f"{path}.py", f"{path}/__init__.py"):
-                    if name.startswith("r1omni") and (repo / candidate).is_file():
-                        queue.append(candidate)
+        if file not in found:
+            found.add(file)
+            queue += imports_of(repo, file)
+    return found
+
+
+@cache
+def imports_of(repo: Path, file: str) -> list[str]:
+    """The files of r1omni that one file names in its imports."""
+    found = []
+    for node in ast.walk(ast.parse((repo / file).read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            path = name.replace(".", "/")
+            for candidate in (f"{path}.py", f"{path}/__init__.py"):
+                if name.startswith("r1omni") and (repo / candidate).is_file():
+                    found.append(candidate)
     return found
 
 
 def test_every_stage_is_listed_here(repo):
-    assert set(yaml.safe_load((repo / "dvc.yaml").read_text())["stages"]) == set(STAGES)
+    assert set(dvc_stages(repo)) == set(STAGES)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -100,8 +113,8 @@ def test_an_empty_hub_is_no_stage_and_the_papers_is_what_its_base_reads(repo, pa
 
 
 def test_only_evaluation_reads_the_side_files(repo):
-    stages = yaml.safe_load((repo / "dvc.yaml").read_text())["stages"]
-    reading = {name for name in stages if "data/truth" in str(dvc_stage(repo, name))}
+    written = dvc_stages(repo)
+    reading = {name for name in written if "data/truth" in str(dvc_stage(repo, name))}
     assert reading == {"synthesize", "score", "report"}
     for name in ("score", "report"):
         assert "data/truth" in dvc_stage(repo, name)["deps"]
@@ -109,8 +122,8 @@ def test_only_evaluation_reads_the_side_files(repo):
 
 
 def test_nothing_but_fetch_writes_to_the_users_folder(repo, params):
-    stages = yaml.safe_load((repo / "dvc.yaml").read_text())["stages"]
-    writing = {name for name in stages if "data/raw" in str(dvc_stage(repo, name)["outs"])}
+    written = dvc_stages(repo)
+    writing = {name for name in written if "data/raw" in str(dvc_stage(repo, name)["outs"])}
     assert writing == set()  # fetch writes to the folders that `hub` names
     assert all(Path("data/raw") not in corpus.root.parents for corpus in params.corpora.values())
 
@@ -130,7 +143,7 @@ def test_a_stages_params_are_the_sections_that_it_reads(repo, name):
 
 def test_no_finished_stage_runs_again_for_what_changes_time_and_memory_alone(repo):
     """No stage names a key of `machine`, nor a file of r1omni/machine."""
-    written = yaml.safe_load((repo / "dvc.yaml").read_text())["stages"]
+    written = dvc_stages(repo)
     named = [str(x) for name in written for key in ("deps", "params")
              for x in dvc_stage(repo, name).get(key, [])]  # fmt: skip
     assert len(named) > 100

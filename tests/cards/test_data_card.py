@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import mlcroissant
 import pytest
 from made_up_project import CLIPS, cards_of
 
@@ -13,6 +12,8 @@ FIELDS = ("clip_id", "path", "sha256", "label", "split")
 
 
 def test_mlcroissant_takes_the_card_and_reads_the_manifests_rows(project: Path) -> None:
+    import mlcroissant  # a quarter of a CPU second, for this file alone
+
     card = mlcroissant.Dataset(cards_of(project) / "dfew.croissant.json")
     assert not card.metadata.ctx.issues.errors
     missing = sorted(str(issue).split('"')[1] for issue in card.metadata.ctx.issues.warnings)
@@ -27,6 +28,8 @@ def test_mlcroissant_takes_the_card_and_reads_the_manifests_rows(project: Path) 
 
 
 def test_a_manifest_that_was_changed_is_not_read(project: Path) -> None:
+    import mlcroissant  # a quarter of a CPU second, for this file alone
+
     path = cards_of(project) / "dfew.croissant.json"
     write_manifest(CLIPS[:3], project / "data/manifests/dfew.parquet", note={"data": "synthetic"})
     with pytest.raises(mlcroissant.GenerationError) as error:
@@ -46,6 +49,8 @@ def test_a_rendered_corpus_has_no_people_and_says_what_was_rejected(project: Pat
 
 
 def test_a_real_corpus_says_whom_to_ask_and_that_consent_is_not_recorded(project: Path) -> None:
+    import mlcroissant  # a quarter of a CPU second, for this file alone
+
     write_manifest(CLIPS, project / "data/manifests/dfew.parquet", note={"data": "real"})
     path = cards_of(project) / "dfew.croissant.json"
     card = json.loads(path.read_text())

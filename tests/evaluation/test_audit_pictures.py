@@ -207,13 +207,6 @@ def test_the_page_shows_seven_pictures_and_escapes_every_text(report: Path):
     assert "url(" not in html and "http" not in html
 
 
-def test_without_an_audit_the_page_says_so(run: Run, report: Path, tmp_path: Path):
-    metrics = report.with_name("metrics.json")
-    run_report(metrics, run.predictions, run.training, run.sheets, tmp_path, report=REPORT)
-    html = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "No model was audited." in html and "<svg" not in html
-
-
 def test_audits_that_do_not_belong_together_are_refused(folder: Path, tmp_path: Path):
     with pytest.raises(ValueError, match=r"none: no such folder"):
         read_audits(tmp_path / "none")

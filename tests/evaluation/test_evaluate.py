@@ -38,16 +38,22 @@ def checkpoint(tiny, tmp_path) -> Path:
     return tmp_path / "tiny"
 
 
-@pytest.fixture
-def ravdess(tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def ravdess_files(tmp_path_factory) -> Path:
     """Eight clips, one per emotion, one more without sound, and one that is a song."""
-    folder = tmp_path / "ravdess/Actor_01"
+    folder = tmp_path_factory.mktemp("clips") / "ravdess/Actor_01"
     folder.mkdir(parents=True)
     for emotion in range(1, 9):
         write_clip(folder / f"01-01-{emotion:02}-01-01-01-01.mp4", seed=emotion)
     write_clip(folder / "01-01-03-02-01-01-01.mp4", audio=None)
     write_clip(folder / "01-02-03-01-01-01-01.mp4")
     return folder.parent
+
+
+@pytest.fixture
+def ravdess(ravdess_files, tmp_path) -> Path:
+    """The test's own copy of them."""
+    return shutil.copytree(ravdess_files, tmp_path / "ravdess")
 
 
 def record(checkpoint: Path, provenance: dict) -> None:

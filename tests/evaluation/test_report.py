@@ -290,6 +290,11 @@ def test_before_and_after_grpo_stand_side_by_side(page: Page, metrics: Metrics):
     assert f"{100 * face:.1f} / " in text
 
 
+def test_without_an_audit_the_page_says_so(reported: Path):
+    html = (reported / "report.html").read_text(encoding="utf-8")
+    assert "No model was audited." in html and "<svg" not in html
+
+
 def test_the_report_is_the_same_for_the_same_input(reported: Path, run: Run, tmp_path: Path):
     metrics = reported / "metrics.json"
     run_report(metrics, run.predictions, run.training, run.sheets, tmp_path, report=REPORT)

@@ -1,8 +1,6 @@
 """MLflow's store in PostgreSQL and its files in S3, as several machines of a lab share them."""
 
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 
 import psutil
 import pytest
+from at_once import run_at_once
 from lab_servers import PASSWORD, free_port, postgresql, s3_server
 from mlflow import MlflowClient
 
@@ -29,7 +28,7 @@ from r1omni.config import TrackingParams
 from r1omni.tracking.registry import run_register
 from r1omni.tracking.runs import open_run
 
-uri, number = sys.argv[1:]
+uri, number = os.environ["LAB"], sys.argv[1]
 tracking = TrackingParams(uri=uri, artifacts="s3://lab/mlflow", experiment="r1omni",
                           system_metrics=False, registered_model="r1-omni")
 paths = write_model(Path.cwd(), "grpo", weights=number.encode() * 1000)
@@ -66,19 +65,13 @@ def test_four_pipelines_at_once_lose_and_double_nothing(
     uri, environment = lab
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
-    tests = str(Path(__file__).parents[1])
-    started = []
-    for number in "1234":
-        folder = tmp_path / number
+    monkeypatch.setenv("LAB", uri)
+    folders = [tmp_path / number for number in "0123"]
+    for folder in folders:
         folder.mkdir()
-        paths = os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])
-        ours = {**os.environ, "DVC_ROOT": str(folder), "PYTHONPATH": paths}
-        command = [sys.executable, "-c", PIPELINE, uri, number]
-        started.append(subprocess.Popen(command, cwd=folder, env=ours, stderr=subprocess.PIPE))
-    for process in started:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors.decode()[-3000:]
-        assert b"training goes on without MLflow" not in errors
+    codes, errors = run_at_once(PIPELINE, folders)
+    assert codes == [0] * 4, errors[-3000:]
+    assert "training goes on without MLflow" not in errors
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     client, experiment = open_client(in_database(uri))
     versions = client.search_model_versions("name = 'r1-omni'")
@@ -91,7 +84,7 @@ def test_four_pipelines_at_once_lose_and_double_nothing(
         steps = [p.step for p in client.get_metric_history(run.info.run_id, "train/loss")]
         assert steps == list(range(1, 41))
     weights = "data/checkpoints/grpo/model.safetensors"
-    written = {(tmp_path / number / weights).read_bytes() for number in "1234"}
+    written = {(folder / weights).read_bytes() for folder in folders}
     for version in versions:  # downloaded, and its content hash checked
         model = model_directory(f"models:/r1-omni/{version.version}", in_database(uri))
         written.remove((model / "model.safetensors").read_bytes())

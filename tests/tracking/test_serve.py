@@ -26,11 +26,12 @@ from made_up_model import write_model
 from media_cases import write_media
 from test_server import free_port
 
+from r1omni.cli import main
 from r1omni.config import TrackingParams
 from r1omni.emotions import EMOTIONS
 from r1omni.inference.answer import answer_files
 from r1omni.inference.options import choose_options
-from r1omni.inference.served import MEDIA_ROOT
+from r1omni.inference.served import JUDGES_FOLDER, MEDIA_ROOT, PARAMS_FILE
 from r1omni.lineage import write_provenance
 from r1omni.tracking.registry import run_register
 
@@ -158,7 +159,7 @@ def test_health_version_and_the_openapi_page(served: Served) -> None:
 def test_clients_that_are_batched_together_get_predicts_answers_to_the_last_digit(
     served: Served,
 ) -> None:
-    """24 requests of one to four rows from eight threads, by path and by bytes."""
+    """12 requests of one to four rows from eight threads, by path and by bytes."""
 
     def ask(number: int) -> None:
         names = [f"{(number + i) % 6}.mp4" for i in range(1 + number % 4)]
@@ -172,7 +173,7 @@ def test_clients_that_are_batched_together_get_predicts_answers_to_the_last_digi
         ]
 
     with ThreadPoolExecutor(8) as clients:
-        list(clients.map(ask, range(24)))
+        list(clients.map(ask, range(12)))
 
 
 def test_what_is_no_file_below_the_media_root_is_refused_row_by_row(served: Served) -> None:
@@ -293,15 +294,26 @@ def test_a_broken_file_costs_only_its_own_row_and_leaves_nothing_behind(served: 
     assert not list((served.media.parent / "tmp").glob("r1omni-*"))
 
 
-def test_what_cannot_be_served_is_one_clear_line(folder: Path, served: Served) -> None:
+def test_what_cannot_be_served_is_one_clear_line(
+    folder: Path, served: Served, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One command in a process of its own: nothing that it imports may write, either."""
+    unknown = ("--model", "models:/r1-omni@nobody")
+    _, said = start(folder, *unknown, "--port", str(free_port())).communicate(timeout=60)
+    (line,) = said.decode().splitlines()
+    assert line.startswith("error: models:/r1-omni@nobody:")
     cases = {
         ("--port", str(served.port)): f"error: port {served.port} on 127.0.0.1 is taken",
-        ("--model", "models:/r1-omni@nobody"): "error: models:/r1-omni@nobody:",
         ("--model", "data"): "error: data: data has no file MLmodel; expected models:/NAME@ALIAS",
         ("--media-root", "nowhere"): "error: nowhere: is no folder; expected --media-root FOLDER",
     }
+    monkeypatch.chdir(folder)
+    for name in (PARAMS_FILE, JUDGES_FOLDER, MEDIA_ROOT):
+        monkeypatch.setenv(name, "")  # the command sets them
     for arguments, expected in cases.items():
         port = () if "--port" in arguments else ("--port", str(free_port()))
-        _, said = start(folder, *arguments, *port).communicate(timeout=60)
-        (line,) = said.decode().splitlines()
+        monkeypatch.setattr(sys, "argv", ["r1omni", "serve", *arguments, *port])
+        with pytest.raises(SystemExit, match="1"):
+            main()
+        (line,) = capfd.readouterr().err.splitlines()
         assert line.startswith(expected)

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from clip_files import write_clip
+from made_up_model import write_model
 from test_server import free_port
 
 from r1omni.config import TrackingParams
@@ -29,15 +31,32 @@ from r1omni.tracking.store import open_client
 MODEL = "models:/r1-omni/1"
 
 
-@pytest.fixture
-def registered(project: Path, tracking: TrackingParams, trained: Any, tiny: Any) -> Path:
-    """A project whose version 1 is a real, untrained model."""
-    paths = trained("grpo")
-    tiny.model.save_pretrained(paths["checkpoint"])
-    tiny.processor.save_pretrained(paths["checkpoint"])
-    write_provenance(paths["checkpoint"], {"stage": "grpo"})
-    run_register(**paths, name="grpo", tracking=tracking)
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, tiny: Any) -> Path:
+    """A project whose version 1 is a real, untrained model; tests must not change it."""
+    project = tmp_path_factory.mktemp("project")
+    shutil.copy(empty_store, project / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        patch.setenv("DVC_ROOT", str(project))
+        paths = write_model(project, "grpo")
+        tiny.model.save_pretrained(paths["checkpoint"])
+        tiny.processor.save_pretrained(paths["checkpoint"])
+        write_provenance(paths["checkpoint"], {"stage": "grpo"})
+        tracking = TrackingParams(
+            uri="sqlite:///mlflow.db", artifacts=None, experiment="r1omni", system_metrics=False,
+            registered_model="r1-omni",
+        )  # fmt: skip
+        run_register(**paths, name="grpo", tracking=tracking)
     return project
+
+
+@pytest.fixture
+def registered(once: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That project, as the current directory."""
+    monkeypatch.chdir(once)
+    monkeypatch.setenv("DVC_ROOT", str(once))
+    return once
 
 
 def encoded(path: Path) -> str:
@@ -96,10 +115,11 @@ def test_mlflow_loads_and_serves_what_predict_answers(
     assert not list(registered.rglob("*.pkl"))
 
 
-def test_a_damaged_version_is_not_loaded(registered: Path) -> None:
+def test_a_damaged_version_is_not_loaded(registered: Path, tmp_path: Path) -> None:
     from mlflow import pyfunc
 
-    folder = next(registered.glob("mlartifacts/models/*/artifacts"))
+    whole = next(registered.glob("mlartifacts/models/*/artifacts"))
+    folder = shutil.copytree(whole, tmp_path / "artifacts")
     weights = folder / "checkpoint" / "config.json"
     weights.chmod(0o644)
     weights.write_text(weights.read_text() + " ")

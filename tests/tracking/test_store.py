@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from at_once import run_at_once
 
 from r1omni.config import TrackingParams
 from r1omni.tracking.registry import model_directory
@@ -60,14 +61,9 @@ def test_a_look_up_without_a_store_says_so_and_creates_none(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_processes_at_once_make_one_sound_store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    first, second = (
-        subprocess.Popen([sys.executable, "-c", FIRST_USE], cwd=tmp_path) for _ in range(2)
-    )
-    assert (first.wait(timeout=240), second.wait(timeout=240)) == (0, 0)
+def test_two_processes_at_once_make_one_sound_store(tmp_path: Path) -> None:
+    codes, errors = run_at_once(FIRST_USE, [tmp_path, tmp_path])
+    assert codes == [0, 0], errors
     with sqlite3.connect(tmp_path / "mlflow.db") as connection:
         assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
         query = "select count(*) from experiments where name = 'r1omni'"
