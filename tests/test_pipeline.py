@@ -44,8 +44,9 @@ TOY = {
     "machine": {"save_every": 3, "processes": 1, "workers": 1},
     "predict": {"max_new_tokens": 48},
     "judges": {"components": 8},
-    "audit": {"clips": 8, "donors": 1, "samples": 2},
+    "audit": {"clips": 4, "donors": 1, "samples": 2},
     "score": {"bootstrap_samples": 50},
+    "report": {"rollout_groups": 2},
     "tracking": {"system_metrics": False},
 }
 
