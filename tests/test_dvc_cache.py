@@ -3,11 +3,10 @@
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from dvc_commands import dvc_outputs
 from typer.testing import CliRunner
 
 from r1omni.cli import app
@@ -19,12 +18,13 @@ stages:
     cmd: mkdir made && printf whole > made/a.bin && printf other > made/b.bin
     outs: [made]
 """
-DVC = [sys.executable, "-m", "dvc"]
-
-
-def dvc(*arguments: str) -> str:
-    done = subprocess.run([*DVC, *arguments], capture_output=True, text=True, check=True)
-    return done.stdout
+CONFIG = """
+[core]
+    no_scm = True
+[cache]
+    type = hardlink
+"""
+MADE = (("add", "--quiet", "raw/own.bin"), ("repro", "--quiet"))
 
 
 def flip(path: Path) -> None:
@@ -57,14 +57,12 @@ def project(tmp_path, monkeypatch) -> Path:
     """A stage's folder and a file of the user's own, both hard-linked to DVC's cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DO_NOT_TRACK", "true")
-    dvc("init", "--no-scm", "--quiet")
-    with (tmp_path / ".dvc/config").open("a") as config:
-        config.write("[cache]\n    type = hardlink\n")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text(CONFIG)
     (tmp_path / "dvc.yaml").write_text(STAGE)
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw/own.bin").write_text("mine")
-    dvc("add", "--quiet", "raw/own.bin")
-    dvc("repro", "--quiet")
+    dvc_outputs(tmp_path, *MADE)
     return tmp_path
 
 
@@ -77,7 +75,8 @@ def test_a_flipped_bit_is_named_with_its_output_removed_and_made_again(project):
     assert check_cache(project, cache).damaged == ()
     flip(project / "made/a.bin")
     flip(project / "raw/own.bin")
-    assert "up to date" in dvc("status")  # DVC does not notice
+    (status,) = dvc_outputs(project, ("status",))
+    assert "up to date" in status  # DVC does not notice
     found = doctor()
     assert found.exit_code == 1
     named = [line for line in found.output.splitlines() if line.startswith("✗")]
@@ -91,8 +90,7 @@ def test_a_flipped_bit_is_named_with_its_output_removed_and_made_again(project):
     assert doctor("--remove").exit_code == 1
     (project / "raw/own.bin").unlink()
     (project / "raw/own.bin").write_text("mine")  # the good copy of its owner
-    dvc("add", "--quiet", "raw/own.bin")
-    dvc("repro", "--quiet")
+    dvc_outputs(project, *MADE)
     assert (project / "made/a.bin").read_text() == "whole"
     assert check_cache(project, cache).damaged == ()
 

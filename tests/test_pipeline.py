@@ -16,6 +16,10 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
+from dvc_commands import dvc_outputs
+from typer.testing import CliRunner, Result
+
+from r1omni.cli import app
 
 pytestmark = pytest.mark.slow
 
@@ -40,8 +44,9 @@ TOY = {
     "machine": {"save_every": 3, "processes": 1, "workers": 1},
     "predict": {"max_new_tokens": 48},
     "judges": {"components": 8},
-    "audit": {"clips": 8, "donors": 1, "samples": 2},
+    "audit": {"clips": 4, "donors": 1, "samples": 2},
     "score": {"bootstrap_samples": 50},
+    "report": {"rollout_groups": 2},
     "tracking": {"system_metrics": False},
 }
 
@@ -68,6 +73,18 @@ def run(folder: Path, *command: str, timeout: float = 1800) -> subprocess.Comple
         timeout=timeout,
         check=False,
     )
+
+
+def command(folder: Path, *arguments: str) -> Result:
+    """An `r1omni` command in this process, which has torch and MLflow imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return CliRunner().invoke(app, [*arguments])
+
+
+def dvc(folder: Path, *commands: tuple[str, ...]) -> list[str]:
+    """What each `dvc` command prints."""
+    return dvc_outputs(folder, *commands, environment=environment())
 
 
 def kill_when(folder: Path, happened) -> None:
@@ -188,10 +205,10 @@ def test_the_cards_say_so_too_and_a_number_is_traced_to_all_that_made_it(project
     assert content in card
     assert len(list((project / "data/cards").glob("*.croissant.json"))) == 4
     assert len(list((project / "mlartifacts").rglob("bom.json"))) == 4
-    done = run(project, str(BIN / "r1omni"), "trace", "grpo", "dfew", "war")
-    assert done.returncode == 0, done.stdout
-    assert f"content hash {content}" in done.stdout
-    assert "✗" not in done.stdout
+    done = command(project, "trace", "grpo", "dfew", "war")
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert f"content hash {content}" in done.output
+    assert "✗" not in done.output
 
 
 def test_metrics_hold_every_model_and_corpus(project):
@@ -262,9 +279,9 @@ def test_judges_and_audit_read_no_side_file_and_are_the_same_again(project, tmp_
     ):
         for path in (p for p in again.iterdir() if p.is_file()):
             assert path.read_bytes() == (first / path.name).read_bytes(), path.name
-    shown = run(project, str(BIN / "r1omni"), "table", "--audit")
-    assert "What decides the answer" in shown.stdout
-    assert "describes a voice in silence" in shown.stdout
+    shown = command(project, "table", "--audit")
+    assert "What decides the answer" in shown.output
+    assert "describes a voice in silence" in shown.output
 
 
 def lock(project: Path) -> dict:
@@ -320,16 +337,13 @@ def test_git_sees_new_numbers_and_a_second_repro_does_nothing(project):
 
 def test_a_colleague_pulls_what_was_pushed(project, tmp_path):
     """push, clone, pull: DVC and git find nothing changed, and the report is there."""
-    run(project, str(BIN / "dvc"), "remote", "add", "--default", "lab", str(tmp_path / "remote"))
+    remote = ("remote", "add", "--default", "lab", str(tmp_path / "remote"))
+    dvc(project, remote, ("push", "--quiet"))
     commit(project, "a remote")
-    pushed = run(project, str(BIN / "dvc"), "push", "--quiet")
-    assert pushed.returncode == 0, pushed.stdout
     git(tmp_path, "clone", "--quiet", str(project), "clone")
     clone = tmp_path / "clone"
-    pulled = run(clone, str(BIN / "dvc"), "pull", "--quiet")
-    assert pulled.returncode == 0, pulled.stdout
-    status = run(clone, str(BIN / "dvc"), "status")
-    assert "up to date" in status.stdout, status.stdout
+    _, status = dvc(clone, ("pull", "--quiet"), ("status",))
+    assert "up to date" in status, status
     assert git(clone, "status", "--short") == ""
     assert (clone / "data/reports/report.html").read_bytes() == (
         project / "data/reports/report.html"
@@ -341,11 +355,10 @@ def test_the_users_files_are_left_alone(project):
     own = project / "data/raw/ravdess/mine.txt"
     own.parent.mkdir(parents=True)
     own.write_text("mine")
-    added = run(project, str(BIN / "dvc"), "add", "data/raw/ravdess")
-    assert added.returncode == 0, added.stdout
+    forced = ("repro", "-f", "-s", "synthesize@ravdess")
+    _, again = dvc(project, ("add", "data/raw/ravdess"), forced)
+    assert "Running stage 'synthesize@ravdess'" in again
     assert git(project, "status", "--short").split() == ["??", "data/raw/ravdess.dvc"]
-    again = run(project, str(BIN / "dvc"), "repro", "-f", "-s", "synthesize@ravdess")
-    assert again.returncode == 0, again.stdout
     assert own.read_text() == "mine"
     recipe = run(project, "make", "--dry-run", "clean").stdout
     assert "data/raw" not in recipe
@@ -353,15 +366,22 @@ def test_the_users_files_are_left_alone(project):
     (project / "data/raw/ravdess.dvc").unlink()
 
 
-def test_one_experiment_is_compared_by_three_dozen_numbers(project):
-    shown = run(project, str(BIN / "dvc"), "metrics", "show", "--json").stdout
-    (values,) = json.loads(shown)[""]["data"].values()
+@pytest.fixture(scope="module")
+def shown(project) -> list[str]:
+    """What DVC prints of metrics, of experiments, and of what follows GRPO."""
+    experiments = ("exp", "show", "--only-changed", "--csv")
+    following = ("repro", "--dry", "--downstream", "grpo")
+    return dvc(project, ("metrics", "show", "--json"), experiments, following)
+
+
+def test_one_experiment_is_compared_by_three_dozen_numbers(shown):
+    metrics, table, _ = shown
+    (values,) = json.loads(metrics)[""]["data"].values()
     assert len(json.dumps(values["data"]).split(":")) - 1 == 4 + 4 * 3 + 4 * 3 * 3
-    table = run(project, str(BIN / "dvc"), "exp", "show", "--only-changed", "--csv").stdout
-    assert len(table.splitlines()[0].split(",")) < 60
+    assert 1 < len(table.splitlines()[0].split(",")) < 60
 
 
-def test_changing_grpo_reruns_grpo_and_what_follows_only(project):
+def test_changing_grpo_reruns_grpo_and_what_follows_only(project, shown):
     path = project / "params.yaml"
     text = path.read_text()
     path.write_text(text.replace("kl_coef: 0.04", "kl_coef: 0.05"))
@@ -369,7 +389,8 @@ def test_changing_grpo_reruns_grpo_and_what_follows_only(project):
     path.write_text(text)
     changed = set(json.loads(status.stdout[status.stdout.index("{") :]))
     assert changed == {"grpo"}
-    following = run(project, str(BIN / "dvc"), "repro", "--dry", "--downstream", "grpo").stdout
+    following = shown[2]
+    assert "'register@grpo'" in following
     assert "cold_start" not in following.replace("predict@cold_start", "").replace(
         "register@cold_start", ""
     )
@@ -398,18 +419,17 @@ def test_predict_names_the_emotion_of_a_clip_with_no_skew_and_refuses_what_is_no
     text = tmp_path / "notes.mp4"
     text.write_text("not a video")
     champion = "models:/r1-omni@champion"  # README's line
-    answered = run(
-        project, str(BIN / "r1omni"), "predict", str(clip), str(text), "--model", champion
-    )
-    assert answered.returncode == 1, answered.stdout
+    answered = command(project, "predict", str(clip), str(text), "--model", champion)
+    assert answered.exit_code == 1, (answered.output, answered.exception)
+    assert isinstance(answered.exception, SystemExit)
     model = find_model_version(MlflowClient(f"sqlite:///{project}/mlflow.db"), champion)
     rows = pd.read_parquet(project / f"data/predictions/{model.tags['model']}.parquet")
     rows = rows.set_index("clip_id")
     row = rows.loc[f"ravdess/{clip.stem}"]
     prediction = row.prediction if isinstance(row.prediction, str) else "no known emotion"
-    assert f"{clip.name}: {prediction}" in answered.stdout
-    assert "notes.mp4: refused: " in answered.stdout
-    assert "Traceback" not in answered.stdout
+    assert f"{clip.name}: {prediction}" in answered.output
+    assert "notes.mp4: refused: " in answered.output
+    assert "Traceback" not in answered.output
 
 
 def test_the_flow_runs_the_same_graph(project, monkeypatch):

@@ -44,10 +44,12 @@ WRITE_ASIDE = "open('aside', 'w').write('beside the phases')\n"
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository before anything has been run."""
+    from dvc.repo import Repo
+
     root = tmp_path_factory.mktemp("template")
-    commands = ("git init -q", f"{sys.executable} -m dvc init -q")
-    for command in (*commands, f"{sys.executable} -m dvc config core.analytics false"):
-        subprocess.run(command.split(), cwd=root, check=True)
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    Repo.init(str(root)).close()
+    (root / ".dvc/config").write_text("[core]\n    analytics = false\n")
     (root / "dvc.yaml").write_text(PIPELINE)
     (root / "train.py").write_text(WRITE_POLICY)
     (root / "aside.py").write_text(WRITE_ASIDE)

@@ -15,6 +15,8 @@ from conftest import enter_copy, free_port
 from lab_servers import postgresql
 from sqlalchemy import create_engine, text
 
+from flows.serve import main
+
 
 def wait_until(happened: Callable[[], object], log: Path) -> None:
     deadline = time.monotonic() + 240
@@ -35,7 +37,10 @@ def child(process: subprocess.Popen[bytes], words: str) -> psutil.Process | None
 
 
 def test_it_outlives_its_worker_and_its_server_and_leaves_nothing(
-    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    template: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     port, log = free_port(), tmp_path / "log"
     neighbour = enter_copy(template, tmp_path / "neighbour", monkeypatch)
@@ -51,11 +56,10 @@ def test_it_outlives_its_worker_and_its_server_and_leaves_nothing(
         serving = subprocess.Popen(command, cwd=toy, env=environment, stdout=output, stderr=output)
         try:
             wait_until(lambda: "To run the pipeline" in log.read_text(), log)
-            other = subprocess.run(
-                command, cwd=neighbour, env=environment, capture_output=True, text=True
-            )
-            assert other.returncode == 1
-            assert re.search(rf"{port}.*another|another.*{port}", other.stderr), other.stderr
+            monkeypatch.chdir(neighbour)
+            assert main(["--port", str(port)]) == 1
+            said = capsys.readouterr().err
+            assert re.search(rf"{port}.*another|another.*{port}", said), said
 
             worker = child(serving, "worker start")
             assert worker is not None
