@@ -98,11 +98,11 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
 
 
-def pytest_collection_finish():
+def pytest_collection_finish(session):
     gc.freeze()
     gc.enable()
     # A worker's files need many decoding processes. Those of forking.py have another server.
-    if "PYTEST_XDIST_WORKER" in os.environ and "forking" in sys.modules:
+    if hasattr(session.config, "workerinput") and "forking" in sys.modules:
         from r1omni.media.pool import PRELOAD, start_forkserver
 
         start_forkserver((*PRELOAD, "r1omni.inference.hearing"))  # else each imports it: 0.7 CPU s
