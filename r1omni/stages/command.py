@@ -62,15 +62,11 @@ def launch_or_go_on(machine: MachineParams) -> None:
 def join_ranks_on_devices(machine: MachineParams) -> None:
     """Run this command in ranks if each has a GPU of its own, or if another launcher made ranks.
 
-    On the CPU only if ranks are forked (fork_server.py): one that starts afresh would spend longer
-    on its imports than it saves.
+    On the CPU a rank would spend longer on its imports than it saves: one process goes on.
     """
     from r1omni.machine.device import count_devices
-    from r1omni.machine.fork_client import SOCKET
 
-    n_devices = 0 if machine.device == "cpu" else count_devices()
-    quick = n_devices >= machine.processes if n_devices else SOCKET in os.environ
-    if quick and machine.processes > 1:
+    if machine.device != "cpu" and count_devices() >= machine.processes > 1:
         launch_or_go_on(machine)
     if "RANK" in os.environ:
         from r1omni.machine.ranks import join_ranks
