@@ -31,7 +31,9 @@ def test_a_live_bar_shows_the_stage_the_step_and_its_numbers(world, tmp_path, ki
         assert f"training · loss {last['train/loss']:.3f} " in text  # by the folder's name
         return
     numbers = (last["reward/accuracy"], last["reward/format"], last["train/kl"])
-    assert "training · accuracy {:.2f} format {:.2f} kl {:.3f} zero-variance ".format(*numbers) in text
+    assert (
+        "training · accuracy {:.2f} format {:.2f} kl {:.3f} zero-variance ".format(*numbers) in text
+    )
 
 
 def test_a_rank_that_does_not_write_shows_nothing(monkeypatch):
