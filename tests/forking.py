@@ -107,24 +107,29 @@ def run_module(
     said: Path,
     environment: Mapping[str, str],
     before: Callable[[], None] | None = None,
+    errors: Path | None = None,
 ) -> BaseProcess:
-    """`python -m MODULE …` in a folder, its output appended to a file; `before` is called first."""
-    return start_forked(_run_module, list(command), folder, said, dict(environment), before)
+    """`python -m MODULE …` in a folder, its output appended to a file; `before` is called first.
+
+    `errors`: another file for its standard error.
+    """
+    files = (said, errors or said)
+    return start_forked(_run_module, list(command), folder, files, dict(environment), before)
 
 
 def _run_module(
     command: Sequence[str],
     folder: Path,
-    said: Path,
+    files: tuple[Path, Path],
     environment: Mapping[str, str],
     before: Callable[[], None] | None,
 ) -> NoReturn:
     if before:
         before()
     os.chdir(folder)
-    with said.open("a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    for number, path in enumerate(files, start=1):
+        with path.open("a") as file:
+            os.dup2(file.fileno(), number)
     _become(command, environment)
 
 
@@ -141,6 +146,7 @@ class ForkedPopen(subprocess.Popen[Any]):
 def _become(command: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
     """Make this forked process what the command would be; end as it ends."""
     os.closerange(3, 4096)  # a pipe held open would tell our parent that we live
+    resource_tracker._resource_tracker._fd = None  # type: ignore[attr-defined]  # it is closed
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
@@ -159,7 +165,8 @@ def _become(command: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
             sys.path.insert(0, path)
     place = command.index("-m") + 1
     module, sys.argv = command[place], list(command[place:])
-    sys.modules.pop(module, None)  # it runs as __main__, anew
+    if not hasattr(sys.modules.get(module), "__path__"):  # of a package, its __main__ runs
+        sys.modules.pop(module, None)  # it runs as __main__, anew
     gc.freeze()
     gc.enable()
     code: Any = 1

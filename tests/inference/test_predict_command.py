@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import psutil
 import pytest
 import torch
 from clip_files import LIMITS, write_clip
+from forking import run_module
 from noise import noise_features
 from typer.testing import CliRunner
 
@@ -117,33 +119,22 @@ def test_rationale_and_probabilities_are_those_of_the_clip_alone_to_the_last_dig
         assert together == [alone[i] for i in rows]  # floats too
 
 
-def default_sigint() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "r1omni.cli", "predict", *map(str, arguments)],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=default_sigint,  # ignored where pytest itself runs in the background
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-
-
 def test_ctrl_c_leaves_what_was_answered_no_process_and_code_130(checkpoint, many, tmp_path):
     """In a folder without params.yaml. A terminal sends SIGINT to the workers too."""
-    process = start(many, "--model", checkpoint, "--json", "--max-new-tokens", 40, cwd=tmp_path)
-    assert process.stdout is not None
-    first = json.loads(process.stdout.readline())
+    command = [sys.executable, "-m", "r1omni.cli", "predict", str(many), "--json"]
+    command += ["--model", str(checkpoint), "--max-new-tokens", "40"]
+    output, errors = tmp_path / "output", tmp_path / "errors"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = run_module(command, tmp_path, output, environment, os.setsid, errors)
+    while not output.exists() or "\n" not in output.read_text():
+        assert process.is_alive(), errors.read_text()
+        time.sleep(0.02)
     children = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
-    rest, said = process.communicate(timeout=600)
-    assert process.returncode == 130
-    answered = [first, *map(json.loads, rest.splitlines())]
+    process.join(timeout=600)
+    assert process.exitcode == 130
+    said = errors.read_text()
+    answered = [json.loads(line) for line in output.read_text().splitlines()]
     assert [Path(a["file"]).name for a in answered] == [f"{i:03}.mp4" for i in range(len(answered))]
     assert len(answered) < N_FILES
     assert said.splitlines()[-1] == f"stopped: {len(answered)} of {N_FILES} answered"

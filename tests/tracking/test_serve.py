@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -16,12 +15,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from clip_files import write_clip
+from forking import run_module
 from made_up_model import write_model
 from media_cases import write_media
 from test_server import free_port
@@ -47,7 +48,7 @@ class Served:
     """A running server, its media folder, and what `predict --json` says of the clips there."""
 
     port: int
-    process: subprocess.Popen[bytes]
+    process: BaseProcess
     media: Path
     expected: dict[str, dict[str, Any]]
 
@@ -72,12 +73,14 @@ class Served:
             return response.status, response.read()
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "r1omni.cli", "serve", *arguments]
+def serve(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "r1omni.cli", "serve", *arguments]
+
+
+def environment(folder: Path) -> dict[str, str]:
     (folder / "tmp").mkdir(exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    environment["TMPDIR"] = str(folder / "tmp")
-    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE)
+    ours = {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "tmp")}
+    return {**os.environ, **ours}
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +118,9 @@ def served(folder: Path, tiny: Any) -> Iterator[Served]:
     (media / "escape.mp4").symlink_to(folder / "secret.mp4")
     port = free_port()
     arguments = ["--port", str(port), "--model", "models:/r1-omni/1", "--media-root", str(media)]
-    process = start(folder, *arguments)
+    said = folder / "said"
+    process = run_module(serve(*arguments), folder, said, environment(folder))
+    assert process.pid is not None
     options = choose_options(folder / "params.yaml", False, {})
     answers = answer_files(
         [str(media / f"{i}.mp4") for i in range(6)], tiny, labels=EMOTIONS, limits=options.limits,
@@ -128,13 +133,14 @@ def served(folder: Path, tiny: Any) -> Iterator[Served]:
             with suppress(OSError):
                 served.get("/health")
                 break
-            assert process.poll() is None, process.stderr.read().decode()  # type: ignore[union-attr]
+            assert process.is_alive(), said.read_text()
             time.sleep(0.3)
         yield served
     finally:
         children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+        process.terminate()
+        process.join(timeout=30)
+        assert not process.is_alive()
         _, alive = psutil.wait_procs(children, timeout=30)
         assert not alive
 
@@ -299,8 +305,11 @@ def test_what_cannot_be_served_is_one_clear_line(
 ) -> None:
     """One command in a process of its own: nothing that it imports may write, either."""
     unknown = ("--model", "models:/r1-omni@nobody")
-    _, said = start(folder, *unknown, "--port", str(free_port())).communicate(timeout=60)
-    (line,) = said.decode().splitlines()
+    command = serve(*unknown, "--port", str(free_port()))
+    done = subprocess.run(
+        command, cwd=folder, env=environment(folder), stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    (line,) = done.stderr.splitlines()
     assert line.startswith("error: models:/r1-omni@nobody:")
     cases = {
         ("--port", str(served.port)): f"error: port {served.port} on 127.0.0.1 is taken",

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import urllib.request
@@ -16,6 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from clip_files import write_clip
+from forking import run_module
 from made_up_model import write_model
 from test_server import free_port
 
@@ -75,7 +75,7 @@ def asked(port: int, *rows: dict[str, str]) -> Any:
 
 @pytest.mark.slow
 def test_mlflow_loads_and_serves_what_predict_answers(
-    registered: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
+    registered: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from mlflow import pyfunc
 
@@ -86,7 +86,9 @@ def test_mlflow_loads_and_serves_what_predict_answers(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{registered}/mlflow.db")
     port, command = free_port(), [sys.executable, "-m", "mlflow", "models", "serve", "-m", MODEL]
     command += ["--env-manager", "local", "--port", str(port), "--host", "127.0.0.1"]
-    served = subprocess.Popen(command, start_new_session=True)
+    said = tmp_path / "said"
+    served = run_module(command, registered, said, os.environ, os.setsid)
+    assert served.pid is not None
     try:
         asking = {"labels": EMOTIONS, "limits": DEFAULTS.limits, "batch_size": DEFAULTS.batch_size}
         asking["max_new_tokens"] = DEFAULTS.max_new_tokens
@@ -105,13 +107,14 @@ def test_mlflow_loads_and_serves_what_predict_answers(
             with suppress(OSError):
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5)
                 break
-            assert served.poll() is None
+            assert served.is_alive(), said.read_text()
             time.sleep(0.3)
         assert asked(port, {"path": "a.mp4"}) == [{**expected, "file": "a.mp4"}]
         assert asked(port, {"bytes": encoded(clip)}) == [by_bytes]
     finally:
         os.killpg(served.pid, signal.SIGTERM)
-        served.wait(timeout=30)
+        served.join(timeout=30)
+        assert not served.is_alive()
     assert not list(registered.rglob("*.pkl"))
 
 
