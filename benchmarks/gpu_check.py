@@ -17,7 +17,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.bench import commit_id
-from benchmarks.gpu_page import render
+from benchmarks.gpu_page import Part, render
 from benchmarks.measuring import machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,15 +32,6 @@ PAGE = ROOT / "benchmarks/GPU.md"
 LIMITS = {"tests": 240, "compare": 90, "steps": 150}  # seconds: eight minutes, two for installation
 TESTS = "tests/training/test_cuda.py"
 COUNTED = ("passed", "failed", "skipped", "errors", "error")
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one process found, or how it failed."""
-
-    seconds: float
-    found: dict[str, Any]
-    failure: str = ""  # the end of its output
 
 
 def main() -> None:

@@ -1,13 +1,20 @@
 """The page of gpu_check.py: numbers to Markdown."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from benchmarks.gpu_check import Part
+from dataclasses import dataclass
+from typing import Any
 
 
-def render(head: Mapping[str, str], parts: Mapping[str, "Part"], device: str) -> str:
+@dataclass(frozen=True)
+class Part:
+    """What one process found, or how it failed."""
+
+    seconds: float
+    found: dict[str, Any]
+    failure: str = ""  # the end of its output
+
+
+def render(head: Mapping[str, str], parts: Mapping[str, Part], device: str) -> str:
     """The whole page."""
     what = "a GPU" if device == "cuda" else "a CPU, to exercise the code: no number is a GPU's"
     command = "`make gpu-check`" if device == "cuda" else "`python -m benchmarks.gpu_check`"
@@ -31,16 +38,16 @@ def render(head: Mapping[str, str], parts: Mapping[str, "Part"], device: str) ->
     return "\n".join(lines) + "\n"
 
 
-def _tests(part: "Part") -> list[str]:
+def _tests(part: Part) -> list[str]:
     counts = ", ".join(f"{n} {name}" for name, n in part.found.items()) or "no result"
     return [f"tests/training/test_cuda.py: {counts}, {part.seconds:.0f} s.", *_failure(part)]
 
 
-def _failure(part: "Part") -> list[str]:
+def _failure(part: Part) -> list[str]:
     return ["", "FAILED:", "", "```", part.failure, "```"] if part.failure else []
 
 
-def _compared(part: "Part") -> list[str]:
+def _compared(part: Part) -> list[str]:
     if part.failure:
         return _failure(part)
     lines = [
@@ -60,7 +67,7 @@ def _compared(part: "Part") -> list[str]:
     return lines
 
 
-def _steps(part: "Part", device: str) -> list[str]:
+def _steps(part: Part, device: str) -> list[str]:
     if part.failure:
         return _failure(part)
     found, size = part.found, part.found["size"]

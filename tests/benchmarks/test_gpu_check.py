@@ -11,9 +11,9 @@ import torch
 from forking import run_module
 from torch.profiler import DeviceType
 
-from benchmarks.gpu_check import Part, count_results, failures, main, run
+from benchmarks.gpu_check import count_results, failures, main, run
 from benchmarks.gpu_compare import Distance, Learned, distance, judged
-from benchmarks.gpu_page import render
+from benchmarks.gpu_page import Part, render
 from benchmarks.gpu_steps import (
     SIZES,
     count_launches,
