@@ -18,6 +18,7 @@ from r1omni.evaluation.explaining import NO_JUDGES, explain_files
 from r1omni.inference.files import ONE_COLOUR, Refusal, read_file
 from r1omni.inference.judged import (
     LEVEL_TOO_LOUD,
+    OTHER_TOWERS,
     TOO_SHORT,
     UNKNOWN_LABELS,
     UNRELIABLE,
@@ -234,11 +235,13 @@ def test_what_no_judge_passed_for_and_what_the_reader_does_not_know_is_said(
 ):
     face, voice = judges.sides
     probes = {name: replace(probe, judged=False) for name, probe in voice.probes.items()}
+    face = replace(face, towers="another model's")
     unsure = replace(judges, sides=(face, replace(voice, probes=probes)))
     how = {"labels": ("happy", "fear"), "max_new_tokens": 4, "limits": LIMITS}
     (found,) = explain_files([clip], tiny, unsure, **how)
     assert [c.verdict for c in found.claims] == ["contradicted", "not judged", "not judged"]
     assert UNRELIABLE.format("voice") in found.notes and LEVEL_TOO_LOUD not in found.notes
+    assert OTHER_TOWERS in found.notes
     assert found.reader in LABELS and UNKNOWN_LABELS in found.notes
 
 
