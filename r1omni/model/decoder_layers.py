@@ -32,12 +32,36 @@ def run_layer(layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], attend:
     Raises ValueError if the decoder attends by another function, which would ignore `attend`, or if
     its attention has a sliding window, dropout or a scale other than 1/sqrt(d).
     """
-    attention = layer.self_attn
-    if attention.config._attn_implementation != ATTENTION:
-        name = attention.config._attn_implementation
-        raise ValueError(f"the language model attends by {name}; expected {ATTENTION}")
+    _check_attention(layer)
     states: Tensor = layer(hidden, position_embeddings=rotary, attend=attend)
     return states
+
+
+def keys_and_values(
+    layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The layer's rotated keys and its values for `hidden` (B, M, D): 2 x (B, K, M, d), contiguous.
+
+    For a last layer, of whose states few are read: feed-forward and attention need not run for the
+    others. The layer's own attention module makes them, without attending to anything; what its
+    output projection makes of the queries is dropped. Raises ValueError as `run_layer`.
+    """
+    _check_attention(layer)
+    kept: list[Tensor] = []
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        kept[:] = key.contiguous(), value.contiguous()
+        return query.transpose(1, 2)
+
+    normed = layer.input_layernorm(hidden)
+    layer.self_attn(normed, position_embeddings=rotary, attention_mask=None, attend=attend)
+    return kept[0], kept[1]
+
+
+def _check_attention(layer: Any) -> None:
+    name = layer.self_attn.config._attn_implementation
+    if name != ATTENTION:
+        raise ValueError(f"the language model attends by {name}; expected {ATTENTION}")
 
 
 def _attention(

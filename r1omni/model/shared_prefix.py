@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from r1omni.model.attention import shared_prefix_attention
-from r1omni.model.decoder_layers import run_layer
+from r1omni.model.decoder_layers import keys_and_values, run_layer
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,10 @@ class Prefix:
 def prefill(language_model: Any, prompts: Embedded, *, checkpointing: bool = False) -> Prefix:
     """The prefix of prompts that run through the decoder once, with gradient.
 
-    With `checkpointing` the backward pass computes each layer's inner states again: the same
-    numbers, and of a layer only its input, keys and values are kept.
+    Of the last layer's states only the last position's is read, so the others are not computed:
+    nothing changes in result or gradient. With `checkpointing` the backward pass computes each
+    layer's inner states again: the same numbers, and of a layer only its input, keys and values are
+    kept.
     """
     rotary = language_model.rotary_emb(prompts.embeds, prompts.positions)
     bias = None if bool(prompts.mask.all()) else _causal_mask(prompts.mask)
@@ -93,14 +95,28 @@ def prefill(language_model: Any, prompts: Embedded, *, checkpointing: bool = Fal
 
         return run_layer(layer, hidden, rotary, attend), kept[0], kept[1]
 
+    def run_last(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        key, value = keys_and_values(layer, hidden, rotary)
+
+        def attend(query: Tensor, _key: Tensor, _value: Tensor) -> Tensor:  # (P, H, 1, d)
+            seen = None if bias is None else bias[:, :, -1:]
+            attended = functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=seen, enable_gqa=True
+            )
+            return attended.transpose(1, 2)
+
+        own = (rotary[0][:, -1:], rotary[1][:, -1:])
+        return run_layer(layer, hidden[:, -1:], own, attend)[:, 0], key, value
+
     hidden = prompts.embeds
     keys, values = [], []
-    for layer in language_model.layers:
-        hidden, key, value = _maybe_checkpointed(checkpointing, run, layer, hidden)
+    last = len(language_model.layers) - 1
+    for i, layer in enumerate(language_model.layers):
+        runs = run_last if i == last else run
+        hidden, key, value = _maybe_checkpointed(checkpointing, runs, layer, hidden)
         keys.append(key)
         values.append(value)
-    last_hidden = language_model.norm(hidden[:, -1])
-    return Prefix(keys, values, prompts.mask, prompts.start, last_hidden)
+    return Prefix(keys, values, prompts.mask, prompts.start, language_model.norm(hidden))
 
 
 def extend(
