@@ -154,11 +154,12 @@ def textbook_step(workload: Workload, group_size: int, new_tokens: int) -> Step:
     device = workload.policy.device
     ids = completions_of(vocab, len(workload.clips), group_size, new_tokens).to(device)
     watched: list[Clock] = []
+    for model in (workload.policy, workload.reference):
+        textbook.use_library_layers(model)
 
     def run(clock: Clock) -> float:
         if not watched:
-            for model in (workload.policy, workload.reference):
-                model = model.model
+            for model in (workload.policy.model, workload.reference.model):
                 vision = model.vision_tower.vision_tower["vision_model"]
                 clock.watch("towers", vision, model.audio_tower.audio_tower["encoder"])
             watched.append(clock)

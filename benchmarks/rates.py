@@ -43,10 +43,11 @@ FEATURE_TURNS = 5
 def matmul() -> dict[str, object]:
     """The CPU seconds that a step's necessary FLOP take at this machine's matmul rate.
 
-    Counted: prompt once in the policy, forward and backward, and once in the reference; completions
-    decoded, then forward and backward in the policy, forward in the reference; the head on
-    completion positions; attention between positions that see each other; the connector as often
-    as the prompt. Each runs at the rate of plain products of its shapes, with uncached weights.
+    Counted: prompt once in the policy, forward and backward, and once in the reference, of the last
+    layer its keys and values alone; completions decoded, then forward and backward in the policy,
+    forward in the reference; the head on completion positions; attention between positions that
+    see each other; the connector as often as the prompt. Each runs at the rate of plain products of
+    its shapes, with uncached weights.
     """
     text = midsize_config().text_config
     width, wide, layers = text.hidden_size, text.intermediate_size, text.num_hidden_layers
@@ -54,11 +55,12 @@ def matmul() -> dict[str, object]:
     shapes = [(width, width)] * 2 + [(width, key_width)] * 2 + [(width, wide)] * 2 + [(wide, width)]
     head = [(width, text.vocab_size)]
     per_token = 2 * layers * sum(a * b for a, b in shapes)
+    per_position = per_token * (layers - 1) / layers + 2 * 2 * width * key_width  # of a prompt
     per_logits = 2 * width * text.vocab_size
     seen = 4 * width * layers  # FLOP for each pair of positions
     prompts = FORWARD_AND_BACKWARD + 1
     scored = G * (T - 1)  # the last token of a completion is only predicted
-    prompt_pairs = PROMPT * (PROMPT + 1) // 2
+    prompt_pairs = PROMPT * (PROMPT + 1) // 2 * (layers - 1) / layers
     own_pairs = scored * PROMPT + G * T * (T - 1) // 2
     workload = build_workload(midsize_config())
     clip = as_batch(workload.policy, workload.clips)
@@ -69,7 +71,7 @@ def matmul() -> dict[str, object]:
     head_many, head_few = matmul_rate(1000, head), matmul_rate(G, head)
     attention = attention_rate(width // text.num_attention_heads)
     work = {  # FLOP, FLOP per second
-        "linear, many rows": (per_token * (prompts * PROMPT + prompts * scored), many),
+        "linear, many rows": (prompts * (per_position * PROMPT + per_token * scored), many),
         "linear, 8 rows (decoding)": (per_token * scored, few),
         "head, many rows": (per_logits * prompts * G * T, head_many),
         "head, 8 rows (decoding)": (per_logits * G * T, head_few),
@@ -213,12 +215,12 @@ def cuda() -> dict[str, object]:
         return {"missing": "no CUDA device", "note": "no CUDA device here: not measured."}
     rate = square_rate(torch.device("cuda"), side=8192, repeats=20)
     # FLOP of a clip's step with cached features: prompt 950, 8 completions of 150 tokens. Counted
-    # from shapes; `necessary_flop` (flops.py) gives 9.30e12, without the connector.
-    step = 9.56e12
+    # from shapes; `necessary_flop` (flops.py) gives 9.18e12, without the connector.
+    step = 9.44e12
     return {
         "bf16_matmul_rate": rate,
         "note": f"bf16 products of 8192 x 8192 run at {rate / 1e12:.0f} TFLOP/s, at which a clip's "
-        f"step of 9.56 TFLOP (cached features) would take {step / rate * 1e3:.0f} ms.",
+        f"step of 9.44 TFLOP (cached features) would take {step / rate * 1e3:.0f} ms.",
     }
 
 

@@ -48,6 +48,13 @@ class Step:
     ref_logprobs: list[Tensor]
 
 
+def use_library_layers(model: Model) -> None:
+    """Take back what the fast path changes in the model's modules: transformers' and torch's own
+    feed-forward and products, as the original trainer has them."""
+    for module in model.modules():
+        module.__dict__.pop("forward", None)
+
+
 def grpo_step(
     policy: Model,
     reference: Model,

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import SiLUActivation
+
+from r1omni.model.feed_forward import is_silu
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _is_plain(layer: Any) -> bool:
         all(map(_is_whole_linear, [*projections, *others]))
         and len({x.bias is None for x in projections}) == 1
         and all(x.bias is None for x in others)
-        and isinstance(mlp.act_fn, nn.SiLU | SiLUActivation)
+        and is_silu(mlp.act_fn)
         and all(hasattr(norm, "variance_epsilon") for norm in norms)
         and not hasattr(attention, "q_norm")
     )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from r1omni.model.onednn import linear
 from r1omni.model.products import accurate, product
 
 CHUNK_LOGITS = {"cpu": 2**21}  # at a time: few enough to stay in a core's caches
@@ -151,5 +152,5 @@ def _add_product(into: Tensor, a: Tensor, b: Tensor) -> None:
 def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
     """(C, D), (S, D) -> (C, S), at least float32."""
     exact = weight.dtype == accurate(weight.dtype)
-    logits = nn.functional.linear(hidden, weight) if exact else product(hidden, weight.t())
+    logits = linear(hidden, weight) if exact else product(hidden, weight.t())
     return logits if temperature == 1.0 else logits.div_(temperature)

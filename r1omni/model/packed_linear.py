@@ -27,6 +27,7 @@ def packed_linears(modules: Iterable[nn.Module], rows: int) -> Iterator[int]:
     if _has_kernel():
         for module in modules:
             packed += [layer for layer in module.modules() if _is_large(layer)]
+    own = [layer.__dict__.get("forward") for layer in packed]  # onednn.py's
     try:
         for layer in packed:
             weight = layer.get_parameter("weight").detach()
@@ -35,8 +36,10 @@ def packed_linears(modules: Iterable[nn.Module], rows: int) -> Iterator[int]:
             layer.__dict__["forward"] = partial(_product, reordered, bias)
         yield len(packed)
     finally:
-        for layer in packed:
+        for layer, forward in zip(packed, own, strict=True):
             layer.__dict__.pop("forward", None)
+            if forward is not None:
+                layer.__dict__["forward"] = forward
 
 
 def _product(weight: Tensor, bias: Tensor | None, inputs: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 The engine keeps all weights and its own gradient on every rank (engine.py), the optimiser's state
 is shared from ZeRO 1 on; ZeRO 3 keeps its share of the trained weights beside the whole ones.
 Activations are counted by position: of each layer, what the backward pass reads again. For the
-released 0.5B shapes in bfloat16 that makes 1.57 MB, and 0.24 with checkpointing;
-benchmarks/activations.py measures 1.6 and 0.3 on the CPU.
+released 0.5B shapes in bfloat16 that makes 1.32 MB, and 0.21 with checkpointing;
+benchmarks/activations.py measures 1.3 and 0.26 on the CPU.
 """
 
 import logging
@@ -22,7 +22,7 @@ from r1omni.model.fused_weights import can_fuse, count_fused
 
 _log = logging.getLogger(__name__)
 KEPT_OF_WIDTH: Final = 12  # per layer and position: norms' in- and outputs, q, k, v, attended, sums
-KEPT_OF_FEED_FORWARD: Final = 4  # gate, up, the activated gate, their product
+KEPT_OF_FEED_FORWARD: Final = 3  # gate, up, the product (feed_forward.py)
 KEPT_BY_CHECKPOINTING: Final = 1.3  # of D: a layer's input, keys and values
 GRADIENTS: Final = 2  # of what one layer keeps, while its backward pass runs
 WORKSPACE: Final = 2.5e9  # bytes on a GPU: CUDA's own, blocks of scores and of logits

@@ -23,7 +23,8 @@ def test_necessary_flop_by_hand(small_config):
     """2 layers of width 16 (key width 8), 24 wide, 40 words; 10 positions, 3 completions of 4."""
     found = necessary_flop(small_config.text_config, 10, 3, 4)
     per_token = 2 * 2 * (2 * 256 + 2 * 128 + 3 * 384)  # 7,680
-    prefill = 10 * per_token + 128 * 55
+    one_layer, keys_and_values = per_token // 2, 2 * 2 * 128  # the last layer's, of the prompt
+    prefill = 10 * (one_layer + keys_and_values) + 64 * 55
     completions = 9 * per_token + 128 * (90 + 18) + 2 * 640 * 12
     assert found == {
         "prefill": prefill,

@@ -30,12 +30,14 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 
 from r1omni.model.decoder_layers import use_own_attention
+from r1omni.model.feed_forward import use_lean_feed_forward
 from r1omni.model.head import LanguageModelHead
 from r1omni.model.humanomni.configuration import HumanOmniConfig
 from r1omni.model.humanomni.conversion import Checkpoint, check_tensors, read_checkpoint
 from r1omni.model.humanomni.projector import HumanOmniProjector, mlp
 from r1omni.model.humanomni.splicing import splice
 from r1omni.model.humanomni.towers import TOWERS, AudioTower, VisionTower, are_half
+from r1omni.model.onednn import use_onednn
 from r1omni.model.weights import GENERATION_FILE, read_end_tokens
 
 _PROMPT = (  # what `embed_prompt` takes besides the ids
@@ -57,6 +59,7 @@ class HumanOmniModel(Qwen2Model):  # type: ignore[misc]
     def __init__(self, config: HumanOmniConfig) -> None:
         super().__init__(config.text_config)
         use_own_attention(self)
+        use_lean_feed_forward(self)
         width, gate_width = config.text_config.hidden_size, config.gate_config.hidden_size
         self.vision_tower = VisionTower(config)
         self.mm_projector = HumanOmniProjector(config.vision_config.hidden_size, width)
@@ -68,6 +71,7 @@ class HumanOmniModel(Qwen2Model):  # type: ignore[misc]
         )
         self.audio_tower = AudioTower(config)
         self.audio_projector = mlp(config.audio_config.d_model, width)
+        use_onednn([self.layers, self.mm_projector, self.audio_projector])
         self.post_init()
 
     @torch.no_grad()

@@ -20,7 +20,9 @@ from r1omni.media.qwen_omni import MERGE
 from r1omni.model.backbone import PromptBatch
 from r1omni.model.decoder_layers import use_own_attention
 from r1omni.model.feature_store import Features
+from r1omni.model.feed_forward import use_lean_feed_forward
 from r1omni.model.head import LanguageModelHead
+from r1omni.model.onednn import use_onednn
 from r1omni.model.qwen_omni import towers
 from r1omni.model.qwen_omni.checkpoint import MEDIA_KEY, TOWERS, read_tensors
 from r1omni.model.qwen_omni.prompt import AUDIO, VIDEO, PromptWriter
@@ -79,6 +81,8 @@ class QwenOmniBackbone:
         ends = (self._ids[prompts.END_OF_TURN], self._ids[prompts.PAD], *own, *more_end_tokens)
         self._eos_token_ids = tuple(dict.fromkeys(ends))
         use_own_attention(model.model.language_model)
+        use_lean_feed_forward(model.model.language_model)
+        use_onednn([model.model.language_model.layers])
         if not isinstance(model.lm_head, LanguageModelHead):
             weight = model.lm_head.weight
             with torch.device("meta"):
