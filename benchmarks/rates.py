@@ -18,16 +18,20 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PretrainedConfig
 
+from benchmarks.flops import necessary_flop
 from benchmarks.measuring import Clock, matmul_rate
 from benchmarks.one_step import NO_END
+from benchmarks.textbook import use_library_layers
 from benchmarks.workload import as_backbone, as_batch, build_workload, midsize_config
 from r1omni.corpora.clip import Clip, write_manifest
 from r1omni.limits import Limits
 from r1omni.media import MediaSettings
 from r1omni.media.pool import decode_clips
-from r1omni.model import HumanOmniConfig, HumanOmniProcessor
+from r1omni.model import HumanOmniConfig, HumanOmniForConditionalGeneration, HumanOmniProcessor
 from r1omni.model.backbone import prefill_asked
 from r1omni.model.features import run_features
 from r1omni.model.humanomni.processor import train_gate_tokenizer, train_tokenizer
@@ -64,9 +68,7 @@ def matmul() -> dict[str, object]:
     own_pairs = scored * PROMPT + G * T * (T - 1) // 2
     workload = build_workload(midsize_config())
     clip = as_batch(workload.policy, workload.clips)
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        as_backbone(workload.policy).embed(clip)
+    connector = counted_flop(workload.policy, lambda: as_backbone(workload.policy).embed(clip))
     many, few = matmul_rate(1000, shapes), matmul_rate(G, shapes)
     head_many, head_few = matmul_rate(1000, head), matmul_rate(G, head)
     attention = attention_rate(width // text.num_attention_heads)
@@ -76,7 +78,7 @@ def matmul() -> dict[str, object]:
         "head, many rows": (per_logits * prompts * G * T, head_many),
         "head, 8 rows (decoding)": (per_logits * G * T, head_few),
         "attention": (seen * (prompts * prompt_pairs + (prompts + 1) * own_pairs), attention),
-        "connector": (counter.get_total_flops() * prompts, many),
+        "connector": (connector * prompts, many),
     }
     seconds = {name: flop / rate for name, (flop, rate) in work.items()}
     total = sum(flop for flop, _ in work.values())
@@ -94,6 +96,15 @@ def matmul() -> dict[str, object]:
         "which decoding's own (model/packed_linear.py) outrun "
         f"({total / many:.2f} s if decoding's products were as fast as large ones): {parts}.",
     }
+
+
+def counted_flop(model: nn.Module, run: Callable[[], object]) -> int:
+    """The FLOP of `run`. The model's modules become the libraries' own, whose products count."""
+    use_library_layers(model)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        run()
+    return counter.get_total_flops()
 
 
 def attention_rate(head_width: int) -> float:
@@ -116,12 +127,20 @@ def predict() -> dict[str, object]:
             decode(workload.policy, prefix, group_size=1, max_new_tokens=32, eos_token_id=NO_END)
 
     single, batched = cpu_seconds(lambda: answer(1), 1), cpu_seconds(lambda: answer(N_CLIPS), 1)
+    text = midsize_config().text_config
+    necessary = necessary_flop(text, PROMPT, 1, 32)
+    prompt = as_batch(workload.policy, clips[:1])
+    flop = necessary["prefill"] + necessary["decode"]
+    flop += counted_flop(workload.policy, lambda: as_backbone(workload.policy).embed(prompt))
+    share = flop / matmul_rate(1000, feed_forward_shapes(text)) / (batched / N_CLIPS)
     return {
+        "share_of_matmul_rate": share,
         "batched_over_single": single / batched,
         "single_cpu_a_clip": single / N_CLIPS,
         "batched_cpu_a_clip": batched / N_CLIPS,
         "note": f"{single / N_CLIPS:.2f} CPU s a clip one at a time, {batched / N_CLIPS:.2f} eight "
-        "together (prefill and 32 tokens).",
+        f"together (prefill and 32 tokens), {share:.2f} of the machine's matmul rate for "
+        f"{flop / 1e9:.0f} GFLOP a clip.",
     }
 
 
@@ -156,7 +175,9 @@ def measure_features(config: HumanOmniConfig, n_clips: int, turns: int) -> dict[
             write_clip(root / f"{i}.mp4", seconds=3.0, size=(224, 224), seed=i)
             for i in range(n_clips)
         ]
-        build_workload(config).policy.save_pretrained(root / "checkpoint")
+        policy = build_workload(config).policy
+        policy.save_pretrained(root / "checkpoint")
+        flop = towers_flop(policy, settings)
         tokenizers = train_tokenizer(["happy"], 300), train_gate_tokenizer(["happy"])
         HumanOmniProcessor(*tokenizers, settings).save_pretrained(root / "checkpoint")
         write_manifest(map(made_up_clip, paths), root / "all.parquet")
@@ -172,7 +193,11 @@ def measure_features(config: HumanOmniConfig, n_clips: int, turns: int) -> dict[
                 run()
                 times[way].append(time.perf_counter() - began)
     stage, one, bare = (statistics.median(found) for found in times.values())
+    rate = matmul_rate(1000, feed_forward_shapes(config.vision_config))
+    share = flop * n_clips / rate / stage
+    steady = flop * (n_clips - 1) / rate / max(stage - one, 1e-9)
     return {
+        "share_of_matmul_rate": share,
         "stage_clips_per_second": n_clips / stage,
         "stage_seconds_with_one_clip": one,
         "decoding_clips_per_second": n_clips / bare,
@@ -180,8 +205,24 @@ def measure_features(config: HumanOmniConfig, n_clips: int, turns: int) -> dict[
         "note": f"the stage {n_clips / stage:.2f} clips/s with one decoding worker and one thread, "
         f"bare decoding {n_clips / bare:.2f} ({bare / stage:.2f} of its pace; {n_clips} clips of "
         f"3 s, 224 x 224, noise; wall seconds, medians of {turns}). {one:.1f} s of the stage's "
-        f"{stage:.1f} s go by with a single clip too: loading, hashing, starting a worker.",
+        f"{stage:.1f} s go by with a single clip too: loading, hashing, starting a worker. "
+        f"The towers' {flop / 1e9:.0f} GFLOP a clip run at {share:.2f} of the machine's matmul "
+        f"rate, at {steady:.2f} after the first clip.",
     }
+
+
+def towers_flop(policy: HumanOmniForConditionalGeneration, settings: MediaSettings) -> int:
+    """The FLOP of both towers for one clip."""
+    side, frames = settings.image_size, settings.num_frames
+    pixels = torch.rand(1, frames, 3, side, side)
+    mel = torch.rand(1, settings.num_mel_bins, settings.n_samples // settings.hop_length)
+    return counted_flop(policy, lambda: (policy.encode_vision(pixels), policy.encode_audio(mel)))
+
+
+def feed_forward_shapes(config: PretrainedConfig) -> list[tuple[int, int]]:
+    """Of a layer's feed-forward: most of a model's products have these."""
+    narrow, wide = config.hidden_size, config.intermediate_size
+    return [(narrow, wide), (wide, narrow)]
 
 
 def _run_features(root: Path, manifest: str, out: str) -> None:

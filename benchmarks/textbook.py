@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from r1omni.model import HumanOmniForConditionalGeneration
 
@@ -48,7 +48,7 @@ class Step:
     ref_logprobs: list[Tensor]
 
 
-def use_library_layers(model: Model) -> None:
+def use_library_layers(model: nn.Module) -> None:
     """Take back what the fast path changes in the model's modules: transformers' and torch's own
     feed-forward and products, as the original trainer has them."""
     for module in model.modules():
