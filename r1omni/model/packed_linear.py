@@ -24,7 +24,7 @@ def packed_linears(modules: Iterable[nn.Module], rows: int) -> Iterator[int]:
     within; costs their memory once more.
     """
     packed: list[nn.Module] = []
-    if _has_kernel():
+    if has_kernel():
         for module in modules:
             packed += [layer for layer in module.modules() if _is_large(layer)]
     own = [layer.__dict__.get("forward") for layer in packed]  # onednn.py's
@@ -54,7 +54,8 @@ def _is_large(layer: nn.Module) -> bool:
     return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= LARGE
 
 
-def _has_kernel() -> bool:
+def has_kernel() -> bool:
+    """Whether this build of torch multiplies float32 by oneDNN."""
     ops = torch.ops.mkldnn
     known = hasattr(ops, "_linear_pointwise") and hasattr(ops, "_reorder_linear_weight")
     return known and bool(torch._C._has_mkldnn)

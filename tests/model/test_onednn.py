@@ -8,23 +8,25 @@ from torch import nn
 from torch.nn import functional
 
 from r1omni.model.onednn import MIN_ROWS, linear, use_onednn
-from r1omni.model.packed_linear import packed_linears
+from r1omni.model.packed_linear import LARGE, packed_linears
+
+D, E = 256, 300  # a large weight
 
 
 def layer(*, bias: bool = True, dtype: torch.dtype = torch.float32) -> nn.Linear:
     torch.manual_seed(0)
-    return nn.Linear(48, 80, bias=bias, dtype=dtype)
+    return nn.Linear(D, E, bias=bias, dtype=dtype)
 
 
 def gradients(built: nn.Linear, inputs: torch.Tensor) -> list[torch.Tensor]:
     inputs = inputs.clone().requires_grad_()
     result = built(inputs)
-    (result * torch.linspace(-1.0, 1.0, 80, dtype=result.dtype)).sum().backward()
+    (result * torch.linspace(-1.0, 1.0, E, dtype=result.dtype)).sum().backward()
     return [result.detach(), inputs.grad, *(weight.grad for weight in built.parameters())]
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(MIN_ROWS, 48), (2, MIN_ROWS + 3, 48)])
+@pytest.mark.parametrize("shape", [(MIN_ROWS, D), (2, MIN_ROWS + 3, D)])
 def test_result_and_gradients_are_those_of_torch(bias, shape):
     plain, own = layer(bias=bias), layer(bias=bias)
     use_onednn([own])
@@ -41,23 +43,23 @@ def test_frozen_weights_get_no_gradient_and_inputs_do():
     """As under LoRA, where the base is frozen: then the input is not kept, either."""
     frozen = layer().requires_grad_(False)
     use_onednn([frozen])
-    inputs = torch.randn(MIN_ROWS, 48, requires_grad=True)
+    inputs = torch.randn(MIN_ROWS, D, requires_grad=True)
     result = frozen(inputs)
     assert [None if x is None else x.shape for x in result.grad_fn.saved_tensors] == [
         None,
-        (80, 48),
+        (E, D),
     ]
     result.sum().backward()
     assert frozen.weight.grad is None
-    torch.testing.assert_close(inputs.grad, frozen.weight.sum(0).expand(MIN_ROWS, 48))
+    torch.testing.assert_close(inputs.grad, frozen.weight.sum(0).expand(MIN_ROWS, D))
 
 
 def test_an_input_without_gradient():
     own = layer()
     use_onednn([own])
-    inputs = torch.randn(MIN_ROWS, 48)
+    inputs = torch.randn(MIN_ROWS, D)
     own(inputs).sum().backward()
-    torch.testing.assert_close(own.weight.grad, inputs.sum(0).expand(80, 48))
+    torch.testing.assert_close(own.weight.grad, inputs.sum(0).expand(E, D))
 
 
 @pytest.mark.parametrize(
@@ -66,10 +68,18 @@ def test_an_input_without_gradient():
 def test_few_rows_and_other_precisions_are_torchs_own_to_the_bit(rows, dtype):
     own = layer(dtype=dtype)
     use_onednn([own])
-    inputs = torch.randn(rows, 48, dtype=dtype)
+    inputs = torch.randn(rows, D, dtype=dtype)
     expected = functional.linear(inputs, own.weight, own.bias)
     assert torch.equal(own(inputs), expected)
     assert torch.equal(linear(inputs, own.weight, own.bias), expected)
+
+
+def test_small_weights_are_torchs_own_to_the_bit():
+    small = nn.Linear(64, LARGE // 64 - 1)
+    use_onednn([small])
+    inputs = torch.randn(300, 64)
+    assert torch.equal(small(inputs), functional.linear(inputs, small.weight, small.bias))
+    assert "_Linear" not in type(small(inputs).grad_fn).__name__
 
 
 def test_a_copy_uses_its_own_weights_and_packing_gives_the_layer_back():
