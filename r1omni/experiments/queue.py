@@ -79,9 +79,9 @@ class ExperimentQueue:
     def run(self, trials: Sequence[Trial], jobs: int, ended: Ended) -> dict[str, str]:
         """Run the rows. `ended(name, well)` is called for each. Returns failed name -> log's end.
 
-        Rows that are queued or running already are not queued again. Whatever else is in the
-        project's queue runs, too. After Ctrl-C or SIGTERM the running rows are killed and the
-        queued ones stay queued; KeyboardInterrupt is raised.
+        Rows that are running already are not queued again; queued ones are, since they may be of an
+        earlier commit. Whatever else is in the project's queue runs, too. After Ctrl-C or SIGTERM
+        the running rows are killed and the queued ones stay queued; KeyboardInterrupt is raised.
         """
         failed = self._enqueue_missing(trials)
         for name in failed:
@@ -120,15 +120,18 @@ class ExperimentQueue:
         return done.stdout
 
     def _enqueue_missing(self, trials: Sequence[Trial]) -> dict[str, str]:
-        """Queue the rows that DVC's queue does not hold. Returns those that it refuses."""
+        """Queue the rows that do not run. Returns those that DVC refuses.
+
+        A row that an interrupted study left in the queue was made from that study's commit.
+        """
         names = {trial.name for trial in trials}
         states = self._fail_orphans(names)
-        over = sorted(name for name in names if states.get(name) in ("Failed", "Success"))
-        if over:
-            self.dvc("queue", "remove", *over)
+        old = sorted(name for name in names if states.get(name) not in (None, "Running"))
+        if old:
+            self.dvc("queue", "remove", *old)
         refused = {}
         for trial in trials:
-            if states.get(trial.name) in ("Queued", "Running"):
+            if states.get(trial.name) == "Running":
                 continue
             try:
                 self.enqueue(trial)
