@@ -93,7 +93,7 @@ def test_the_released_shapes_on_meta_by_hand():
     assert found.gradients == 4 * 642_405_699  # two micro-batches are averaged in float32
     assert found.optimizer == 12 * 642_405_699
     assert found.reference == 2 * 642_996_291  # all but the towers
-    kept = 12 * 896 + 4 * 4864
+    kept = 12 * 896 + 3 * 4864
     assert found.activations == 2 * (24 + 2) * kept * 4 * (973 + 8 * 150)
     assert found.workspace == 2.5e9
 
