@@ -79,9 +79,10 @@ class ExperimentQueue:
     def run(self, trials: Sequence[Trial], jobs: int, ended: Ended) -> dict[str, str]:
         """Run the rows. `ended(name, well)` is called for each. Returns failed name -> log's end.
 
-        Rows that are running already are not queued again; queued ones are, since they may be of an
-        earlier commit. Whatever else is in the project's queue runs, too. After Ctrl-C or SIGTERM
-        the running rows are killed and the queued ones stay queued; KeyboardInterrupt is raised.
+        Rows that are running already are not queued again. Queued ones are if there is no worker:
+        an interrupted study left them, perhaps at an earlier commit. Whatever else is in the
+        project's queue runs, too. After Ctrl-C or SIGTERM the running rows are killed and the
+        queued ones stay queued; KeyboardInterrupt is raised.
         """
         failed = self._enqueue_missing(trials)
         for name in failed:
@@ -125,13 +126,14 @@ class ExperimentQueue:
         A row that an interrupted study left in the queue was made from that study's commit.
         """
         names = {trial.name for trial in trials}
+        busy = ("Queued", "Running") if self._workers() else ("Running",)
         states = self._fail_orphans(names)
-        old = sorted(name for name in names if states.get(name) not in (None, "Running"))
+        old = sorted(name for name in names if states.get(name) not in (None, *busy))
         if old:
             self.dvc("queue", "remove", *old)
         refused = {}
         for trial in trials:
-            if states.get(trial.name) == "Running":
+            if states.get(trial.name) in busy:
                 continue
             try:
                 self.enqueue(trial)

@@ -198,7 +198,8 @@ def test_a_grpo_step_is_that_of_repeated_prompts(case: Case, dtype: torch.dtype)
     for name, gradient in theirs.items():
         limit = 1e-6 if dtype == torch.float64 else 1e-4 if name.startswith(CONNECTOR) else 1e-5
         # the gradient of BERT's key biases is zero but for rounding
-        error = float((ours[name] - gradient).norm() / gradient.norm().clamp(min=1e-6 * whole))
+        least = 1e-5 if name.startswith(CONNECTOR) and name.endswith("key.bias") else 1e-6
+        error = float((ours[name] - gradient).norm() / gradient.norm().clamp(min=least * whole))
         assert error <= limit, f"{name}: {error:.1e}"
 
 

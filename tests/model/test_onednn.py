@@ -6,9 +6,13 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers import Qwen2Config, Qwen2Model
 
+from r1omni.model import onednn
+from r1omni.model.decoder_layers import use_own_attention
 from r1omni.model.onednn import MIN_ROWS, linear, use_onednn
 from r1omni.model.packed_linear import LARGE, packed_linears
+from r1omni.model.shared_prefix import count_positions, extend, prefill
 
 D, E = 256, 300  # a large weight
 
@@ -80,6 +84,33 @@ def test_small_weights_are_torchs_own_to_the_bit():
     inputs = torch.randn(300, 64)
     assert torch.equal(small(inputs), functional.linear(inputs, small.weight, small.bias))
     assert "_Linear" not in type(small(inputs).grad_fn).__name__
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_decoder_has_the_same_states_and_gradients(monkeypatch, checkpointing):
+    """Every product of every layer by oneDNN, which small layers do not have by themselves."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 20, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    plain = Qwen2Model(Qwen2Config(**sizes, num_attention_heads=4, num_key_value_heads=2))
+    use_own_attention(plain)
+    own = copy.deepcopy(plain)
+    use_onednn([own.layers])
+    monkeypatch.setattr(onednn, "LARGE", 1)
+    monkeypatch.setattr(onednn, "MIN_ROWS", 1)
+    prompts, tokens = torch.randn(2, 6, 32), torch.randn(2, 3, 4, 32)
+    states = []
+    for model in (plain, own):
+        embedded = count_positions(prompts, torch.ones(2, 6))
+        prefix = prefill(model, embedded, checkpointing=checkpointing)
+        keep = torch.ones(2, 3, 4, dtype=torch.bool)
+        found = extend(model, prefix, tokens, keep, checkpointing=checkpointing)
+        (found * torch.linspace(-1.0, 1.0, 32)).sum().backward()
+        states.append(found.detach())
+    torch.testing.assert_close(states[1], states[0], rtol=1e-4, atol=1e-5)
+    pairs = list(zip(own.layers.parameters(), plain.layers.parameters(), strict=True))
+    assert sum(a.grad is not None for a, _ in pairs) == len(pairs)
+    for a, b in pairs:
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4)
 
 
 def test_a_copy_uses_its_own_weights_and_packing_gives_the_layer_back():

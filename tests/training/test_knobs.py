@@ -150,7 +150,8 @@ def test_the_optimisers_state_may_move_to_host_memory_in_the_middle(world, tmp_p
         train("grpo", world, stopped, {"zero_stage": 1}, PARAMS, kill)
     (toy.state_in(stopped) / "step-000002" / "mark").touch()
     train("grpo", world, stopped, {"zero_stage": 1, "offload_optimizer": "cpu"}, PARAMS)
-    went_on(stopped, whole, exact=True)
+    # the last bit of a product may depend on where in memory a tensor lies (MKL on an EPYC)
+    went_on(stopped, whole, exact=False)
 
 
 def test_an_undivided_optimiser_does_not_move():

@@ -251,4 +251,4 @@ def test_the_forward_pass_is_the_same(world, both):
         return logits
 
     expected, found = both(walk)
-    assert_close(found, expected, atol=2e-6)  # the CPU multiplies by oneDNN (onednn.py)
+    assert_close(found, expected)
