@@ -85,6 +85,8 @@ def predict(
         raise typer.BadParameter("--samples needs --answer reader, and no --explain")
     if answer == "reader" and explain_answers:
         raise typer.BadParameter("--explain shows the model's answer and the reader's: no --answer")
+    if judges != JUDGES and answer == "model" and not explain_answers:
+        raise typer.BadParameter("--judges is of --explain and --answer reader")
     if temperature is not None and samples == 1:
         raise typer.BadParameter("--temperature is of --samples, more than one")
     options = options_of(

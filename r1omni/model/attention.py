@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from r1omni.model.products import accurate, product
 
@@ -106,6 +107,7 @@ class _SharedPrefixAttention(torch.autograd.Function):
         return attended
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, prefix_key, prefix_value, key, value, padding, attended, lse = ctx.saved_tensors
         grad_query = torch.empty_like(query)

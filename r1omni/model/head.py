@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from r1omni.model.onednn import linear
 from r1omni.model.products import accurate, product
@@ -53,6 +54,7 @@ class _AccurateLogits(torch.autograd.Function):
         return logits.view(*hidden.shape[:-1], len(weight))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight = ctx.saved_tensors
         down = grad.to(weight.dtype)
@@ -95,6 +97,7 @@ class _ChosenLogprobs(torch.autograd.Function):
         return logprobs, entropy
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, _entropy: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, chosen, lse = ctx.saved_tensors
         need_hidden, need_weight = ctx.needs_input_grad[:2]

@@ -53,7 +53,8 @@ def run_grpo(
 ) -> None:
     """Train the cold start by GRPO on the labelled training clips of the manifests.
 
-    `evidence`: what the judges know of these clips, for rewards that ask them.
+    `evidence`: what the judges know of these clips, for rewards that ask them. Raises ValueError
+    before the first step: if no labelled clip is there to train on, or if a reward cannot be used.
     """
     clips, rest, watched = _divide(manifests, features, held_out, cold_start, machine)
     shares = balanced_shares([clip.label for clip in clips], grpo.balance)

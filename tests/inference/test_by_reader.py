@@ -179,7 +179,11 @@ def test_a_server_whose_reader_has_no_judges_does_not_start(
 def test_the_command_refuses_samples_that_nobody_reads(clip: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["predict", str(clip), "--samples", "2"])
     assert done.exit_code == 2 and "--answer reader" in done.output
-    for wrong in (["--answer", "reader", "--explain"], ["--temperature", "2"]):
+    for wrong in (
+        ["--answer", "reader", "--explain"],
+        ["--temperature", "2"],
+        ["--judges", "elsewhere"],
+    ):
         done = CliRunner().invoke(app, ["predict", str(clip), *wrong])
         assert done.exit_code == 2 and wrong[0].strip("-") in done.output
     folder = ["--judges", str(tmp_path / "nowhere")]

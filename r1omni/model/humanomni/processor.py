@@ -119,8 +119,11 @@ class HumanOmniProcessor:
         `input_ids` and `attention_mask` (P, L) are left-padded prompts, `gate_input_ids` and
         `gate_attention_mask` (P, I) right-padded instructions.
         """
-        asked = [torch.tensor(self.encode_prompt(text)) for text in instructions]
-        gates = [torch.tensor(self.encode_gate(text)[0]) for text in instructions]
+        different = list(dict.fromkeys(instructions))  # they repeat within a batch
+        prompt_of = {text: torch.tensor(self.encode_prompt(text)) for text in different}
+        gate_of = {text: torch.tensor(self.encode_gate(text)[0]) for text in different}
+        asked = [prompt_of[text] for text in instructions]
+        gates = [gate_of[text] for text in instructions]
         masks = [[torch.ones_like(row) for row in rows] for rows in (asked, gates)]
         return {
             "input_ids": pad_sequence(asked, True, self.pad_token_id, "left"),
