@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,9 @@ def measure(part: str, device: str, shapes: str) -> dict[str, Any]:
     return measure_steps(device, shapes)
 
 
-def run(module: list[str], limit: float, read: Any = None) -> Part:
+def run(
+    module: list[str], limit: float, read: Callable[[str], dict[str, Any]] | None = None
+) -> Part:
     """A module's process; `read` makes its output to numbers, by default JSON on the last line."""
     command = [sys.executable, "-m", *module]
     began = time.perf_counter()
@@ -103,8 +106,15 @@ def run(module: list[str], limit: float, read: Any = None) -> Part:
     seconds = time.perf_counter() - began
     found = read(output) if read else {}
     if process.returncode:
-        return Part(seconds, found, (output[-1500:] + errors[-1500:]).strip())
-    return Part(seconds, found or json.loads(output.splitlines()[-1]))
+        end = f"{output[-1500:]}{errors[-1500:]}"
+        return Part(seconds, found, f"exit code {process.returncode}\n{end}".strip())
+    if read is None:
+        last = (output.splitlines() or [""])[-1]
+        try:
+            found = json.loads(last)
+        except ValueError:
+            return Part(seconds, {}, f"no numbers on its last line: {last[:200]!r}")
+    return Part(seconds, found)
 
 
 def count_results(output: str) -> dict[str, int]:

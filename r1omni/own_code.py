@@ -5,7 +5,7 @@ Imports no torch: a stage's command hashes the code before anything heavy is imp
 
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -90,10 +90,23 @@ def changed_code() -> list[str]:
     ]
 
 
+def file_hashes(files: Iterable[Path]) -> dict[Path, str]:
+    """The SHA-256 of each file as it is now."""
+    return {file: _sha256(file) for file in files}
+
+
+def changed_files(before: Mapping[Path, str]) -> list[str]:
+    """The files whose hash is another one than in `before`, by their absolute paths."""
+    return [str(file.absolute()) for file, old in before.items() if _sha256(file) != old]
+
+
 def refuse_changed_code(changed: list[str], what: str, advice: str) -> None:
-    """Raise CodeChanged if `changed` names any: "r1omni/rewards.py changed while grpo ran: …"."""
+    """Raise CodeChanged if `changed` names any: "r1omni/rewards.py changed while grpo ran: …".
+
+    A path that is not absolute is our package's.
+    """
     if changed:
-        names = ", ".join(f"{PACKAGE.name}/{name}" for name in changed)
+        names = ", ".join(n if Path(n).is_absolute() else f"{PACKAGE.name}/{n}" for n in changed)
         raise CodeChanged(f"{names} changed while {what} ran: {advice}")
 
 

@@ -19,6 +19,7 @@ from r1omni.emotions import canonical
 # clip without its sound has `has_audio` False, one without its pictures has 0 frames.
 Reward = Callable[[str, Clip], float]
 Term = Literal["precision", "recall", "specificity"]
+_SHOWN: Final = 300  # characters of a completion in an error
 
 
 def accuracy_reward(completion: str, clip: Clip) -> float:
@@ -136,7 +137,7 @@ class Rewards:
         Raises ValueError naming the reward and the clip for a part that is not a number in [0, 1].
         """
         parts = {
-            name: _checked(name, reward(completion, clip), clip)
+            name: _checked(name, reward(completion, clip), completion, clip)
             for name, reward in self.functions.items()
         }
         return Score(sum(self.weights[name] * part for name, part in parts.items()), parts)
@@ -148,10 +149,16 @@ PAPERS_REWARDS: Final = Rewards(
 )
 
 
-def _checked(name: str, value: object, clip: Clip) -> float:
+def shortened(completion: str) -> str:
+    """The completion as an error shows it, so that it can be tried again."""
+    cut = "…" if len(completion) > _SHOWN else ""
+    return f"the completion {completion[:_SHOWN]!r}{cut}"
+
+
+def _checked(name: str, value: object, completion: str, clip: Clip) -> float:
     if isinstance(value, Real) and 0.0 <= float(value) <= 1.0:
         return float(value)
     raise ValueError(
-        f"reward {name}: {value!r} for a completion of clip {clip.clip_id!r}; "
+        f"reward {name}: {value!r} for {shortened(completion)} of clip {clip.clip_id!r}; "
         "a reward is a number in [0, 1]"
     )

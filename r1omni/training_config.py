@@ -15,6 +15,11 @@ from r1omni.section import Count, Fraction, Positive, Section, Seed
 # Rewards that need a judge's word on the clips that GRPO learns from, which `judges` then gives.
 JUDGED_REWARDS: Final = ("grounding", "reader")
 BUILT_IN_REWARDS: Final = ("accuracy", "format", "votes", *JUDGED_REWARDS)
+# The columns of rollouts.parquet (training/rollout_table.py) beside those of the rewards.
+ROLLOUT_COLUMNS: Final = (
+    *("step", "clip_id", "label", "prompt", "group", "completion"),
+    *("reward", "advantage", "n_tokens", "finished"),
+)
 _FUNCTION: Final = re.compile(r"[a-z_]\w*(\.[a-z_]\w*)*:[a-z_]\w*", re.IGNORECASE)
 
 
@@ -142,11 +147,18 @@ class GRPOParams(Section):
             if isinstance(weight, int | float) and weight < 0:
                 raise ValueError(f"the weight of {name} is {weight}: expected 0 or more")
         names = [str(name).rpartition(":")[2] for name in weights]
-        if twice := [name for name in names if names.count(name) > 1 or name == "total"]:
+        taken = ("total", *ROLLOUT_COLUMNS)
+        if twice := [name for name in names if names.count(name) > 1 or name in taken]:
             raise ValueError(
-                f"{twice[0]!r} is the name of another metric: give the function another name"
+                f"{twice[0]!r} is the name of another metric or of a column of the rollouts: "
+                "give the function another name"
             )
-        if not any(isinstance(w, int | float) and w > 0 for w in weights.values()):
+        return weights
+
+    @field_validator("reward_weights")
+    @classmethod
+    def _some_reward_counts(cls, weights: Mapping[str, float]) -> Mapping[str, float]:
+        if not any(weight > 0.0 for weight in weights.values()):
             raise ValueError("at least one reward must have a weight above 0")
         return weights
 

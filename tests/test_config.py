@@ -100,6 +100,8 @@ def test_a_key_that_overrides_a_merged_one_stands_once(tmp_path, repo, params):
         ("{'mine:': 1}", "'mine:' is no reward"),
         ("{accuracy: 1, 'mine:accuracy': 1}", "'accuracy' is the name of another metric"),
         ("{accuracy: 1, 'mine:total': 1}", "'total' is the name of another metric"),
+        ("{accuracy: 1, 'mine:reward': 1}", "'reward' is the name of another metric or of a"),
+        ("{accuracy: 1, 'mine:clip_id': 1}", "'clip_id' is the name of another metric"),
     ],
 )  # fmt: skip
 def test_a_reward_that_nobody_knows_is_refused(broken, weights, expected):
@@ -145,8 +147,11 @@ def test_no_clip_may_lack_both_picture_and_sound(broken):
 
 def test_a_reward_may_weigh_nothing(tmp_path, repo):
     path = tmp_path / "params.yaml"
-    path.write_text((repo / "params.yaml").read_text().replace("format: 1.0}", "format: 0}"))
+    text = (repo / "params.yaml").read_text()
+    path.write_text(text.replace("format: 1.0}", "format: 0}"))
     assert read_params(path).grpo.reward_weights == {"accuracy": 1.0, "format": 0.0}
+    path.write_text(text.replace("{accuracy: 1.0, format: 1.0}", "{accuracy: 1e-1}"))  # YAML: text
+    assert read_params(path).grpo.reward_weights == {"accuracy": 0.1}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from r1omni.corpora.clip import Clip
@@ -24,7 +25,7 @@ from r1omni.machine.state_folders import FINISHED, TrainingPaths, move_into_plac
 from r1omni.model.adapters import find_base, merge, put_on, save_adapter
 from r1omni.model.backbone import Backbone
 from r1omni.model.loading import load_backbone
-from r1omni.own_code import changed_code, code_hash
+from r1omni.own_code import changed_code, changed_files, code_hash
 from r1omni.prompts import AnswerMode
 from r1omni.section import Section
 from r1omni.training_config import AdapterParams
@@ -85,15 +86,17 @@ def save_checkpoint(
     clips: Sequence[Clip],
     data: Mapping[str, Origin],
     further: Sequence[Section] = (),
+    users_code: Mapping[Path, str] = MappingProxyType({}),
 ) -> None:
     """Write the checkpoint and the training record, each in one step; the state stays.
 
     `data` is the origin of every corpus that it was trained on, `further` the sections of params
-    that decided its numbers besides the stage's own. All ranks call it; the first one writes, and
-    the others wait for it. Raises CodeChanged, on every rank and before anything is written, where
-    our code changed since the training started.
+    that decided its numbers besides the stage's own, `users_code` the user's files that did, with
+    their hashes at the start (`file_hashes`). All ranks call it; the first one writes, and the
+    others wait for it. Raises CodeChanged, on every rank and before anything is written, where our
+    code or the user's changed since the training started.
     """
-    _refuse_changed_code(paths)
+    _refuse_changed_code(paths, users_code)
     if is_first():
         _write_checkpoint(
             backbone,
@@ -110,12 +113,13 @@ def save_checkpoint(
 
 def await_checkpoint(paths: TrainingPaths) -> None:
     """What the other ranks call where only the first has a checkpoint to save, however long."""
-    _refuse_changed_code(paths)
+    _refuse_changed_code(paths, {})
     barrier()
 
 
-def _refuse_changed_code(paths: TrainingPaths) -> None:
-    changed = {name for names in gather_patiently(changed_code()) for name in names}
+def _refuse_changed_code(paths: TrainingPaths, users_code: Mapping[Path, str]) -> None:
+    own = [*changed_code(), *changed_files(users_code)]
+    changed = {name for names in gather_patiently(own) for name in names}
     refuse_edits(paths, sorted(changed))
 
 

@@ -1,8 +1,8 @@
-"""Dynamic sampling: more clips are sampled until enough groups have different rewards.
+"""Dynamic sampling: more clips are sampled until enough groups teach.
 
-A group whose rewards are all equal teaches nothing (DAPO, arXiv 2503.14476, section 3.2). Which
-clips come, and which groups are learned from, is a function of seed, step and the weights alone, on
-any number of ranks.
+A group whose advantages are all 0 teaches nothing: its rewards are equal (DAPO, arXiv 2503.14476,
+section 3.2), or with rejection sampling none is the highest. Which clips come, and which groups are
+learned from, is a function of seed, step and the weights alone, on any number of ranks.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,13 +23,18 @@ class Searched:
 
 
 def search_groups(
-    roll: Callable[[int, Sequence[int]], Rollouts], own: Sequence[int], n: int, max_factor: int
+    roll: Callable[[int, Sequence[int]], Rollouts],
+    teaches: Callable[[Rollouts], Sequence[bool]],
+    own: Sequence[int],
+    n: int,
+    max_factor: int,
 ) -> Searched:
-    """Sample rounds of n clips until n groups have different rewards; `max_factor` rounds at most.
+    """Sample rounds of n clips until n groups teach; `max_factor` rounds at most.
 
-    `roll(round, places)` samples this rank's places of a round's batch. Learned from are the first
-    n such groups of all ranks, by round and place; where there is none, the first round's groups,
-    whose KL still counts. Every rank calls it together.
+    `roll(round, places)` samples this rank's places of a round's batch, and `teaches` says which of
+    its groups change the policy. Learned from are the first n such groups of all ranks, by round
+    and place; where there is none, the first round's groups, whose KL still counts. Every rank
+    calls it together.
     """
     rolled: list[Rollouts] = []
     found: list[Place] = []
@@ -37,8 +42,11 @@ def search_groups(
         useful: list[Place] = []
         if own:
             rolled.append(roll(number, own))
-            differ = rolled[-1].advantages.ne(0.0).any(dim=1).tolist()
-            useful = [(number, place) for place, d in zip(own, differ, strict=True) if d]
+            useful = [
+                (number, place)
+                for place, does in zip(own, teaches(rolled[-1]), strict=True)
+                if does
+            ]
         found += sorted(place for places in gather(useful) for place in places)
         if len(found) >= n:
             break

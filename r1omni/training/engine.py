@@ -66,6 +66,7 @@ class Engine:
         weight_decay: float,
         max_grad_norm: float,
         skip_nonfinite: int = 0,
+        updates_per_step: int = 1,
     ) -> None:
         self.device = join_ranks(machine)
         deepspeed = import_deepspeed()
@@ -84,6 +85,7 @@ class Engine:
         self.step_count = 0
         self.n_skipped = 0
         self._skip_nonfinite = skip_nonfinite
+        self._updates_per_step = updates_per_step
         self.newest_state: Path | None = None
         self._machine, self._dtype = machine, dtype
         self._mean: list[Tensor] = []  # this step's mean gradient so far, over `_weight` items
@@ -254,13 +256,15 @@ class Engine:
     def _blame(self, bad_by_rank: Sequence[Sequence[tuple[str, list[str]]]]) -> str:
         found = [
             f"{what} ({f'rank {rank}: ' if len(bad_by_rank) > 1 else ''}"
-            f"{', '.join(clips) or 'clips not named'})"
+            f"{', '.join(dict.fromkeys(clips)) or 'clips not named'})"
             for rank, bad in enumerate(bad_by_rank)
             for what, clips in bad
         ]
         left = self.newest_state or "none: it would start at step 1"
+        step, update = divmod(self.step_count - 1, self._updates_per_step)
+        which = f", update {update + 1}" if self._updates_per_step > 1 else ""
         return (
-            f"step {self.step_count}: {'; '.join(found)}; the weights were not updated. "
+            f"step {step + 1}{which}: {'; '.join(found)}; the weights were not updated. "
             f"Last good state: {left}"
         )
 

@@ -108,7 +108,7 @@ def group_loss(
             "rollout/logprob_gap": float(apart.sum() / mask.sum()),
             **seconds,
         },
-        MeanWeights(mask.shape[0] * mask.shape[1], int(mask.sum())),
+        MeanWeights(int(_learned(rollouts, rules).any(dim=2).sum()), int(mask.sum())),
         [] if sound else _broken(loss_of, counted.tolist()),
         weight,
     )

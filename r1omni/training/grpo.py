@@ -18,6 +18,7 @@ from r1omni.machine.state_folders import TrainingPaths, open_state
 from r1omni.model.backbone import Backbone
 from r1omni.model.feature_rejects import without_rejects
 from r1omni.model.feature_store import INDEX, FeatureStore
+from r1omni.own_code import file_hashes
 from r1omni.prompts import instruction
 from r1omni.rewards import Rewards
 from r1omni.training.batches import balanced_shares, batch_at
@@ -61,8 +62,8 @@ def run_grpo(
     rewards = load_rewards(grpo, evidence, clips)
     store = FeatureStore(list(features))
     inputs = [cold_start, *manifests, *(folder / INDEX for folder in features), evidence]
-    inputs += reward_files(list(grpo.reward_weights))
-    recipe = fingerprint([grpo, held_out, engine], inputs)
+    users_code = file_hashes(reward_files(list(grpo.reward_weights)))
+    recipe = fingerprint([grpo, held_out, engine], [*inputs, *users_code])
     paths = open_state(paths, recipe)
     policy = load_parent(cold_start, engine.adapter, grpo.seed)
     models = _models(policy, rewards, grpo, engine, machine)
@@ -99,6 +100,7 @@ def run_grpo(
         clips=rest,
         data=read_origins(manifests, "train"),
         further=[held_out, engine],
+        users_code=users_code,
     )
 
 
@@ -154,6 +156,7 @@ def _trainer(
         weight_decay=grpo.weight_decay,
         max_grad_norm=grpo.max_grad_norm,
         skip_nonfinite=engine.skip_nonfinite,
+        updates_per_step=grpo.updates_per_batch,
     )
     if models.reference is not None:
         models.reference.follow(models.policy)

@@ -50,8 +50,9 @@ def advantages(rewards: Tensor, kind: AdvantageKind, *, eps: float, highest: flo
 def batch_scale(rewards: Sequence[float], eps: float) -> float:
     """What r - mean of a group is multiplied by: 1 / (std + eps) over the rewards of the batch.
 
-    The unbiased std over all completions of the step. A group with nearly equal rewards is not
-    blown up, as by its own std (arXiv 2508.08221: the mean of the group, the std of the batch).
+    The unbiased std over all completions that the step learns from. A group with nearly equal
+    rewards is not blown up, as by its own std (arXiv 2508.08221: the mean of the group, the std of
+    the batch).
     """
     return 1.0 / (float(torch.tensor(rewards, dtype=torch.float64).std()) + eps)
 
@@ -62,11 +63,14 @@ def summed_advantages(
     """Each reward normalised in its group by itself, then their weighted sum: R x (P, G) -> (P, G).
 
     Under the usual advantage two completions with different rewards of an equal sum look alike
-    (GDPO, arXiv 2601.05242, without its division over the batch).
+    (GDPO, arXiv 2601.05242, without its division over the batch). Rewards that cancel each other
+    out leave rounding, which AdamW would make as large as any gradient: it is 0 here.
     """
-    return torch.stack(
+    total = torch.stack(
         [weights[name] * group_advantages(part, eps) for name, part in parts.items()]
     ).sum(dim=0)
+    rounding = 1e-6 * sum(weights[name] for name in parts)
+    return total.masked_fill(total.abs() < rounding, 0.0)
 
 
 def kl_to_reference(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
@@ -84,6 +88,14 @@ def mean_over_completions(values: Tensor, completion_mask: Tensor) -> Tensor:
     mask = completion_mask.to(values.dtype)
     per_completion = (values * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
     return per_completion.mean()
+
+
+def mean_over_learned(values: Tensor, completion_mask: Tensor) -> Tensor:
+    """As `mean_over_completions`, of those with a token in the mask: (N, T), (N, T) -> ()."""
+    learned = completion_mask.any(dim=1)
+    if not learned.any():
+        return values.new_zeros(())
+    return mean_over_completions(values[learned], completion_mask[learned])
 
 
 @dataclass(frozen=True)
@@ -137,7 +149,8 @@ def grpo_loss(
     Per token -(min(ratio * A, clip(ratio) * A) - kl_coef * k3), ratio = exp(logprobs - old), and
     averaged by `mean_over` (arXiv 2402.03300, eq. 3). In the first update of a batch
     (`old_logprobs` None) the old policy is the policy itself, so the ratio is 1 and nothing is
-    clipped: R1-Omni's released trainer. Without `ref_logprobs` there is no k3.
+    clipped: R1-Omni's released trainer. Without `ref_logprobs` there is no k3. A completion without
+    a token in the mask counts in the loss as 0 and in the other metrics not at all.
     """
     old = logprobs.detach() if old_logprobs is None else old_logprobs
     ratio = torch.exp(logprobs - old)
@@ -148,12 +161,12 @@ def grpo_loss(
         clipped = kept.clamp(1.0 - rules.clip_low, 1.0 + rules.clip_high)
         gain = torch.minimum(kept * advantages[:, None], clipped * advantages[:, None])
         beyond = gain.detach() != ratio.detach() * advantages[:, None]
-        metrics["train/clipped"] = mean_over_completions(beyond.to(gain.dtype), completion_mask)
+        metrics["train/clipped"] = mean_over_learned(beyond.to(gain.dtype), completion_mask)
     per_token = -gain
     if ref_logprobs is not None:
         kl = kl_to_reference(logprobs, ref_logprobs)
         per_token = -(gain - kl_coef * kl)
-        metrics["train/kl"] = mean_over_completions(kl.detach(), completion_mask)
+        metrics["train/kl"] = mean_over_learned(kl.detach(), completion_mask)
     loss = mean_over(per_token, completion_mask, rules)
     return loss, {"train/loss": loss.detach(), **metrics}
 

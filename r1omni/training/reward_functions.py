@@ -1,7 +1,6 @@
 """The rewards that params name, as functions: our own, those that ask the judges, and a user's."""
 
 import importlib
-import importlib.util
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,8 @@ from r1omni.claims import Side, Verdict
 from r1omni.completions import parse, render
 from r1omni.corpora.clip import Clip
 from r1omni.judges.evidence import Evidence, read_evidence
-from r1omni.rewards import REWARDS, Reward, Rewards, grounding_reward
+from r1omni.own_code import PACKAGE
+from r1omni.rewards import REWARDS, Reward, Rewards, grounding_reward, shortened
 from r1omni.training_config import GroundingParams, GRPOParams
 
 
@@ -40,10 +40,22 @@ def load_rewards(grpo: GRPOParams, evidence: Path, clips: Sequence[Clip]) -> Rew
 
 
 def reward_files(names: Sequence[str]) -> list[Path]:
-    """The files of users' own rewards: a training goes on only if they are unchanged."""
-    modules = sorted({name.partition(":")[0] for name in names if ":" in name})
-    specs = [importlib.util.find_spec(module) for module in modules]
-    return [Path(spec.origin) for spec in specs if spec is not None and spec.origin is not None]
+    """The files of users' own rewards, once they are imported, and what these import.
+
+    Of the imports those of their own packages and from the working directory. A training goes on
+    only if they are unchanged.
+    """
+    packages = {name.partition(":")[0].partition(".")[0] for name in names if ":" in name}
+    if not packages:
+        return []
+    here, installed = Path.cwd(), Path(sys.prefix)
+    found = set()
+    for name, module in list(sys.modules.items()):
+        file = Path(getattr(module, "__file__", None) or PACKAGE)
+        beside = file.is_relative_to(here) and not file.is_relative_to(installed)
+        if (name.partition(".")[0] in packages or beside) and not file.is_relative_to(PACKAGE):
+            found.add(file)
+    return sorted(found)
 
 
 def _reward(
@@ -67,10 +79,12 @@ def _users(name: str) -> Reward:
         sys.path.insert(0, str(Path.cwd()))
     try:
         function: Any = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:  # whatever the user's file raises
-        raise ValueError(f"grpo.reward_weights: {name}: cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's file raises
+        raise ValueError(f"grpo.reward_weights: {name}: cannot be imported: {error!r}") from error
     try:
         inspect.signature(function).bind("", None)
+    except ValueError:  # compiled: it does not tell what it takes, so the trial shows it
+        pass
     except TypeError as error:
         raise ValueError(
             f"grpo.reward_weights: {name}: a reward takes a completion and a clip: {error}"
@@ -82,9 +96,10 @@ def _named(function: Reward, name: str) -> Reward:
     def reward(completion: str, clip: Clip) -> float:
         try:
             return function(completion, clip)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(
-                f"reward {name}: raised {error!r} for a completion of clip {clip.clip_id!r}"
+                f"reward {name}: raised {error!r} for {shortened(completion)} of clip "
+                f"{clip.clip_id!r}"
             ) from error
 
     return reward

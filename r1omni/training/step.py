@@ -4,11 +4,13 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from r1omni.corpora.clip import Clip
 from r1omni.machine.progress import timed
 from r1omni.machine.ranks import gather
 from r1omni.model.feature_store import FeatureStore
+from r1omni.rewards import Score
 from r1omni.training.dynamic_sampling import search_groups
 from r1omni.training.engine import Engine
 from r1omni.training.group_loss import Compared, nothing_compared
@@ -73,8 +75,10 @@ def learn_share(
         parts, batch, counted = [], draw(0), True
         sampling = replace(models, prefix="recompute") if grpo.advantage == "batch" else models
         chosen = _rollouts(sampling, store, batch, trainer.shares(len(batch)), grpo, step)
-    if grpo.advantage == "batch":
-        chosen = _scaled_by_batch(list(chosen), grpo)
+        if grpo.advantage == "batch":
+            together = list(chosen)
+            scale = _batch_scale([group for r in together for group in r.scores], grpo)
+            chosen = _scaled(together, scale)
     for rolled in chosen:
         compared = learn(models, rolled, grpo)
         seconds = _backward(trainer, rolled, compared)
@@ -105,29 +109,44 @@ def _search(
 
     shares = trainer.shares(n)
     own = [place for share in shares for place in share]
-    searched = search_groups(roll, own, n, grpo.dynamic_sampling.max_factor)
-    size = max(map(len, shares), default=1)
+    teaches = partial(_teaches, mask_truncated=grpo.mask_truncated)
+    searched = search_groups(roll, teaches, own, n, grpo.dynamic_sampling.max_factor)
+    size, every = max(map(len, shares), default=1), searched.rolled
+    if grpo.advantage == "batch":
+        kept = [
+            r.scores[i] for r, picked in zip(every, searched.chosen, strict=True) for i in picked
+        ]
+        every = _scaled(every, _batch_scale(kept, grpo))
 
     def chosen() -> Iterator[Rollouts]:
-        for rolled, groups in zip(searched.rolled, searched.chosen, strict=True):
+        for rolled, groups in zip(every, searched.chosen, strict=True):
             for start in range(0, len(groups), size):
                 yield replace(rolled.select(groups[start : start + size]), seconds={})
 
     nothing = nothing_compared(models.reference)
-    parts = [
-        _part(rolled, step, nothing, MeanWeights(0, 0), counted=True) for rolled in searched.rolled
-    ]
+    parts = [_part(rolled, step, nothing, MeanWeights(0, 0), counted=True) for rolled in every]
     return parts, chosen()
 
 
-def _scaled_by_batch(own: Sequence[Rollouts], grpo: GRPOParams) -> list[Rollouts]:
-    """The micro-batches with their advantages over the std of all ranks' rewards.
+def _teaches(rolled: Rollouts, *, mask_truncated: bool) -> list[bool]:
+    """Which groups have a completion with an advantage that is learned from."""
+    counts = rolled.advantages.ne(0.0)
+    if mask_truncated:
+        counts = counts & rolled.completions.finished
+    return [bool(group) for group in counts.any(dim=1)]
+
+
+def _batch_scale(own: Sequence[Sequence[Score]], grpo: GRPOParams) -> float:
+    """What advantages are multiplied by: from the std of the rewards of the groups learned from.
 
     Every rank calls it. The rewards are put together in the global batch's order, so the std is
     the same on any number of ranks.
     """
-    rewards = [s.reward for rolled in own for group in rolled.scores for s in group]
-    scale = batch_scale([r for part in gather(rewards) for r in part], grpo.advantage_eps)
+    rewards = [score.reward for group in own for score in group]
+    return batch_scale([r for part in gather(rewards) for r in part], grpo.advantage_eps)
+
+
+def _scaled(own: Sequence[Rollouts], scale: float) -> list[Rollouts]:
     return [replace(rolled, advantages=rolled.advantages * scale) for rolled in own]
 
 

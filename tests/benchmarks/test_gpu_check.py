@@ -164,6 +164,11 @@ def test_a_part_that_fails_is_on_the_page_and_in_the_exit(monkeypatch):
     assert count_results("") == {}
     broken = run(["json.tool", "no such file"], 30.0)
     assert "no such file" in broken.failure
+    assert broken.failure.startswith("exit code 2\n")
+    silent = run(["timeit", "-n", "1", "-r", "1", "import os; os.kill(os.getpid(), 9)"], 30.0)
+    assert (silent.found, silent.failure) == ({}, "exit code -9")
+    talking = run(["timeit", "-n", "1", "-r", "1", "pass"], 30.0)
+    assert talking.failure.startswith("no numbers on its last line: '1 loop")
     late = run(["timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)"], 0.5)
     assert late.failure == "not done after 0.5 s, and ended"
     row = judged(Distance(1.0, 0.0, 0.0, 0.5), 1.0, 0.1)

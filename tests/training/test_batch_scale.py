@@ -10,8 +10,10 @@ import toy
 from forked import Ranks, train
 
 from r1omni.machine.curves import read_curves
+from r1omni.training import step as stage
 from r1omni.training.checkpoints import load_parent
 from r1omni.training.losses import advantages, batch_scale
+from r1omni.training_config import ROLLOUT_COLUMNS, DynamicSamplingParams
 
 GRPO = {"steps": 3, "advantage": "batch", "clips_per_step": 4, "lr": 1e-2, "temperature": 1.0}
 
@@ -51,6 +53,7 @@ def alone(world, tmp_path_factory) -> Path:
 
 def test_every_micro_batch_is_scaled_by_the_whole_batch(alone):
     rows = pd.read_parquet(alone / "training" / "rollouts.parquet")
+    assert set(rows.columns) == {*ROLLOUT_COLUMNS, *toy.BY_LENGTH.weights}
     n_steps = 0
     for _, step in rows.groupby("step"):
         if len(step) < 4 * 4:  # a clip that was drawn twice is in the table once
@@ -63,6 +66,38 @@ def test_every_micro_batch_is_scaled_by_the_whole_batch(alone):
         by_group = step.groupby("clip_id").reward.std()
         n_steps += by_group[by_group > 0].nunique() > 1  # else it would be `group` up to a factor
     assert n_steps > 0
+
+
+def test_with_dynamic_sampling_the_table_has_the_advantages_that_were_learned_from(
+    world, tmp_path, monkeypatch
+):
+    from r1omni.training import grpo
+
+    monkeypatch.setattr(grpo, "load_rewards", lambda *_: toy.BY_LENGTH)
+    learned, whole = {}, stage.learn
+
+    def watched(models, rolled, grpo, **how):
+        for clip, scores, worth in zip(
+            rolled.clips, rolled.scores, rolled.advantages.tolist(), strict=True
+        ):
+            learned[clip.clip_id] = ([score.reward for score in scores], worth)
+        return whole(models, rolled, grpo, **how)
+
+    monkeypatch.setattr(stage, "learn", watched)
+    toy.train_grpo(
+        world, tmp_path, toy.machine_params(processes=1),
+        toy.grpo_params(**GRPO | {"steps": 1, "clips_per_step": 2},
+                        dynamic_sampling=DynamicSamplingParams(max_factor=4)),
+        lambda *_: None,
+    )  # fmt: skip
+    rewards = [reward for own, _ in learned.values() for reward in own]
+    scale = 1 / (statistics.stdev(rewards) + 1e-4)  # of the kept groups
+    rows = pd.read_parquet(tmp_path / "training" / "rollouts.parquet").groupby("clip_id")
+    assert len(learned) == 2
+    for clip_id, (own, worth) in learned.items():
+        expected = [(reward - statistics.fmean(own)) * scale for reward in own]
+        assert worth == pytest.approx(expected, abs=1e-5)
+        assert rows.get_group(clip_id).advantage.tolist() == pytest.approx(worth)
 
 
 @pytest.mark.parametrize("how", [{}, {"zero_stage": 2}])

@@ -74,6 +74,25 @@ def test_every_reward_by_itself_by_hand():
     torch.testing.assert_close(apart, torch.tensor([[math.sqrt(0.5), -math.sqrt(0.5)]]))
 
 
+def test_rewards_that_cancel_each_other_out_leave_no_rounding():
+    one = torch.tensor([[0.1, 0.3, 0.7, 0.9]])
+    parts = {"one": one, "other": 1.0 - one}
+    assert summed_advantages(parts, {"one": 1.0, "other": 1.0}, eps=1e-4).tolist() == [[0.0] * 4]
+    assert summed_advantages(parts, {"one": 1.0, "other": 0.9}, eps=1e-4).ne(0.0).all()
+
+
+def test_a_completion_that_is_not_learned_from_has_no_part_in_the_kl_by_hand():
+    """Of two completions the second is masked: half of the loss, all of the KL."""
+    logprobs, ref = torch.zeros(2, 2), torch.full((2, 2), math.log(2.0))
+    mask = torch.tensor([[1, 1], [0, 0]])
+    k3 = 2.0 - math.log(2.0) - 1.0
+    loss, metrics = grpo_loss(logprobs, ref, torch.zeros(2), mask, kl_coef=1.0)
+    assert float(loss) == pytest.approx(k3 / 2)
+    assert float(metrics["train/kl"]) == pytest.approx(k3)
+    _, none = grpo_loss(logprobs, ref, torch.zeros(2), torch.zeros_like(mask), kl_coef=1.0)
+    assert float(none["train/kl"]) == 0.0
+
+
 def slow_loss(logprobs, ref, advantages, mask, kl_coef, old, rules):
     """Token by token, as the papers write it."""
     sums, lengths = [], []

@@ -6,6 +6,7 @@ import toy
 
 from r1omni.judges.evidence import Evidence, read_evidence, write_evidence
 from r1omni.judges.reader import Reader
+from r1omni.own_code import CodeChanged
 from r1omni.training.reward_functions import dealt_by_label, load_rewards, reward_files
 
 BRIEF = '''
@@ -21,6 +22,9 @@ def needs_three(completion, clip, third):
 
 def breaks(completion, clip):
     return 1 / len(completion)
+
+def leaves(completion, clip):
+    raise SystemExit(0)
 
 def sad(completion, clip):
     return 0.0
@@ -70,8 +74,13 @@ def test_a_users_reward_of_three_lines_trains(own, world):
         ("own_rewards:nothing", "own_rewards:nothing: cannot be imported"),
         ("no_such_file:brief", "no_such_file:brief: cannot be imported"),
         ("own_rewards:needs_three", "needs_three: a reward takes a completion and a clip"),
-        ("own_rewards:twice", "reward twice: 2.0 for a completion of clip 'clip-1'"),
-        ("own_rewards:breaks", "reward own_rewards:breaks: raised ZeroDivisionError"),
+        ("own_rewards:twice", "reward twice: 2.0 for the completion '' of clip 'clip-1'"),
+        ("own_rewards:breaks", "breaks: raised ZeroDivisionError.* for the completion '' of clip"),
+        ("own_rewards:leaves", r"reward own_rewards:leaves: raised SystemExit\(0\)"),
+        (
+            "math:hypot",
+            "reward math:hypot: raised TypeError",
+        ),  # compiled: nobody sees its signature
     ],
 )
 def test_a_wrong_reward_is_refused_by_name_before_the_first_step(own, name, expected):
@@ -79,10 +88,50 @@ def test_a_wrong_reward_is_refused_by_name_before_the_first_step(own, name, expe
         load({"accuracy": 1.0, name: 1.0}, own)
 
 
-def test_a_file_that_raises_when_it_is_imported_is_named(own):
-    (own / "broken_rewards.py").write_text("def brief(completion, clip)\n")
-    with pytest.raises(ValueError, match=r"broken_rewards:brief: cannot be imported: expected"):
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("def brief(completion, clip)\n", "SyntaxError"),
+        ("assert False\n", r"AssertionError\(\)"),
+        ("import sys\nsys.exit()\n", r"SystemExit\(\)"),
+    ],
+)
+def test_a_file_that_raises_when_it_is_imported_is_named(own, text, expected):
+    (own / "broken_rewards.py").write_text(text)
+    with pytest.raises(ValueError, match=f"broken_rewards:brief: cannot be imported: {expected}"):
         load({"accuracy": 1.0, "broken_rewards:brief": 1.0}, own)
+
+
+def test_what_a_reward_imports_from_the_users_folder_is_part_of_the_recipe(own, monkeypatch):
+    for name in ("pack", "pack.helper", "pack.sub", "beside"):
+        monkeypatch.delitem(__import__("sys").modules, name, raising=False)
+    (own / "pack").mkdir()
+    (own / "pack/helper.py").write_text("WORTH = 0.5\n")
+    (own / "pack/sub.py").write_text(
+        "import json\nimport beside\nfrom pack.helper import WORTH\n\n"
+        "def worth(completion, clip):\n    return WORTH\n"
+    )
+    (own / "beside.py").write_text("")
+    (own / "not_imported.py").write_text("")
+    load({"pack.sub:worth": 1.0}, own)
+    wanted = [own / "beside.py", own / "pack/helper.py", own / "pack/sub.py"]
+    assert reward_files(["accuracy", "pack.sub:worth"]) == wanted
+    assert reward_files(["accuracy"]) == []
+
+
+def test_a_reward_that_is_edited_while_grpo_runs_ends_it_before_its_checkpoint(own, world):
+    def edit(step, _metrics):
+        (own / "own_rewards.py").write_text(f"{BRIEF}\n# {step}\n")
+
+    with pytest.raises(CodeChanged, match=f"^{own}/own_rewards.py changed while training ran"):
+        toy.train_grpo(
+            world,
+            own / "run",
+            toy.machine_params(processes=1),
+            toy.grpo_params(steps=2, reward_weights={"own_rewards:brief": 1.0}),
+            edit,
+        )
+    assert not toy.paths_in(own / "run").checkpoint.exists()
 
 
 def test_the_judges_rewards_read_their_evidence(tmp_path):

@@ -1,6 +1,8 @@
 """Steps with several updates, without a reference, with dynamic sampling, past a bad update."""
 
 import logging
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,6 +53,17 @@ class Groups:
         self.advantages = torch.tensor([[1.0, -1.0] if d else [0.0, 0.0] for d in differ])
 
 
+teaches = partial(stage._teaches, mask_truncated=False)
+
+
+def test_a_group_of_truncated_completions_teaches_nothing_where_these_are_masked():
+    rolled = Groups([True, True, False])
+    finished = torch.tensor([[False, True], [False, False], [True, True]])
+    rolled.completions = SimpleNamespace(finished=finished)
+    assert stage._teaches(rolled, mask_truncated=True) == [True, False, False]
+    assert stage._teaches(rolled, mask_truncated=False) == [True, True, False]
+
+
 def test_sampling_goes_on_until_enough_groups_differ():
     differ = [[False, True, False], [True, True, False], [True, True, True]]
     rounds = []
@@ -59,15 +72,16 @@ def test_sampling_goes_on_until_enough_groups_differ():
         rounds.append((number, list(places)))
         return Groups([differ[number][place] for place in places])
 
-    found = search_groups(roll, [0, 1, 2], n=3, max_factor=3)
+    found = search_groups(roll, teaches, [0, 1, 2], n=3, max_factor=3)
     assert rounds == [(0, [0, 1, 2]), (1, [0, 1, 2])]
     assert found.chosen == [[1], [0, 1]]
-    assert search_groups(roll, [0, 1, 2], n=2, max_factor=3).chosen == [[1], [0]]
-    assert search_groups(roll, [0, 1, 2], n=3, max_factor=1).chosen == [[1]]
+    assert search_groups(roll, teaches, [0, 1, 2], n=2, max_factor=3).chosen == [[1], [0]]
+    assert search_groups(roll, teaches, [0, 1, 2], n=3, max_factor=1).chosen == [[1]]
 
 
 def test_where_no_group_differs_the_first_rounds_are_kept_for_their_kl():
-    found = search_groups(lambda *_: Groups([False] * 2), [0, 1], n=2, max_factor=2)
+    nothing = lambda *_: Groups([False] * 2)  # noqa: E731
+    found = search_groups(nothing, teaches, [0, 1], n=2, max_factor=2)
     assert found.chosen == [[0, 1], []]
 
 
@@ -118,6 +132,20 @@ def test_an_update_that_is_no_number_is_left_out_as_often_as_it_may(caplog, worl
     assert not torch.equal(weight, before)
     trainer.backward(bad, clips=["d"])
     with pytest.raises(NonFiniteLoss, match=r"step 3: the loss is nan \(d\)"):
+        trainer.update()
+
+
+def test_an_error_in_a_second_update_names_the_step_and_a_clip_once(world):
+    policy = load_parent(world / "parent")
+    trainer = Engine(policy.module, toy.machine_params(processes=1), dtype="fp32", lr=1e-3,
+                     schedule=lambda _: 1.0, weight_decay=0.0, max_grad_norm=1.0,
+                     updates_per_step=2)  # fmt: skip
+    weight = policy.language_model.lm_head.weight
+    for _ in range(3):
+        trainer.backward(weight.square().mean())
+        trainer.update()
+    trainer.backward((weight * float("nan")).sum(), clips=["a", "a"])
+    with pytest.raises(NonFiniteLoss, match=r"^step 2, update 2: the loss is nan \(a\);"):
         trainer.update()
 
 
