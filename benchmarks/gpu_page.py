@@ -11,7 +11,7 @@ class Part:
 
     seconds: float
     found: dict[str, Any]
-    failure: str = ""  # the end of its output
+    failure: str = ""  # its exit code and the end of its output, or why it has no numbers
 
 
 def render(head: Mapping[str, str], parts: Mapping[str, Part], device: str) -> str:

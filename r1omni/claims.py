@@ -68,7 +68,7 @@ _NEGATOR: Final = re.compile(
     r"no|not|never|without|neither|nor|hardly|barely|rarely|seldom|scarcely|lack(?:s|ing)?"
     r"|\w+n['’]t"  # noqa: RUF001
 )
-_NEGATING: Final = (["far", "from"], ["anything", "but"])
+_NEGATING_PAIRS: Final = (["far", "from"], ["anything", "but"])
 _NEGATION_REACH: Final = 4  # words from a negator to the word that it denies
 _LISTED: Final = (
     3  # attributes of a voice that make a list of it, without a noun: "flat, soft, slow"
@@ -310,11 +310,15 @@ def _distance(between: str) -> int:
 
 
 def _negated(clause: str, start: int) -> bool:
-    """Whether one of the few words before denies the word at `start`. A comma ends its reach."""
-    tokens = _TOKEN.findall(clause[:start])[-_NEGATION_REACH:]
-    for i in range(len(tokens) - 1, -1, -1):
-        if tokens[max(0, i - 1) : i + 1] in _NEGATING:
-            return True
+    """Whether one of the few words before denies the word at `start`. A comma ends its reach.
+
+    "Far from the" is a place, and "not far from", "nothing but" and the like deny nothing.
+    """
+    tokens = _TOKEN.findall(clause[:start])
+    for i in range(len(tokens) - 1, max(-1, len(tokens) - 1 - _NEGATION_REACH), -1):
+        if tokens[max(0, i - 1) : i + 1] in _NEGATING_PAIRS:
+            before = tokens[max(0, i - 3) : i - 1]
+            return tokens[i + 1 : i + 2] != ["the"] and not any(map(_NEGATOR.fullmatch, before))
         if tokens[i] in (",", "but"):
             return False
         if _NEGATOR.fullmatch(tokens[i]):

@@ -1,4 +1,4 @@
-"""Hashes of our own code: the code that made a result, and changes during a run.
+"""Hashes of our own code and a user's: the code that made a result, and changes during a run.
 
 Imports no torch: a stage's command hashes the code before anything heavy is imported.
 """
@@ -59,7 +59,7 @@ PLUMBING = (
 
 
 class CodeChanged(RuntimeError):
-    """Our code was edited while a stage ran; the message names the files and what to do."""
+    """Our code or a user's was edited while a stage ran; the message names files and what to do."""
 
 
 @cache
@@ -80,7 +80,7 @@ def code_hash() -> str:
 def changed_code() -> list[str]:
     """The imported files that can change a result and have changed since the start."""
     own = f"{PACKAGE}/"  # compared as text: few of thousands of imported files are ours
-    files = [file for m in list(sys.modules.values()) if (file := _file_of(m)) is not None]
+    files = [file for m in list(sys.modules.values()) if (file := file_of(m)) is not None]
     names = {file.removeprefix(own) for file in files if file.startswith(own)}
     before = code_at_start()
     return [
@@ -116,7 +116,8 @@ def files_of(patterns: tuple[str, ...]) -> set[str]:
     return {file.relative_to(PACKAGE).as_posix() for file in found}
 
 
-def _file_of(module: object) -> str | None:
+def file_of(module: object) -> str | None:
+    """Where a module comes from; None for a namespace package and one that is built in."""
     file = getattr(module, "__file__", None)
     return file if isinstance(file, str) else None
 

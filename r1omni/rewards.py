@@ -150,7 +150,7 @@ PAPERS_REWARDS: Final = Rewards(
 
 
 def shortened(completion: str) -> str:
-    """The completion as an error shows it, so that it can be tried again."""
+    """The completion as an error shows it."""
     cut = "…" if len(completion) > _SHOWN else ""
     return f"the completion {completion[:_SHOWN]!r}{cut}"
 

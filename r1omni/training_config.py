@@ -98,7 +98,7 @@ class GroundingParams(Section):
 
 
 class DynamicSamplingParams(Section):
-    """Sampling more clips until enough groups have different rewards (DAPO, arXiv 2503.14476)."""
+    """Sampling more clips until enough groups teach (DAPO, arXiv 2503.14476)."""
 
     max_factor: Count
 
@@ -148,9 +148,9 @@ class GRPOParams(Section):
                 raise ValueError(f"the weight of {name} is {weight}: expected 0 or more")
         names = [str(name).rpartition(":")[2] for name in weights]
         taken = ("total", *ROLLOUT_COLUMNS)
-        if twice := [name for name in names if names.count(name) > 1 or name in taken]:
+        if refused := [name for name in names if names.count(name) > 1 or name in taken]:
             raise ValueError(
-                f"{twice[0]!r} is the name of another metric or of a column of the rollouts: "
+                f"{refused[0]!r} is the name of another metric or of a column of the rollouts: "
                 "give the function another name"
             )
         return weights

@@ -74,8 +74,10 @@ PEOPLE = {
     "The voice is not loud, and he never smiles.": [("loudness", 1, 1), ("mouth", 1, 1)],
     "He rarely smiles, and the voice lacks a shaky tone.": [("mouth", 1, 1), ("tremor", 1, 1)],
     "Her voice is neither fast nor shaky.": [("rate", 1, 1), ("tremor", 1, 1)],
-    "The voice is far from loud, anything but shaky, but fast.": [
+    "The voice is far from being loud, anything but shaky, but fast.": [
         ("loudness", 1, 1), ("tremor", 1, 1), ("rate", 1, 0)],
+    "She can't do anything but smile; her voice, not far from loud.": [
+        ("mouth", 1, 0), ("loudness", 1, 0)],
     'In the text, the subtitle says "speak slowly". Overall, a hoarse voice.': [("breath", -1, 0)],
     "The face is at rest; a flat, soft, slow and steady and breathy.": [
         *((name, 0, 0) for name in ("brows", "eyes", "head", "jaw", "mouth")),

@@ -62,8 +62,11 @@ def predict(
     samples: Samples = 1,
     temperature: Temperature = None,
     judges: Annotated[
-        Path, typer.Option(help="with --explain or --answer reader: the stage judges' folder")
-    ] = JUDGES,
+        Path | None,
+        typer.Option(
+            help=f"with --explain or --answer reader: the stage judges' folder; default {JUDGES}"
+        ),
+    ] = None,
     batch_size: BatchSize = None,
     max_new_tokens: MaxNewTokens = None,
     timeout_seconds: Timeout = None,
@@ -85,8 +88,8 @@ def predict(
         raise typer.BadParameter("--samples needs --answer reader, and no --explain")
     if answer == "reader" and explain_answers:
         raise typer.BadParameter("--explain shows the model's answer and the reader's: no --answer")
-    if judges != JUDGES and answer == "model" and not explain_answers:
-        raise typer.BadParameter("--judges is of --explain and --answer reader")
+    if judges is not None and answer == "model" and not explain_answers:
+        raise typer.BadParameter("--judges needs --explain or --answer reader")
     if temperature is not None and samples == 1:
         raise typer.BadParameter("--temperature is of --samples, more than one")
     options = options_of(
@@ -102,11 +105,11 @@ def predict(
     )
     asked = asked_labels(labels)
     if explain_answers:
-        explain(files, model, mode, allow or (), asked, options, judges, as_json, base)
+        explain(files, model, mode, allow or (), asked, options, judges or JUDGES, as_json, base)
         return
     by = None
     if answer == "reader":
-        by = _by_reader(judges, samples, temperature or options.serve.temperature)
+        by = _by_reader(judges or JUDGES, samples, temperature or options.serve.temperature)
     from r1omni.media.pool import start_forkserver
 
     start_forkserver()  # it imports while the model is loaded: the first answer need not wait

@@ -132,8 +132,8 @@ def _write_failure(folder: Path, step: int, error: Exception) -> str:
     names = ", ".join(dict.fromkeys(others))
     hint = f" (you may remove the states of other recipes: {names})" if others else ""
     return (
-        f"{folder}: the state of step {step} could not be written ({error}); {free:.0f} MiB are "
-        f"free there{hint}. Last good state: {whole[-1] if whole else 'none'}"
+        f"{folder}: the state after update {step} could not be written ({error}); {free:.0f} MiB "
+        f"are free there{hint}. Last good state: {whole[-1] if whole else 'none'}"
     )
 
 

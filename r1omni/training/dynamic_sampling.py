@@ -1,8 +1,9 @@
 """Dynamic sampling: more clips are sampled until enough groups teach.
 
 A group whose advantages are all 0 teaches nothing: its rewards are equal (DAPO, arXiv 2503.14476,
-section 3.2), or with rejection sampling none is the highest. Which clips come, and which groups are
-learned from, is a function of seed, step and the weights alone, on any number of ranks.
+section 3.2), or with rejection sampling none is the full reward. Nor does one of truncated
+completions where these are masked. Which clips come, and which groups are learned from, is a
+function of seed, step and the weights alone, on any number of ranks.
 """
 
 from collections.abc import Callable, Sequence

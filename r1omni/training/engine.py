@@ -82,7 +82,7 @@ class Engine:
         )
         limit_wait(self._engine.data_parallel_group)
         self.model = model
-        self.step_count = 0
+        self.step_count = 0  # updates so far
         self.n_skipped = 0
         self._skip_nonfinite = skip_nonfinite
         self._updates_per_step = updates_per_step
@@ -262,7 +262,10 @@ class Engine:
         ]
         left = self.newest_state or "none: it would start at step 1"
         step, update = divmod(self.step_count - 1, self._updates_per_step)
-        which = f", update {update + 1}" if self._updates_per_step > 1 else ""
+        which = ""
+        if self._updates_per_step > 1:
+            which = f", update {update + 1}"
+            left = f"{left} (its number counts updates)" if self.newest_state else left
         return (
             f"step {step + 1}{which}: {'; '.join(found)}; the weights were not updated. "
             f"Last good state: {left}"

@@ -40,7 +40,7 @@ class Compared:
 
     loss: Tensor
     metrics: dict[str, float]
-    scored: MeanWeights  # of the means in joint.SCORED and joint.SCORED_TOKENS
+    scored: MeanWeights  # of the means in joint.LEARNED and joint.SCORED_TOKENS
     broken: list[int]  # the groups whose own loss is not finite, by their index
     weight: float  # how much the loss counts among those of the step's other micro-batches
 

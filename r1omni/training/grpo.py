@@ -13,7 +13,7 @@ from r1omni.config import MachineParams
 from r1omni.corpora.clip import Clip, read_manifest
 from r1omni.corpora.origin import read_origins
 from r1omni.machine.curves import Log
-from r1omni.machine.ranks import join_ranks
+from r1omni.machine.ranks import gather, join_ranks
 from r1omni.machine.state_folders import TrainingPaths, open_state
 from r1omni.model.backbone import Backbone
 from r1omni.model.feature_rejects import without_rejects
@@ -63,7 +63,8 @@ def run_grpo(
     store = FeatureStore(list(features))
     inputs = [cold_start, *manifests, *(folder / INDEX for folder in features), evidence]
     users_code = file_hashes(reward_files(list(grpo.reward_weights)))
-    recipe = fingerprint([grpo, held_out, engine], [*inputs, *users_code])
+    # the first rank's: another may have imported other files of the user's
+    recipe = gather(fingerprint([grpo, held_out, engine], [*inputs, *users_code]))[0]
     paths = open_state(paths, recipe)
     policy = load_parent(cold_start, engine.adapter, grpo.seed)
     models = _models(policy, rewards, grpo, engine, machine)

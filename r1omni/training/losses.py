@@ -50,9 +50,9 @@ def advantages(rewards: Tensor, kind: AdvantageKind, *, eps: float, highest: flo
 def batch_scale(rewards: Sequence[float], eps: float) -> float:
     """What r - mean of a group is multiplied by: 1 / (std + eps) over the rewards of the batch.
 
-    The unbiased std over all completions that the step learns from. A group with nearly equal
-    rewards is not blown up, as by its own std (arXiv 2508.08221: the mean of the group, the std of
-    the batch).
+    The unbiased std over all completions of the groups that the step keeps. A group with nearly
+    equal rewards is not blown up, as by its own std (arXiv 2508.08221: the mean of the group, the
+    std of the batch).
     """
     return 1.0 / (float(torch.tensor(rewards, dtype=torch.float64).std()) + eps)
 
@@ -63,14 +63,15 @@ def summed_advantages(
     """Each reward normalised in its group by itself, then their weighted sum: R x (P, G) -> (P, G).
 
     Under the usual advantage two completions with different rewards of an equal sum look alike
-    (GDPO, arXiv 2601.05242, without its division over the batch). Rewards that cancel each other
-    out leave rounding, which AdamW would make as large as any gradient: it is 0 here.
+    (GDPO, arXiv 2601.05242, without its division over the batch). Float64. Where rewards cancel
+    each other out, rounding is left, which AdamW would make as large as any gradient: it is made 0.
     """
-    total = torch.stack(
-        [weights[name] * group_advantages(part, eps) for name, part in parts.items()]
-    ).sum(dim=0)
-    rounding = 1e-6 * sum(weights[name] for name in parts)
-    return total.masked_fill(total.abs() < rounding, 0.0)
+    terms = torch.stack(
+        [weights[name] * group_advantages(part.double(), eps) for name, part in parts.items()]
+    )
+    largest = terms.abs().sum(dim=0).amax(dim=1, keepdim=True)  # of its group
+    total = terms.sum(dim=0)
+    return total.masked_fill(total.abs() < 1e-9 * largest, 0.0)
 
 
 def kl_to_reference(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
@@ -150,7 +151,7 @@ def grpo_loss(
     averaged by `mean_over` (arXiv 2402.03300, eq. 3). In the first update of a batch
     (`old_logprobs` None) the old policy is the policy itself, so the ratio is 1 and nothing is
     clipped: R1-Omni's released trainer. Without `ref_logprobs` there is no k3. A completion without
-    a token in the mask counts in the loss as 0 and in the other metrics not at all.
+    a token in the mask has a loss of 0 and no part in the other metrics.
     """
     old = logprobs.detach() if old_logprobs is None else old_logprobs
     ratio = torch.exp(logprobs - old)

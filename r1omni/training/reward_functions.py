@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from r1omni.claims import Side, Verdict
 from r1omni.completions import parse, render
 from r1omni.corpora.clip import Clip
 from r1omni.judges.evidence import Evidence, read_evidence
-from r1omni.own_code import PACKAGE
+from r1omni.own_code import PACKAGE, file_of
 from r1omni.rewards import REWARDS, Reward, Rewards, grounding_reward, shortened
 from r1omni.training_config import GroundingParams, GRPOParams
 
@@ -40,22 +40,28 @@ def load_rewards(grpo: GRPOParams, evidence: Path, clips: Sequence[Clip]) -> Rew
 
 
 def reward_files(names: Sequence[str]) -> list[Path]:
-    """The files of users' own rewards, once they are imported, and what these import.
+    """The files of users' own rewards, and what these have imported by now.
 
-    Of the imports those of their own packages and from the working directory. A training goes on
-    only if they are unchanged.
+    Of the imports those of their own packages and from the working directory, but nothing that is
+    installed. A training goes on only if they are unchanged.
     """
-    packages = {name.partition(":")[0].partition(".")[0] for name in names if ":" in name}
-    if not packages:
-        return []
-    here, installed = Path.cwd(), Path(sys.prefix)
+    modules = {name.partition(":")[0] for name in names if ":" in name}
+    packages = {module.partition(".")[0] for module in modules}
     found = set()
-    for name, module in list(sys.modules.items()):
-        file = Path(getattr(module, "__file__", None) or PACKAGE)
-        beside = file.is_relative_to(here) and not file.is_relative_to(installed)
-        if (name.partition(".")[0] in packages or beside) and not file.is_relative_to(PACKAGE):
-            found.add(file)
+    for name, module in list(sys.modules.items() if modules else ()):
+        file = file_of(module)
+        if file is None or not Path(file).is_absolute() or Path(file).is_relative_to(PACKAGE):
+            continue  # built in, torch's own classes, ours
+        places = {Path(file), Path(file).resolve()}  # the working directory may be a link
+        installed = any(_is_below(places, top) for top in (sys.prefix, sys.base_prefix))
+        own = name.partition(".")[0] in packages or _is_below(places, Path.cwd())
+        if name in modules or (own and not installed):
+            found.add(Path(file))
     return sorted(found)
+
+
+def _is_below(places: Collection[Path], top: Path | str) -> bool:
+    return any(place.is_relative_to(top) for place in places)
 
 
 def _reward(

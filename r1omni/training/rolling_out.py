@@ -96,10 +96,12 @@ def _advantages(scores: Sequence[Sequence[Score]], rewards: Rewards, grpo: GRPOP
     """The completions' advantages (P, G)."""
     if grpo.each_reward:
         parts = {
-            name: torch.tensor([[score.parts[name] for score in group] for group in scores])
+            name: torch.tensor(
+                [[score.parts[name] for score in group] for group in scores], dtype=torch.float64
+            )
             for name in rewards.weights
         }
-        return summed_advantages(parts, rewards.weights, eps=grpo.advantage_eps)
+        return summed_advantages(parts, rewards.weights, eps=grpo.advantage_eps).float()
     return advantages(
         rewards_tensor(scores),
         grpo.advantage,

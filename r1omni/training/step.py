@@ -133,17 +133,17 @@ def _teaches(rolled: Rollouts, *, mask_truncated: bool) -> list[bool]:
     counts = rolled.advantages.ne(0.0)
     if mask_truncated:
         counts = counts & rolled.completions.finished
-    return [bool(group) for group in counts.any(dim=1)]
+    teaching: list[bool] = counts.any(dim=1).tolist()
+    return teaching
 
 
 def _batch_scale(own: Sequence[Sequence[Score]], grpo: GRPOParams) -> float:
-    """What advantages are multiplied by: from the std of the rewards of the groups learned from.
+    """What advantages are multiplied by: from the std of all ranks' rewards of the groups kept.
 
-    Every rank calls it. The rewards are put together in the global batch's order, so the std is
-    the same on any number of ranks.
+    Every rank calls it. The rewards are sorted, so the std is the same on any number of ranks.
     """
     rewards = [score.reward for group in own for score in group]
-    return batch_scale([r for part in gather(rewards) for r in part], grpo.advantage_eps)
+    return batch_scale(sorted(r for part in gather(rewards) for r in part), grpo.advantage_eps)
 
 
 def _scaled(own: Sequence[Rollouts], scale: float) -> list[Rollouts]:

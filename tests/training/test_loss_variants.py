@@ -71,14 +71,19 @@ def test_every_reward_by_itself_by_hand():
     assert together.tolist() == [[0.0, 0.0]]  # sums of 1 and 1 look alike
     apart = summed_advantages(parts, {"accuracy": 2.0, "format": 1.0}, eps=0.0)
     # each is (+1/2, -1/2) over a deviation of sqrt(1/2): 2 x .7071 - .7071
-    torch.testing.assert_close(apart, torch.tensor([[math.sqrt(0.5), -math.sqrt(0.5)]]))
+    assert apart.tolist() == [pytest.approx([math.sqrt(0.5), -math.sqrt(0.5)])]
 
 
 def test_rewards_that_cancel_each_other_out_leave_no_rounding():
-    one = torch.tensor([[0.1, 0.3, 0.7, 0.9]])
-    parts = {"one": one, "other": 1.0 - one}
-    assert summed_advantages(parts, {"one": 1.0, "other": 1.0}, eps=1e-4).tolist() == [[0.0] * 4]
-    assert summed_advantages(parts, {"one": 1.0, "other": 0.9}, eps=1e-4).ne(0.0).all()
+    for spread in (1.0, 3e-2, 3e-4):
+        one = 0.5 + spread * torch.tensor([[0.1, -0.3, 0.2, 0.5]], dtype=torch.float64)
+        parts = {"one": one, "other": 1.0 - one}
+        apart = summed_advantages(parts, {"one": 1.0, "other": 1.0}, eps=1e-4)
+        assert apart.tolist() == [[0.0] * 4]
+        assert summed_advantages(parts, {"one": 1.0, "other": 0.9}, eps=1e-4).ne(0.0).all()
+    parts = {"flat": torch.ones(1, 2), "small": torch.tensor([[0.0, 1.0]])}
+    light = summed_advantages(parts, {"flat": 1e3, "small": 1e-4}, eps=0.0)
+    assert light[0].tolist() == pytest.approx([-(0.5**0.5) * 1e-4, 0.5**0.5 * 1e-4])
 
 
 def test_a_completion_that_is_not_learned_from_has_no_part_in_the_kl_by_hand():

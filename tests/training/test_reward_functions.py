@@ -1,5 +1,8 @@
 """The rewards that params name: a user's own file, and those that ask the judges."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import toy
@@ -40,8 +43,11 @@ def own(tmp_path, monkeypatch):
     """A folder with a user's rewards, which is the working directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_rewards.py").write_text(BRIEF)
-    monkeypatch.delitem(__import__("sys").modules, "own_rewards", raising=False)
-    return tmp_path
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def load(weights, folder, clips=None, **grpo):
@@ -102,9 +108,7 @@ def test_a_file_that_raises_when_it_is_imported_is_named(own, text, expected):
         load({"accuracy": 1.0, "broken_rewards:brief": 1.0}, own)
 
 
-def test_what_a_reward_imports_from_the_users_folder_is_part_of_the_recipe(own, monkeypatch):
-    for name in ("pack", "pack.helper", "pack.sub", "beside"):
-        monkeypatch.delitem(__import__("sys").modules, name, raising=False)
+def test_what_a_reward_imports_from_the_users_folder_is_part_of_the_recipe(own):
     (own / "pack").mkdir()
     (own / "pack/helper.py").write_text("WORTH = 0.5\n")
     (own / "pack/sub.py").write_text(
@@ -117,6 +121,20 @@ def test_what_a_reward_imports_from_the_users_folder_is_part_of_the_recipe(own, 
     wanted = [own / "beside.py", own / "pack/helper.py", own / "pack/sub.py"]
     assert reward_files(["accuracy", "pack.sub:worth"]) == wanted
     assert reward_files(["accuracy"]) == []
+    installed = set(reward_files(["numpy.linalg:norm"])) - set(wanted)
+    assert installed == {Path(np.linalg.__file__)}  # of what is installed, the module alone
+
+
+def test_a_helper_is_found_where_the_working_directory_is_a_link(own, monkeypatch):
+    (own / "real").mkdir()
+    (own / "link").symlink_to(own / "real")
+    (own / "real/linked_helper.py").write_text("")
+    (own / "real/linked_rewards.py").write_text(f"import linked_helper\n{BRIEF}")
+    monkeypatch.chdir(own / "link")
+    monkeypatch.syspath_prepend(str(own / "link"))
+    load({"linked_rewards:brief": 1.0}, own)
+    found = reward_files(["linked_rewards:brief"])
+    assert [file.name for file in found] == ["linked_helper.py", "linked_rewards.py"]
 
 
 def test_a_reward_that_is_edited_while_grpo_runs_ends_it_before_its_checkpoint(own, world):

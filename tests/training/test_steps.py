@@ -80,7 +80,9 @@ def test_sampling_goes_on_until_enough_groups_differ():
 
 
 def test_where_no_group_differs_the_first_rounds_are_kept_for_their_kl():
-    nothing = lambda *_: Groups([False] * 2)  # noqa: E731
+    def nothing(_number, _places):
+        return Groups([False] * 2)
+
     found = search_groups(nothing, teaches, [0, 1], n=2, max_factor=2)
     assert found.chosen == [[0, 1], []]
 
