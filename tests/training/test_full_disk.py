@@ -48,7 +48,7 @@ def test_a_state_that_finds_no_room_is_named_and_the_one_before_it_continues(wor
     with pytest.raises(StateNotWritten) as raised:
         train("grpo", world, folder, {"save_every": 2}, {"steps": 6}, log)
     message = str(raised.value)
-    assert "the state of step 4 could not be written" in message
+    assert "the state after update 4 could not be written" in message
     assert "0 MiB are free there" in message
     assert message.endswith("step-000002")
     states = [path.name for path in toy.state_in(folder).iterdir() if path.is_dir()]
