@@ -240,6 +240,29 @@ _STUDIES: Final = (
         ),
     ),
     Study(
+        "shorter",
+        "What does the default lose with half of its training?",
+        (
+            Variant("default"),
+            Variant("half-grpo", ("grpo.steps=60",)),
+            Variant(
+                "half",
+                (
+                    *("base.tower_steps=250", "base.connector_steps=200", "base.align.epochs=1"),
+                    *("cold_start.epochs=5", "label_sft.epochs=2", "grpo.steps=60"),
+                ),
+            ),
+        ),
+        seeded=TRAINED,
+        models=TRAINED,
+        tables=(HELD_OUT, SCORES, GAINS),
+        notes=(
+            "`half-grpo` shortens GRPO alone, `half` every training, the control (label SFT) by a "
+            "third.",
+        ),
+        audits=False,
+    ),
+    Study(
         "senses",
         "What does each model make of one modality, if it was trained on that one alone?",
         (
