@@ -5,7 +5,8 @@
 
 Three parts, each in its own process with a time limit: tests/training/test_cuda.py; decoding and
 learning against the CPU (gpu_compare.py); two GRPO steps at the released 0.5B shapes
-(gpu_steps.py). A part that fails is on the page, and the exit code is 1. Without a device: 2.
+(gpu_steps.py). A part that fails is on the page, and the exit code is 1. Without a device: 2 (and
+make's own, which is 2 for every failure).
 """
 
 import argparse
@@ -102,7 +103,9 @@ def run(
             output, errors = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # its ranks, too
-            return Part(limit, {}, f"not done after {limit:g} s, and ended")
+            output, errors = process.communicate()
+            end = f"{output[-1500:]}{errors[-1500:]}"
+            return Part(limit, {}, f"{end}\nnot done after {limit:g} s, and ended".strip())
     seconds = time.perf_counter() - began
     found = read(output) if read else {}
     if process.returncode:

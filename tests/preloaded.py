@@ -1,5 +1,6 @@
 """What the processes of forking.py begin with: imported once, in the server that forks them."""
 
+import os
 import tempfile
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +11,9 @@ from r1omni.machine.imports import quick_imports
 OURS = ("r1omni.training.grpo", "r1omni.training.sft", "r1omni.cli", "forked")
 TESTS = ("pytest", "psutil", "yaml", "two_machines", "kills")
 LAUNCHERS = ("torch.distributed.run", "deepspeed.launcher.runner", "deepspeed.launcher.launch")
+
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # what these train on, also beside a GPU
 
 
 def compile_patterns() -> None:

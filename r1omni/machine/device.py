@@ -18,6 +18,15 @@ def count_devices() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def choose_attention() -> None:
+    """Keep torch's attention away from cuDNN, which it prefers on a Hopper or Blackwell GPU.
+
+    cuDNN plans anew for every length (seconds a step, where prompts differ), and with a mask or a
+    single query it has given gradients that are no numbers (pytorch#196678, cudnn-frontend#1072).
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def own_device(device: Device) -> torch.device:
     """This process's GPU (by its local rank) if there is one and `device` allows it, else the CPU.
 
@@ -28,4 +37,5 @@ def own_device(device: Device) -> torch.device:
         raise ValueError(NO_DEVICE)
     if device == "cpu" or n_gpus == 0:
         return torch.device("cpu")
+    choose_attention()
     return torch.device(f"cuda:{local_rank() % n_gpus}")

@@ -23,7 +23,7 @@ from torch import distributed
 from torch.distributed.rendezvous import rendezvous
 
 from r1omni.config import MachineParams
-from r1omni.machine.device import NO_DEVICE, count_devices
+from r1omni.machine.device import NO_DEVICE, choose_attention, count_devices
 from r1omni.machine.environment import is_first, local_rank, rank, world_size
 from r1omni.machine.launch import RENDEZVOUS_FILE
 
@@ -71,6 +71,7 @@ def join_ranks(machine: MachineParams) -> torch.device:
     if _has_devices(machine):
         device = torch.device("cuda", local_rank())
         torch.cuda.set_device(device)
+        choose_attention()
     os.environ["DS_ACCELERATOR"] = device.type  # DeepSpeed reads it when it is imported
     if not distributed.is_initialized():
         alone, store = world_size() == 1, _store()

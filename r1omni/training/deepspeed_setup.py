@@ -1,6 +1,7 @@
 """What DeepSpeed is given: config, weights, optimiser; its import; one kind of device a process."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -66,6 +67,21 @@ def build_optimizer(
     groups = _groups(weights) if machine.zero_stage else list(weights)
     fused = weights[0].device.type == "cuda" and machine.offload_optimizer == "none"
     return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused or None)
+
+
+@contextmanager
+def no_first_step(optimizer: torch.optim.AdamW) -> Iterator[None]:
+    """Around DeepSpeed's start, which in bfloat16 without ZeRO takes a step of zero gradients.
+
+    That step would decay the weights and count in the bias corrections of all later ones.
+    """
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    yield
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    optimizer.state.clear()
 
 
 class TrainedWeights(nn.Module):

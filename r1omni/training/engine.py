@@ -35,6 +35,7 @@ from r1omni.training.deepspeed_setup import (
     build_optimizer,
     deepspeed_config,
     import_deepspeed,
+    no_first_step,
     refuse_other_device,
 )
 from r1omni.training.schedules import Schedule
@@ -74,12 +75,14 @@ class Engine:
         model = in_precision(model, dtype).to(self.device)
         self._trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = build_optimizer(self._trained, machine, lr=lr, weight_decay=weight_decay)
-        self._engine, *_ = deepspeed.initialize(
-            model=TrainedWeights(model),
-            optimizer=optimizer,
-            lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, schedule),
-            config=deepspeed_config(machine, dtype, max_grad_norm),
-        )
+        schedules = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        with no_first_step(optimizer):
+            self._engine, *_ = deepspeed.initialize(
+                model=TrainedWeights(model),
+                optimizer=optimizer,
+                lr_scheduler=schedules,
+                config=deepspeed_config(machine, dtype, max_grad_norm),
+            )
         limit_wait(self._engine.data_parallel_group)
         self.model = model
         self.step_count = 0  # updates so far

@@ -1,7 +1,8 @@
 """What memory a training will need on its device, said before the first step.
 
 The engine keeps all weights and its own gradient on every rank (engine.py), the optimiser's state
-is shared from ZeRO 1 on; ZeRO 3 keeps its share of the trained weights beside the whole ones.
+is shared from ZeRO 1 on; ZeRO 3 keeps its share of the trained weights, and of the gradient, beside
+the whole ones.
 Activations are counted by position: of each layer, what the backward pass reads again. For the
 released 0.5B shapes in bfloat16 that makes 1.32 MB, and 0.21 with checkpointing;
 benchmarks/activations.py measures 1.3 and 0.26 on the CPU.
@@ -26,6 +27,7 @@ KEPT_OF_FEED_FORWARD: Final = 3  # gate, up, the product (feed_forward.py)
 KEPT_BY_CHECKPOINTING: Final = 1.3  # of D: a layer's input, keys and values
 GRADIENTS: Final = 2  # of what one layer keeps, while its backward pass runs
 WORKSPACE: Final = 2.5e9  # bytes on a GPU: CUDA's own, blocks of scores and of logits
+BUCKET: Final = 500_000_000  # gradients that DeepSpeed's ZeRO reduces at once
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def estimate(
     divided = trained / processes if zero_stage == 3 else 0.0
     return Memory(
         weights=element * (weights + divided),
-        gradients=gradient * trained,
+        gradients=gradient * trained + (0.0 if offload else element * divided),
         optimizer=0 if offload else state * trained / (processes if zero_stage else 1),
         reference=element * reference,
         activations=element * max((layers * per_layer + at_once) * positions, cache),
@@ -191,7 +193,7 @@ def estimate_of(
         processes=world_size(),
         offload=machine.offload_optimizer == "cpu" and on_cuda,
         checkpointing=machine.gradient_checkpointing,
-        workspace=WORKSPACE if on_cuda else 0.0,
+        workspace=on_cuda * (WORKSPACE + _bucket(machine, dtype)),
     )
 
 
@@ -199,6 +201,10 @@ def _at_once(machine: MachineParams, clips: int) -> tuple[int, int]:
     """The clips of the largest rank's share of a step, and of its micro-batch."""
     share = -(-clips // world_size())
     return share, min(machine.micro_batch_size or share, share)
+
+
+def _bucket(machine: MachineParams, dtype: str) -> float:
+    return BUCKET * (4 if dtype == "fp32" else 2) if machine.zero_stage else 0.0
 
 
 def _count_cached(config: Any) -> int:

@@ -73,7 +73,9 @@ def test_grpo_in_bfloat16_trains_in_micro_batches_with_checkpointing(world, tmp_
         "gradient_checkpointing": True,
     }  # fmt: skip
     curves = curves_of(trained(tmp_path, 1, "grpo", world, machine | {"prefix": prefix}, steps=3))
-    assert curves[0]["train/kl"] == pytest.approx(0.0, abs=1e-9)  # the reference is the start
+    # The reference is the start. Its products may be another kernel's: under ZeRO the policy's
+    # weights are parts of one tensor, at other addresses.
+    assert curves[0]["train/kl"] == pytest.approx(0.0, abs=1e-4)
     assert curves[-1]["optim/grad_norm"] > 0.0
 
 

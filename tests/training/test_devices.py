@@ -138,4 +138,6 @@ def test_towers_and_answers_take_the_ranks_device(monkeypatch, count, device, ra
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setenv("LOCAL_RANK", str(rank))
+    torch.backends.cuda.enable_cudnn_sdp(True)
     assert own_device(device) == torch.device(expected)
+    assert torch.backends.cuda.cudnn_sdp_enabled() == (expected == "cpu")

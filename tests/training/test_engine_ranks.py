@@ -301,3 +301,7 @@ def test_every_zero_stage_and_dtype_trains_saves_resumes_and_exports(
     tolerance = 1e-5 if dtype == "fp32" else 0.05
     assert found["loss"] == pytest.approx(plain["loss"], rel=tolerance)
     assert found["grad_norm"] == pytest.approx(plain["grad_norm"], rel=tolerance * 4)
+    sharded = walked[size]["3-bf16"]
+    if dtype == "bf16":  # every stage is the same training; a first step too many makes 15 %
+        assert found["moved"] == pytest.approx(sharded["moved"], rel=0.01)
+        assert found["loss"] == pytest.approx(sharded["loss"], rel=0.01)
