@@ -70,7 +70,8 @@ def main() -> None:
     if unknown:
         known = ", ".join(f'"{name}"' for name in every)
         parser.error(f"--only {', '.join(map(repr, sorted(unknown)))}: known are {known}")
-    rows = earlier_rows(() if options.add else options.only or every)
+    measured = dict(the_rest()) if options.what == "rest" else every
+    rows = earlier_rows(() if options.add else options.only or measured)
     commit = commit_id()
     began = time.monotonic()
     minutes = options.minutes if options.what == "quick" and options.rounds is None else None

@@ -44,6 +44,11 @@ def test_what_is_not_measured_anew_stays_if_this_machine_measured_it(monkeypatch
         rows = json.loads(bench.RESULTS.read_text())["rows"]
         assert [row["cpu"] for row in rows if row["name"] == "G = 8"] == kept
         assert [row["cpu"] for row in rows if row["name"] == "fast"] == [2.0]
+    monkeypatch.setattr("sys.argv", ["bench", "rest"])  # no way is measured again
+    bench.RESULTS.write_text(json.dumps({"machine": bench.machine(), "rows": earlier}))
+    bench.main()
+    rows = json.loads(bench.RESULTS.read_text())["rows"]
+    assert [row["cpu"] for row in rows if row["name"] in ("G = 8", "fast")] == [1.0, 1.0]
 
 
 def test_a_name_that_nothing_has_is_refused_with_the_known_ones(monkeypatch, capsys):
