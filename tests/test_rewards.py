@@ -107,7 +107,7 @@ def test_only_rewards_with_a_weight_are_part_of_the_score():
 @pytest.mark.parametrize("value", [1.5, -0.1, float("nan"), float("inf"), None, "1"])
 def test_a_reward_that_is_no_number_in_0_and_1_is_named_with_its_clip(value):
     rewards = Rewards({"odd": lambda _text, _clip: value}, {"odd": 1.0})
-    with pytest.raises(ValueError, match=r"reward odd: .* for a completion of clip 'a'"):
+    with pytest.raises(ValueError, match=r"reward odd: .* for the completion '' of clip 'a'"):
         rewards.score("", clip("sad"))
 
 
