@@ -256,7 +256,7 @@ _STUDIES: Final = (
         seeded=TRAINED,
         models=TRAINED,
         tables=(HELD_OUT, SCORES, GAINS),
-        notes=("`half-grpo`: GRPO alone; `half`: every training, the control (label SFT) by a third.",),
+        notes=("`half-grpo` shortens GRPO; `half` all, the control (label SFT) by a third.",),
         audits=False,
     ),
     Study(
